@@ -1,0 +1,24 @@
+"""The one error class whose message is meant for the person who runs incrlt."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input: the message says what was given, what is allowed, and what to do.
+
+    The command line prints it as one sentence without a traceback; everything else that escapes is a bug.
+    """
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return ``" Did you mean 'lucir'?"``, or an empty string when nothing is near.
+
+    Args:
+        given: The name that was not found.
+        allowed: The names that exist.
+    """
+    near = difflib.get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,43 @@
+"""Losses that classify: cross entropy and its long-tailed relatives. Axes: K experts, B batch, C seen classes."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Average the cross entropy over the batch and over the experts.
+
+    Args:
+        logits: ``[K, B, C]`` or ``[B, C]``.
+        labels: Class positions ``[B]``.
+
+    Returns:
+        Scalar, in nats.
+
+    Deviation: official multi-expert codes sum over experts; the mean keeps the weight of other terms meaningful.
+    """
+    if logits.dim() == 2:
+        logits = logits[None]
+    num_experts, _, num_classes = logits.shape
+    return F.cross_entropy(logits.reshape(-1, num_classes), labels.repeat(num_experts))
+
+
+def balanced_softmax(logits: Tensor, labels: Tensor, class_counts: Tensor) -> Tensor:
+    r"""Cross entropy on logits shifted by the log prior of the training stream.
+
+    .. math:: -\log \frac{n_y e^{z_y}}{\sum_c n_c e^{z_c}}
+
+    Args:
+        logits: ``[K, B, C]`` or ``[B, C]``, unshifted.
+        labels: Class positions ``[B]``.
+        class_counts: Images per class in the sampled stream, exemplars included ``[C]``; at least one is assumed
+            for a class without images, so that no logit becomes infinite.
+
+    Returns:
+        Scalar, in nats, averaged over batch and experts.
+
+    Reference: Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 3.
+    """
+    return cross_entropy(logits + class_counts.clamp(min=1).to(logits).log(), labels)

@@ -1,0 +1,176 @@
+"""Classification layers that grow as classes arrive, without moving what was learned.
+
+Storage is padded to a multiple of 16 rows, so that most growth reuses the same parameter and the optimizer's state
+with it; only the first ``num_classes`` rows exist for the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ALIGNMENT = 16
+"""Row capacity is a multiple of this: tensor cores and 16-byte loads want it."""
+
+Replaced = list[tuple[nn.Parameter, nn.Parameter]]
+"""Parameters that growth replaced: (old, new) pairs whose leading rows agree."""
+
+
+def capacity_for(num_classes: int) -> int:
+    """Return the smallest positive multiple of :data:`ALIGNMENT` that holds ``num_classes`` rows."""
+    return max(ALIGNMENT, -(-num_classes // ALIGNMENT) * ALIGNMENT)
+
+
+class GrowingHead(nn.Module):
+    """Rows for the classes seen so far; base of the cosine and the linear head.
+
+    Args:
+        num_features: Width D of the input.
+
+    Attributes:
+        num_classes: Rows in use.
+        num_frozen: Leading rows (old classes) that get no gradient and that :meth:`restore_frozen` puts back.
+        class_scale: Learnable factor per class ``[capacity]``, 1 until a rebalancing stage trains it.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.num_classes = 0
+        self.num_frozen = 0
+        self.weight = nn.Parameter(torch.zeros(ALIGNMENT, num_features))
+        self.class_scale = nn.Parameter(torch.ones(ALIGNMENT))
+        self._frozen_rows: Tensor | None = None
+
+    @property
+    def padding(self) -> dict[str, float]:
+        """Parameters with a row per class, and the value of rows not in use."""
+        return {"weight": 0.0, "class_scale": 1.0}
+
+    def grow(self, num_new: int) -> Replaced:
+        """Add rows for new classes, drawn from the global random state; old rows keep their values.
+
+        Args:
+            num_new: Number of classes that arrive; 0 changes nothing.
+
+        Returns:
+            The parameters that had to be replaced because capacity ran out.
+        """
+        if num_new == 0:
+            return []
+        start = self.num_classes
+        replaced = self.resize(start + num_new)
+        with torch.no_grad():
+            self._draw(slice(start, self.num_classes))
+        return replaced
+
+    def resize(self, num_classes: int) -> Replaced:
+        """Set the number of rows without drawing values; used by growth and when a checkpoint is loaded."""
+        capacity = capacity_for(num_classes)
+        replaced: Replaced = []
+        for name, value in self.padding.items():
+            old = getattr(self, name)
+            if old.shape[0] != capacity:
+                new = nn.Parameter(old.new_full((capacity, *old.shape[1:]), value))
+                kept = min(capacity, old.shape[0])
+                new.data[:kept] = old.data[:kept]
+                setattr(self, name, new)
+                replaced.append((old, new))
+        self.num_classes = num_classes
+        return replaced
+
+    def _draw(self, rows: slice) -> None:
+        bound = 1 / math.sqrt(self.num_features)
+        self.weight[rows] = torch.empty_like(self.weight[rows]).uniform_(-bound, bound)
+        self.class_scale[rows] = 1.0
+
+    def freeze(self, num_rows: int) -> None:
+        """Keep the first ``num_rows`` rows as they are now, whatever the optimizer does to the parameter."""
+        self.num_frozen = num_rows
+        self._frozen_rows = self.weight.data[:num_rows].clone() if num_rows else None
+
+    @torch.no_grad()
+    def restore_frozen(self) -> None:
+        """Put frozen rows back after an optimizer step: momentum and weight decay move rows without gradient."""
+        if self._frozen_rows is not None:
+            self.weight[: self.num_frozen] = self._frozen_rows
+
+    def rows(self) -> Tensor:
+        """Return the rows in use ``[C, D]``; frozen ones without gradient."""
+        if not self.num_frozen:
+            return self.weight[: self.num_classes]
+        return torch.cat([self.weight[: self.num_frozen].detach(), self.weight[self.num_frozen : self.num_classes]])
+
+    def rebalance(self, logits: Tensor) -> Tensor:
+        """Multiply logits ``[B, C]`` by the learnable class scales."""
+        return logits * self.class_scale[: self.num_classes]
+
+    @torch.no_grad()
+    def imprint(self, prototypes: Tensor) -> None:
+        """Set the last rows to class prototypes of the mean length of the rows before them.
+
+        Hou et al. 2019 (LUCIR): the length does not change the output of a cosine head, but how far a step turns it.
+
+        Args:
+            prototypes: One unit vector per new class ``[N, D]``.
+        """
+        start = self.num_classes - len(prototypes)
+        length = self.weight[:start].norm(dim=1).mean() if start else self.weight.new_ones(())
+        self.weight[start : self.num_classes] = prototypes.to(self.weight) * length
+
+
+class CosineHead(GrowingHead):
+    """Cosine classifier with one learnable scale (Hou et al. 2019): ``scale * cos(x, w_c)``.
+
+    Args:
+        num_features: Width D of the input.
+        scale: Initial scale; LUCIR starts at 1.
+
+    Note:
+        A zero feature gives zero logits (norms are bounded below by 1e-12, as in the official code).
+    """
+
+    def __init__(self, num_features: int, scale: float = 1.0) -> None:
+        super().__init__(num_features)
+        self.scale = nn.Parameter(torch.full((1,), float(scale)))
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """Return ``cos(x, w_c)`` for features ``[B, D]``: ``[B, C]``."""
+        return F.linear(F.normalize(features, dim=-1), F.normalize(self.rows(), dim=-1))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map features ``[B, D]`` to logits ``[B, C]`` and the cosines before the scale ``[B, C]``."""
+        cosines = self.cosines(features)
+        return self.scale * cosines, cosines
+
+
+class LinearHead(GrowingHead):
+    """Linear classifier ``w_c x + b_c``.
+
+    Args:
+        num_features: Width D of the input.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.bias = nn.Parameter(torch.zeros(ALIGNMENT))
+
+    @property
+    def padding(self) -> dict[str, float]:
+        """Parameters with a row per class, and the value of rows not in use."""
+        return {**super().padding, "bias": 0.0}
+
+    def _draw(self, rows: slice) -> None:
+        super()._draw(rows)
+        self.bias[rows] = 0.0
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map features ``[B, D]`` to logits ``[B, C]``; there are no cosines."""
+        return F.linear(features, self.rows(), self.bias[: self.num_classes]), None
+
+
+HEADS: dict[str, type[GrowingHead]] = {"cosine": CosineHead, "linear": LinearHead}
+"""Names that ``model.head`` may take."""

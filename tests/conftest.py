@@ -1,0 +1,33 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def cifar100_root() -> Path:
+    """Folder that holds ``cifar-100-python``; skips where the real data are not there."""
+    candidates = [os.environ.get("INCRLT_DATA"), REPOSITORY / ".." / "shared" / "data", REPOSITORY / "data"]
+    for candidate in candidates:
+        if candidate and (Path(candidate) / "cifar-100-python" / "train").is_file():
+            return Path(candidate).resolve()
+    pytest.skip("CIFAR-100 is not here: set INCRLT_DATA to the folder that holds cifar-100-python")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Load a golden case by name: arrays computed by a method's official code."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    return load

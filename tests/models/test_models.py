@@ -1,0 +1,183 @@
+"""Networks and growing heads against the official forward passes and against what growth must keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from incrlt.errors import UserError
+from incrlt.models import CosineHead, LinearHead, build
+from incrlt.models.heads import capacity_for
+
+
+def _hash_fill(number: int, count: int) -> np.ndarray:
+    """The fill rule of the golden forwards: a 32-bit integer hash mapped to [-1, 1)."""
+    h = (np.arange(count, dtype=np.uint64) + 1 + 1000003 * (number + 1)) % 2**32
+    h ^= h >> np.uint64(16)
+    h = h * np.uint64(0x85EBCA6B) % 2**32
+    h ^= h >> np.uint64(13)
+    h = h * np.uint64(0xC2B2AE35) % 2**32
+    h ^= h >> np.uint64(16)
+    return h / 2.0**31 - 1
+
+
+def _fill(name: str, tensor: torch.Tensor, number: int) -> torch.Tensor:
+    w = torch.as_tensor(_hash_fill(number, tensor.numel())).reshape(tensor.shape)
+    if name.endswith("running_mean"):
+        return 0.05 * w
+    if name.endswith("running_var"):
+        return 1 + 0.2 * w
+    if tensor.dim() == 4:
+        return w * (6 / tensor[0].numel()) ** 0.5
+    if tensor.dim() == 2:
+        return 0.3 * w
+    return 0.1 * w if name.endswith("bias") else 1 + 0.1 * w
+
+
+def test_resnet32_is_lucirs_network(golden):
+    case = golden("lucir_resnet32_forward")
+    network = build("resnet32", head="cosine").double()
+    network.grow(range(50))
+    state = network.state_dict()
+    number = 0
+    for name, tensor in state.items():
+        if "num_batches_tracked" in name or "heads" in name:
+            continue
+        tensor.copy_(_fill(name, tensor, number))
+        number += 1
+    head = network.heads[0]
+    head.weight.data[:50] = _fill("weight", head.weight.data[:50], number)
+    images = torch.as_tensor(_hash_fill(100000, 2 * 3 * 32 * 32) * 3**0.5).reshape(2, 3, 32, 32)
+    for mode in ("eval", "train"):
+        network.train(mode == "train")
+        features = network.extract(images)
+        out = network.classify(features, rebalanced=False)
+        torch.testing.assert_close(features[0], torch.as_tensor(case[f"features_{mode}"]), rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(out.logits, torch.as_tensor(case[f"logits_{mode}"]), rtol=1e-8, atol=1e-10)
+
+
+def test_parameter_counts_are_the_published_ones():
+    network = build("resnet32", head="cosine")
+    backbone = sum(p.numel() for p in [*network.stem.parameters(), *network.branches.parameters()])
+    assert backbone == 466_256
+    network.grow(range(100))
+    head = network.heads[0]
+    assert backbone + head.num_classes * head.num_features + head.scale.numel() == 472_657
+
+
+def test_cosine_head_is_the_official_layer(golden):
+    case = {key: torch.as_tensor(value) for key, value in golden("lucir_cosine_linear").items()}
+    for eta in ("1.0", "4.5"):
+        head = CosineHead(16, scale=float(eta)).double()
+        head.grow(13)
+        head.weight.data[:13] = case["weight"]
+        features = case["features"].clone().requires_grad_()
+        logits, _ = head(features)
+        torch.testing.assert_close(logits, case[f"logits_eta{eta}"], rtol=1e-9, atol=1e-12)
+        assert logits[1].abs().sum() == 0  # the all-zero feature
+        factors = (torch.arange(5 * 13).reshape(5, 13) % 5 - 2).double()
+        (logits * factors).sum().backward()
+        torch.testing.assert_close(head.weight.grad[:13], case[f"grad_weight_eta{eta}"], rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(head.scale.grad, case[f"grad_eta_eta{eta}"], rtol=1e-8, atol=1e-11)
+        assert head.weight.grad[13:].abs().sum() == 0
+
+
+def test_imprinting_is_the_official_block(golden):
+    case = {key: torch.as_tensor(value) for key, value in golden("lucir_imprint").items()}
+    head = CosineHead(16)
+    head.grow(6)
+    head.weight.data[:6] = case["W_old"]
+    head.grow(3)
+    unit = torch.nn.functional.normalize(case["features"], dim=-1).mean(1)
+    head.imprint(torch.nn.functional.normalize(unit, dim=-1))
+    torch.testing.assert_close(head.weight[6:9], case["W_new"], rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(head.weight[:6], case["W_old"])
+
+
+@pytest.mark.parametrize("make", [CosineHead, LinearHead])
+def test_growth_keeps_old_logits_and_reports_replaced_parameters(make):
+    head = make(8)
+    assert len(head.grow(10)) == 0  # ten classes fit the first sixteen rows
+    features = torch.randn(5, 8)
+    before, _ = head(features)
+    replaced = head.grow(10)
+    after, _ = head(features)
+    assert after.shape == (5, 20)
+    torch.testing.assert_close(after[:, :10], before, rtol=1e-5, atol=1e-6)
+    assert {tuple(new.shape)[0] for _, new in replaced} == {capacity_for(20)}
+    assert all(torch.equal(new[:10], old[:10]) for old, new in replaced)
+
+
+def test_frozen_rows_survive_momentum_and_weight_decay():
+    head = CosineHead(4)
+    head.grow(6)
+    head.freeze(4)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
+    old = head.weight[:4].clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        head(torch.randn(7, 4))[0].square().sum().backward()
+        optimizer.step()
+        head.restore_frozen()
+    assert torch.equal(head.weight[:4], old)
+    assert not torch.equal(head.weight[4:6], torch.zeros(2, 4))
+
+
+def test_label_space_and_arrival_space():
+    network = build("resnet8", in_channels=1)
+    network.grow([7, 2])
+    network.eval()
+    images = torch.randn(3, 1, 8, 8)
+    arrival, labels = network.forward_all(images).logits, network(images)
+    assert labels.shape == (3, 8)
+    assert torch.equal(labels[:, [7, 2]], arrival)
+    assert (labels[:, [0, 1, 3, 4, 5, 6]] == -1000).all()
+    assert network.positions(torch.tensor([2, 7, 5])).tolist() == [1, 0, -1]
+
+
+def test_evaluation_changes_neither_network_nor_random_state():
+    network = build("resnet8", in_channels=1)
+    network.grow([0, 1])
+    network.eval()
+    before, state = torch.random.get_rng_state(), {k: v.clone() for k, v in network.state_dict().items()}
+    network(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_class_scales_act_in_evaluation_only_unless_asked():
+    network = build("resnet8", in_channels=1)
+    network.grow([0, 1])
+    network.heads[0].class_scale.data[:2] = torch.tensor([2.0, 3.0])
+    network.eval()
+    images = torch.randn(2, 1, 8, 8)
+    plain = network.forward_all(images, rebalanced=False).logits
+    torch.testing.assert_close(network(images), plain * torch.tensor([2.0, 3.0]))
+
+
+def test_state_travels_between_networks_of_different_size():
+    small, large = build("resnet8", in_channels=1), build("resnet8", in_channels=1)
+    small.grow(range(5))
+    large.grow(range(40))
+    large.load_state(small.state())
+    small.eval(), large.eval()
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(small(images), large(images))
+
+
+def test_experts_are_averaged():
+    network = build("resnet8", num_experts=3, in_channels=1)
+    network.grow(range(4))
+    network.eval()
+    out = network.forward_all(torch.randn(2, 1, 8, 8))
+    assert out.features.shape == (3, 2, 64)
+    torch.testing.assert_close(out.logits, out.expert_logits.mean(0))
+    assert not torch.equal(out.expert_logits[0], out.expert_logits[1])
+
+
+def test_unknown_names_are_explained():
+    with pytest.raises(UserError, match="Did you mean 'resnet32'"):
+        build("resnet34")
+    with pytest.raises(UserError, match="cosine, linear"):
+        build("resnet8", head="square")
