@@ -1,0 +1,83 @@
+"""What arrives, with which images and in which order.
+
+:mod:`~incrlt.benchmarks.protocols` holds the rules (NumPy only), :mod:`~incrlt.benchmarks.datasets` reads
+images and :mod:`~incrlt.benchmarks.streams` makes an Avalanche benchmark of both. The three functions here
+do all of it in one call; torch and Avalanche load when one is called.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from incrlt.benchmarks.protocols import Protocol
+    from incrlt.benchmarks.streams import Benchmark
+
+__all__ = ["cifar10_lt", "cifar100_lt", "digits_lt"]
+
+
+def cifar100_lt(
+    protocol: str | Protocol = "lfh-shuffled-10", imbalance_ratio: float = 100, seed: int = 0, **options: Any
+) -> Benchmark:
+    """Return long-tailed CIFAR-100 as an Avalanche benchmark; 10,847 of 50,000 training images by default.
+
+    Args:
+        protocol: A protocol id (:data:`incrlt.benchmarks.protocols.NAMES`), or a :class:`Protocol`, which
+            then decides everything else.
+        imbalance_ratio: Images of the largest class over those of the smallest, >= 1.
+        seed: Seed of the choice of the kept images; 0 gives the literature's.
+        **options: ``root`` (folder of the data), ``download``, ``augmentation`` (a name, or a transform of
+            your own), and any field of a protocol: ``holdout="long-tailed-cil"``, ``order_seed``,
+            ``profile``, ``memory``, ``image_choice``. ``base_classes``, ``increment`` and ``order`` in place
+            of a protocol id make a free split.
+
+    Returns:
+        As :func:`incrlt.benchmarks.streams.build`.
+
+    Raises:
+        UserError: Something of this is impossible, or the data are not there.
+    """
+    return _build("cifar100", protocol, imbalance_ratio, seed, options)
+
+
+def cifar10_lt(
+    protocol: str | Protocol = "lfh-shuffled-5", imbalance_ratio: float = 100, seed: int = 0, **options: Any
+) -> Benchmark:
+    """Return long-tailed CIFAR-10, by default 5 classes and then 5 times one; as :func:`cifar100_lt`."""
+    return _build("cifar10", protocol, imbalance_ratio, seed, options)
+
+
+def digits_lt(
+    protocol: str | Protocol = "lfh-shuffled-5", imbalance_ratio: float = 10, seed: int = 0, **options: Any
+) -> Benchmark:
+    """Return long-tailed handwritten digits, embedded in scikit-learn; as :func:`cifar100_lt`.
+
+    By default 5 classes and then 5 times one, 130 down to 13 images of 8 x 8 pixels.
+    """
+    return _build("digits", protocol, imbalance_ratio, seed, options)
+
+
+def _build(
+    dataset: str, protocol: str | Protocol, imbalance_ratio: float, seed: int, options: dict[str, Any]
+) -> Benchmark:
+    from incrlt.benchmarks import datasets, streams
+
+    root: str | os.PathLike[str] | None = options.pop("root", None)
+    download = options.pop("download", False)
+    augmentation = options.pop("augmentation", None)
+    if isinstance(augmentation, str):
+        options["augmentation"], augmentation = augmentation, None
+    options |= {"imbalance_ratio": imbalance_ratio, "image_seed": seed}
+    rule = _rule(dataset, protocol, options)  # before any data are read
+    return streams.build(datasets.load(dataset, root, download), rule, augmentation)
+
+
+def _rule(dataset: str, protocol: str | Protocol, options: dict[str, Any]) -> Protocol:
+    from incrlt.benchmarks.protocols import Protocol
+
+    if isinstance(protocol, Protocol):
+        return protocol
+    if "base_classes" in options or "increment" in options:
+        return Protocol.free(dataset, **options)
+    return Protocol.named(protocol, dataset, **options)

@@ -1,0 +1,85 @@
+"""Turns a dataset and a resolved protocol into an ordinary Avalanche benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import incrlt._compat  # noqa: F401  before avalanche
+
+import numpy as np
+from avalanche.benchmarks import NCScenario, nc_benchmark
+from torch import Tensor
+
+from incrlt.benchmarks.datasets import ImageData
+from incrlt.benchmarks.protocols import Protocol, ResolvedProtocol, resolve
+from incrlt.data import augment
+from incrlt.data.tensors import ImageTensors
+from incrlt.errors import UserError
+
+Benchmark: TypeAlias = NCScenario
+"""What :func:`build` returns, by a name that other modules can annotate with without importing avalanche."""
+
+
+def build(
+    data: ImageData,
+    protocol: Protocol | ResolvedProtocol,
+    augmentation: Callable[[Any], Tensor] | None = None,
+) -> Benchmark:
+    """Return the benchmark of a protocol, from ``nc_benchmark``.
+
+    Labels are arrival positions: the first class to arrive is 0. All task labels are 0. Training experiences
+    have the kept images in uint8 behind ``train_transform``; the test experiences have all test images of
+    their classes, balanced, behind the normalisation alone.
+
+    Args:
+        data: The dataset.
+        protocol: The rule, or the rule already resolved on the labels of ``data``.
+        augmentation: A training transform of your own (uint8 ``[C, H, W]`` in, float out) in place of the
+            one the protocol names. Its ``repr`` then stands in the protocol and changes the hash.
+
+    Returns:
+        An Avalanche ``NCScenario`` with three more attributes: ``protocol`` (:class:`ResolvedProtocol`),
+        ``class_names`` (in arrival order) and ``groups`` (many, medium or few, in arrival order).
+
+    Raises:
+        UserError: The protocol is for another dataset.
+    """
+    resolved = _resolved(data, protocol, augmentation)
+    rule = resolved.protocol
+    channels, height, width = data.train_images.shape[1:]
+    shape = (channels, height, width)
+    train = augmentation or augment.build(rule.augmentation, shape, data.mean, data.std, train=True)
+    kept = np.concatenate(resolved.train_indices)
+    benchmark = nc_benchmark(
+        ImageTensors(data.train_images[kept], data.train_labels[kept]),
+        ImageTensors(data.test_images, data.test_labels),
+        n_experiences=rule.num_experiences,
+        task_labels=False,
+        fixed_class_order=list(rule.class_order),
+        per_exp_classes=dict(enumerate(rule.classes_per_experience)),
+        class_ids_from_zero_from_first_exp=True,
+        train_transform=train,
+        eval_transform=augment.build("none", shape, data.mean, data.std, train=False),
+    )
+    benchmark.protocol = resolved
+    benchmark.class_names = tuple(data.class_names[c] for c in rule.class_order)
+    benchmark.groups = tuple(resolved.groups)
+    return benchmark
+
+
+def _resolved(
+    data: ImageData, protocol: Protocol | ResolvedProtocol, augmentation: Callable[[Any], Tensor] | None
+) -> ResolvedProtocol:
+    rule = protocol.protocol if isinstance(protocol, ResolvedProtocol) else protocol
+    if rule.dataset != data.name:
+        raise UserError(
+            f"the protocol {rule.name} is for {rule.dataset}, but the data are {data.name}; "
+            f"make the protocol for {data.name}."
+        )
+    if augmentation is not None:
+        rule = replace(rule, augmentation=repr(augmentation))
+    if not isinstance(protocol, ResolvedProtocol):
+        return resolve(rule, data.train_labels.numpy())
+    return protocol if rule is protocol.protocol else replace(protocol, protocol=rule)

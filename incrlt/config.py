@@ -1,0 +1,520 @@
+"""What an experiment file may say: every field, its default, its range and its meaning, once.
+
+``load("experiments/quickstart.yaml")`` reads a file, lays it over its base, applies overrides, and returns
+a frozen :class:`Experiment`, or raises one :class:`~incrlt.errors.UserError` that lists everything that is
+wrong, before any data are read. Importing this module loads neither torch nor Avalanche; ``python -m
+incrlt.config --schema`` writes the JSON schema for editors.
+
+Hyper-parameters of ``strategy``, ``experts`` and ``rebalance`` stand in the classes of those names
+(``incrlt.resolve``); YAML chooses, Python has the defaults and their documentation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+)
+
+from incrlt import explain, resolve, yamlfile
+from incrlt.errors import UserError
+from incrlt.fields import Count, Fraction, Index, NonNegative, Positive
+from incrlt.resolve import Entry, Kind
+
+if TYPE_CHECKING:
+    from incrlt.benchmarks.protocols import Protocol
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What NumPy's legacy generator takes."""
+
+Dataset = Literal["digits", "cifar10", "cifar100"]
+Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
+Augmentation = Literal["none", "crop-flip", "resized-crop-flip", "shift"]
+
+DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
+    "output": None,
+    "device": None,
+    "data": frozenset({"root", "download"}),
+    "training": frozenset({"threads", "log_every"}),
+}
+"""Section to the keys that the content hash passes over; None stands for the whole section."""
+
+
+KEEPS_EVERYTHING: Final = frozenset({"joint"})
+"""Strategies that exemplars would only count twice."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, nothing unknown, no silent conversion, only finite numbers."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class Benchmark(Section):
+    """What arrives, and in which order."""
+
+    dataset: Dataset
+    """Images: ``digits`` (in scikit-learn, no download), ``cifar10`` or ``cifar100``."""
+    protocol: str | None = None
+    """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
+    base_classes: Index | None = None
+    """Classes of the first experience; 0 starts with an ordinary increment."""
+    increment: Count | None = None
+    """Classes of every later experience."""
+    order: (
+        Literal["shuffled", "ordered", "reverse"] | Annotated[list[Index], Field(max_length=100_000)] | None
+    ) = None
+    """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids."""
+    imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] = 100.0
+    """Images of the head class over those of the rarest; 1 is balanced, the literature has 100."""
+    profile: Literal["exponential", "step", "pareto"] = "exponential"
+    """Shape of the long tail."""
+    holdout: Literal["none", "long-tailed-cil"] = "none"
+    """``long-tailed-cil`` removes the 10 % of images that the published numbers do without."""
+    augmentation: Augmentation | None = None
+    """Training augmentation; by default the dataset's own."""
+
+
+class ModelSection(Section):
+    """The network."""
+
+    name: Model = "resnet32"
+    """Backbone for small images."""
+    head: Literal["cosine", "linear"] = "cosine"
+    """Classification layer; LUCIR needs ``cosine``."""
+    last_relu: bool | None = None
+    """Keep the ReLU before pooling; null: only for linear heads, since cosine ones want signed features."""
+    width: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Channels of the first stage; features have four times as many."""
+
+
+class Memory(Section):
+    """Exemplars that are kept of old classes; exactly one of ``per_class`` and ``total``."""
+
+    per_class: Count | None = None
+    """Exemplars of each class; the memory grows with the classes. The literature keeps 20."""
+    total: Count | None = None
+    """Exemplars of all classes together, shared equally among those seen."""
+    selection: Literal["herding", "random"] = "herding"
+    """``herding`` keeps the images whose running mean of features follows the class mean (iCaRL)."""
+    redistribute: bool = False
+    """Hand the quota that small classes cannot fill to the others."""
+
+
+class Training(Section):
+    """Optimisation of each experience, and how it is computed."""
+
+    epochs: Count = 160
+    """Epochs of every experience (LUCIR: 160)."""
+    base_epochs: Count | None = None
+    """Epochs of the first experience when they differ."""
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 128
+    """Images per step."""
+    lr: Positive = 0.1
+    """Learning rate of SGD at the start of every experience."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    weight_decay: NonNegative = 5e-4
+    """L2 penalty (LUCIR: 5e-4)."""
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    """Fresh in every experience: ``multistep`` multiplies the rate by ``gamma`` at the ``milestones``."""
+    milestones: Annotated[tuple[Fraction, ...], Field(strict=False, max_length=100)] = (0.5, 0.75)
+    """Rising fractions of the epochs (80 and 120 of 160)."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor at each milestone."""
+    warmup_epochs: Index = 0
+    """Epochs of linear warm-up at the start of every experience."""
+    grad_clip: Positive | None = None
+    """Largest norm of the gradient; null does not clip."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 on a GPU that has it, fp32 elsewhere. fp16 needs a GPU."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory layout of images; ``auto``: on a GPU. Does not change results beyond rounding."""
+    compile: bool = False
+    """Compile the network; pays off in long runs only."""
+    eval_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 512
+    """Images per step of evaluation."""
+    log_every: Count = 50
+    """Steps between copies of the loss to the host; 1 finds a non-finite loss at its step, and is slower."""
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """CPU threads of torch; null leaves torch's own choice."""
+
+
+class Seeds(Section):
+    """Random states, each separately settable; null takes ``all``."""
+
+    all: Seed = 0
+    """Whatever has no seed of its own."""
+    class_order: Seed = 1993
+    """Shuffle of the classes; 1993 is the literature's order."""
+    images: Seed = 0
+    """Choice of the images that the long tail keeps; 0 is the literature's."""
+    init: Seed | None = None
+    """Initial weights, of the network and of the rows of new classes."""
+    batches: Seed | None = None
+    """Order of the images."""
+    augmentation: Seed | None = None
+    """Crops and flips."""
+
+    def filled(self) -> dict[str, int]:
+        """Return every seed as a number, with ``all`` in place of null.
+
+        Example:
+            >>> Seeds(all=3, batches=7).filled()["init"]
+            3
+        """
+        return {key: self.all if value is None else value for key, value in self.model_dump().items()}
+
+
+class Data(Section):
+    """Where the images are, and where they are held."""
+
+    root: Annotated[str, Field(min_length=1)] | None = None
+    """Folder with the datasets' files; null takes ``INCRLT_DATA``, else ``data``."""
+    download: bool = False
+    """Fetch files that are missing."""
+    on_device: bool | Literal["auto"] = "auto"
+    """Keep all images as uint8 on the device; false takes an ordinary loader."""
+
+
+class Output(Section):
+    """Where results go."""
+
+    folder: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder of all run folders."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")] | None = None
+    """Name of the experiment, letters, digits and ``_.-``; null takes the file's name."""
+
+
+def _entry(kind: Kind, *, optional: bool = False, usual: str | None = None) -> PlainValidator:
+    """Return the validator of a section whose keys are decided by its ``name``.
+
+    Args:
+        kind: The section.
+        optional: Null is allowed.
+        usual: Name where the section has none.
+    """
+
+    def validate(value: Any) -> Entry | None:
+        if isinstance(value, Entry) or (value is None and optional):
+            return value
+        name = value.get("name", usual) if isinstance(value, dict) else None
+        if not isinstance(name, str):
+            raise UserError(_no_name(kind, value, optional))
+        return resolve.schema(kind, name).model_validate({**value, "name": name})
+
+    return PlainValidator(validate)
+
+
+def _no_name(kind: Kind, value: Any, optional: bool) -> str:
+    known = resolve.names(kind) or ["my_pkg.my_mod:MyClass"]
+    given = explain.show(value)
+    if isinstance(value, dict):
+        given = f"the name {explain.show(value['name'])}" if "name" in value else "no name"
+    return (
+        f"{kind} must be a mapping with a name, such as {{name: {known[0]}}}"
+        f"{', or null' if optional else ''}; got {given}. Names: {', '.join(known)}."
+    )
+
+
+class Experiment(Section):
+    """One experiment: everything that decides a run, and nothing else."""
+
+    benchmark: Benchmark
+    """What arrives, and in which order."""
+    model: ModelSection = ModelSection()
+    """The network."""
+    experts: Annotated[SerializeAsAny[Entry], _entry("experts", usual="single")] = Field(
+        default_factory=lambda: resolve.schema("experts", "single")(name="single")
+    )
+    """The tail axis: how rare classes are served inside one experience."""
+    strategy: Annotated[SerializeAsAny[Entry], _entry("strategy")]
+    """The time axis: what keeps the old from being forgotten."""
+    memory: Memory | None = None
+    """Exemplars of old classes; null keeps none."""
+    rebalance: Annotated[SerializeAsAny[Entry | None], _entry("rebalance", optional=True)] = None
+    """A second stage after each experience that evens out the classes, such as ``lws``; null has none."""
+    training: Training = Training()
+    """Optimisation of each experience, and how it is computed."""
+    seeds: Seeds = Seeds()
+    """Random states."""
+    data: Data = Data()
+    """Where the images are."""
+    output: Output = Output()
+    """Where results go."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+
+    _source: Path | None = PrivateAttr(None)
+    _overrides: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment: ``output.name``, else that of its file."""
+        return self.output.name or (self._source.stem if self._source else "experiment")
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from; None for one made in Python."""
+        return self._source
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What differs from the file: ``section.key=value`` as given on the command line."""
+        return self._overrides
+
+    def protocol(self) -> Protocol:
+        """Return the rule of the benchmark, without data.
+
+        Raises:
+            UserError: The classes cannot be split so.
+        """
+        from incrlt.benchmarks.protocols import Protocol  # NumPy is not needed to refuse a typing error
+
+        b = self.benchmark
+        rule: dict[str, Any] = {
+            "order_seed": self.seeds.class_order,
+            "image_seed": self.seeds.images,
+            "profile": b.profile,
+            "imbalance_ratio": b.imbalance_ratio,
+            "holdout": b.holdout,
+            "augmentation": b.augmentation,
+            "memory": self.memory_rule(),
+        }
+        if b.protocol is not None:
+            return Protocol.named(b.protocol, b.dataset, **rule)
+        assert b.base_classes is not None and b.increment is not None, "checked by clashes()"
+        return Protocol.free(b.dataset, b.base_classes, b.increment, b.order or "shuffled", **rule)
+
+    def memory_rule(self) -> dict[str, Any]:
+        """Return the memory's part of the protocol hash: the budget, and what departs from the usual."""
+        if self.memory is None:
+            return {}
+        usual = {"selection": "herding", "redistribute": False}
+        values = self.memory.model_dump(exclude_none=True)
+        return {key: value for key, value in values.items() if key not in usual or usual[key] != value}
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every field, defaults included, as plain data."""
+        return self.model_dump(mode="json")
+
+    def resolved_yaml(self) -> str:
+        """Return every field as YAML that ``load`` reads back to the same values."""
+        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=100)
+
+    def hash(self) -> str:
+        """Return 64 hex characters over the content of everything that changes results.
+
+        Paths, device, threads and logging do not; see :data:`DOES_NOT_CHANGE_RESULTS`. Seeds do, a seed left
+        to ``all`` counts as that number. It hashes values, so neither the order of keys nor a default spelled
+        out makes a difference.
+        """
+        values = self.resolved()
+        values["seeds"] = self.seeds.filled()
+        for section, keys in DOES_NOT_CHANGE_RESULTS.items():
+            if keys is None:
+                del values[section]
+            else:
+                values[section] = {key: value for key, value in values[section].items() if key not in keys}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def run_folder(self, protocol_hash: str) -> Path:
+        """Return ``<folder>/<name>/<protocol>-<config>-s<seed>``, eight characters of each hash.
+
+        Args:
+            protocol_hash: ``ResolvedProtocol.hash``.
+        """
+        leaf = f"{protocol_hash[:8]}-{self.hash()[:8]}-s{self.seeds.all}"
+        return Path(self.output.folder).expanduser() / self.name / leaf
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, merge and validate an experiment file.
+
+    Args:
+        path: The YAML file.
+        overrides: ``section.key=value`` strings, applied in order over the file.
+
+    Raises:
+        UserError: Everything that is wrong, one clear sentence each.
+    """
+    path = Path(path)
+    values = yamlfile.merge(yamlfile.read(path), yamlfile.overrides(overrides))
+    experiment = parse(values, where=f"{path} with its overrides" if overrides else str(path))
+    experiment._source = path
+    experiment._overrides = tuple(overrides)
+    return experiment
+
+
+def parse(values: Mapping[str, Any], where: str = "the experiment") -> Experiment:
+    """Validate a mapping of sections.
+
+    Args:
+        values: Nested plain data, as an experiment file has it.
+        where: What to call it in an error.
+
+    Raises:
+        UserError: Everything that is wrong, one clear sentence each.
+    """
+    try:
+        experiment = Experiment.model_validate(dict(values))
+    except ValidationError as error:
+        raise explain.user_error(where, explain.sentences(error, Experiment, values)) from error
+    problems = clashes(experiment)
+    if problems:
+        raise explain.user_error(where, problems)
+    return experiment
+
+
+def clashes(experiment: Experiment) -> list[str]:
+    """Return what does not go together in an experiment whose fields are each fine, one sentence each."""
+    problems = [*_benchmark_clashes(experiment), *_method_clashes(experiment), *_training_clashes(experiment)]
+    if not problems:
+        try:
+            experiment.protocol()
+        except UserError as error:
+            problems.append(f"benchmark: {error}")
+    return problems
+
+
+def _benchmark_clashes(experiment: Experiment) -> list[str]:
+    b, found = experiment.benchmark, []
+    free = [key for key in ("base_classes", "increment", "order") if getattr(b, key) is not None]
+    if b.protocol is not None and free:
+        found.append(
+            f"benchmark.protocol '{b.protocol}' already decides the split; "
+            f"remove benchmark.{', benchmark.'.join(free)}, or remove benchmark.protocol."
+        )
+    if b.protocol is None and (b.base_classes is None or b.increment is None):
+        found.append(
+            "benchmark needs a protocol, such as lfh-shuffled-10, or both base_classes and increment; "
+            f"got {', '.join(free) or 'none of them'}."
+        )
+    return found
+
+
+def _method_clashes(experiment: Experiment) -> list[str]:
+    """Check what the strategy's class declares (``needs_memory``, ``needs_cosine``) and its choices imply."""
+    found, memory = [], experiment.memory
+    name, facts = experiment.strategy.name, resolve.find("strategy", experiment.strategy.name).facts
+    cosine = _why_cosine(experiment, facts)
+    if cosine and experiment.model.head != "cosine":
+        found.append(
+            f"{cosine} needs a cosine head; model.head is '{experiment.model.head}'. Set model.head: cosine."
+        )
+    exemplars = _why_memory(experiment, facts)
+    if exemplars and memory is None:
+        found.append(f"{exemplars} needs exemplars; memory is null. Set memory: {{per_class: 20}}.")
+    if memory and name in KEEPS_EVERYTHING:
+        found.append(f"strategy '{name}' keeps all images already, but memory is given. Set memory: null.")
+    if memory and (memory.per_class is None) == (memory.total is None):
+        given = "both" if memory.total else "neither"
+        found.append(
+            f"memory takes exactly one of per_class and total; got {given}. Write {{per_class: 20}}."
+        )
+    return found
+
+
+def _why_cosine(experiment: Experiment, facts: Mapping[str, Any]) -> str:
+    """Return what in the experiment works on cosines, or an empty string."""
+    chosen = experiment.strategy.hyper_parameters
+    if facts.get("needs_cosine"):
+        return f"strategy '{experiment.strategy.name}'"
+    terms = [key for key in ("margin_ranking", "mimic_scores") if chosen.get(key)]
+    return f"strategy '{experiment.strategy.name}' with {terms[0]} {chosen[terms[0]]:g}" if terms else ""
+
+
+def _why_memory(experiment: Experiment, facts: Mapping[str, Any]) -> str:
+    """Return what in the experiment cannot do without exemplars, or an empty string."""
+    chosen = experiment.strategy.hyper_parameters
+    if facts.get("needs_memory"):
+        return f"strategy '{experiment.strategy.name}'"
+    if chosen.get("readout") == "nme":
+        return "strategy.readout 'nme' (nearest mean of exemplars)"
+    return "strategy.class_balanced_finetune" if chosen.get("class_balanced_finetune") else ""
+
+
+def _training_clashes(experiment: Experiment) -> list[str]:
+    t, found = experiment.training, []
+    if list(t.milestones) != sorted(set(t.milestones)):
+        found.append(
+            f"training.milestones must rise; got {list(t.milestones)}. Sort them and remove doubles."
+        )
+    shortest = min(t.epochs, t.base_epochs or t.epochs)
+    if t.warmup_epochs >= shortest and t.warmup_epochs:
+        found.append(
+            f"training.warmup_epochs is {t.warmup_epochs}, but an experience has only {shortest} epochs. "
+            "Warm up for fewer."
+        )
+    if t.precision == "fp16" and experiment.device == "cpu":
+        found.append(
+            "training.precision 'fp16' needs a GPU; device is 'cpu'. Set training.precision: bf16 or fp32."
+        )
+    return found
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of an experiment file, with every method's hyper-parameters."""
+    document = Experiment.model_json_schema()
+    for kind in ("strategy", "experts", "rebalance"):
+        described = document["properties"][kind].get("description", "")
+        choices: list[dict[str, Any]] = [_entry_schema(kind, name) for name in resolve.names(kind)]
+        choices.append(_external_schema())
+        if kind == "rebalance":
+            choices.append({"type": "null"})
+        document["properties"][kind] = {"description": described, "anyOf": choices}
+    document["$defs"].pop("Entry", None)
+    document["required"] = []  # what a file leaves out may stand in its base
+    base = {
+        "type": "string",
+        "description": "Another experiment file, relative to this one, that this one changes.",
+    }
+    document["properties"] = {"base": base, **document["properties"]}
+    return document
+
+
+def _entry_schema(kind: Kind, name: str) -> dict[str, Any]:
+    entry = resolve.schema(kind, name).model_json_schema()
+    entry["properties"]["name"] = {"const": name}
+    return entry
+
+
+def _external_schema() -> dict[str, Any]:
+    name = {"type": "string", "pattern": ":", "description": "my_pkg.my_mod:MyClass"}
+    return {"type": "object", "properties": {"name": name}, "required": ["name"]}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the JSON schema to the terminal: ``python -m incrlt.config --schema``."""
+    from incrlt.console import Console
+
+    if list(arguments) != ["--schema"]:
+        Console().error("usage: python -m incrlt.config --schema > experiments/schema.json")
+        return 2
+    Console().plain(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

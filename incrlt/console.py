@@ -1,0 +1,325 @@
+"""Everything the program says to the person in front of it; the only file that prints.
+
+On a terminal the progress of a run is one live line; into a file or a pipe it is at most a few plain lines
+per stage. The same facts go to ``log.jsonl``; nothing is computed here but the time that is left.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+LINES_PER_STAGE: Final = 5
+"""Plain lines per stage where there is no terminal; two stages make ten per experience."""
+PLAIN_WIDTH: Final = 120
+"""Columns where there is no terminal."""
+GROUPS: Final = ("many", "medium", "few")
+
+COLUMNS: Final = {
+    "accuracy/over_tasks": "A over tasks",
+    "accuracy/over_classes": "A over classes",
+    "accuracy/over_seen_images": "A over images",
+    "accuracy/many_over_classes": "many",
+    "accuracy/medium_over_classes": "medium",
+    "accuracy/few_over_classes": "few",
+    "forgetting/chaudhry_over_tasks": "forgetting over tasks",
+    "confusion/old_to_new_over_images": "old taken for new",
+}
+"""Keys of ``incrlt.metrics.experience_rows`` that the table after an experience shows, and their heads."""
+
+
+class Console:
+    """Prints a run to standard output, warnings and errors to standard error.
+
+    Args:
+        stream: Where to print; standard output by default.
+        errors: Where warnings and errors go; standard error by default.
+    """
+
+    def __init__(self, stream: IO[str] | None = None, errors: IO[str] | None = None) -> None:
+        self._out = _rich(stream or sys.stdout)
+        self._err = _rich(errors or sys.stderr)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._clock = Clock([])
+        self._plan: list[Mapping[str, Any]] = []
+
+    def plain(self, text: str) -> None:
+        """Print text as it is: no markup, no colour, no line breaks of our own."""
+        self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def warning(self, text: str) -> None:
+        """Print one sentence the user should read, above the progress."""
+        target = self._progress.console if self._progress else self._err
+        target.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+
+    def error(self, text: str) -> None:
+        """Print why the program stops."""
+        self.close()
+        self._err.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True, style="red")
+
+    def banner(self, facts: Mapping[str, Any], plan: Sequence[Mapping[str, Any]]) -> None:
+        """Say what is about to run, on what.
+
+        Args:
+            facts: Label to value, printed in this order; entries that are None are left out.
+            plan: ``incrlt.plan.plan``: one mapping per experience.
+        """
+        self._plan = list(plan)
+        self._clock = Clock([row.get("work", 0) for row in plan])
+        self._facts({**facts, "classes by group": _groups_line(plan)})
+
+    def dry_run(self, facts: Mapping[str, Any], config: str, plan: Sequence[Mapping[str, Any]]) -> None:
+        """Say what a run would do: the resolved configuration, the plan, and the facts.
+
+        Args:
+            facts: As in :meth:`banner`.
+            config: The resolved configuration as YAML.
+            plan: As in :meth:`banner`.
+        """
+        self.plain(config)
+        self._out.print(_plan_table(plan))
+        self._facts({**facts, "classes by group": _groups_line(plan)})
+
+    def epoch(self, event: Mapping[str, Any]) -> None:
+        """Show that an epoch is over.
+
+        Args:
+            event: The epoch's line of ``log.jsonl``; ``epoch`` counts finished epochs from 1.
+        """
+        left = self._clock.advance(event)
+        text, remaining = self._epoch_line(event), "" if left is None else f"eta {duration(left)}"
+        if self._out.is_terminal:
+            self._show_live(text, remaining)
+        elif _is_due(event["epoch"], event["epochs"]):
+            self.plain(" | ".join(filter(None, [text, remaining])))
+
+    def experience(self, row: Mapping[str, Any], table: Mapping[str, Mapping[str, Any]]) -> None:
+        """Print the table of an experience that is over.
+
+        Args:
+            row: Its line of ``log.jsonl``.
+            table: Read-out (``cnn``, ``nme``) to its row of ``incrlt.metrics.experience_rows``, in percent.
+        """
+        title = f"after experience {row['experience'] + 1}{self._of_all()}"
+        notes = [f"{row['classes_seen']} classes"] if "classes_seen" in row else []
+        notes += [f"{row['memory_images']} exemplars"] if row.get("memory_images") else []
+        notes += [f"trained in {duration(row['train_seconds'])}"] if "train_seconds" in row else []
+        notes += [f"evaluated in {duration(row['eval_seconds'])}"] if "eval_seconds" in row else []
+        view = Table(title=" | ".join([title, *notes]), title_justify="left")
+        view.add_column("read-out, %")
+        for head in COLUMNS.values():
+            view.add_column(head, justify="right")
+        for readout, values in table.items():
+            view.add_row(readout, *(percent(values.get(key)) for key in COLUMNS))
+        self._printer().print(view)
+
+    def finished(
+        self,
+        run_folder: Path | str,
+        report_path: Path | str | None,
+        next_command: str,
+        published_line: str | None,
+    ) -> None:
+        """Print where everything is, how far from the published row, and what to do next.
+
+        Args:
+            run_folder: The run folder.
+            report_path: The report, if it was written.
+            next_command: A command worth running now.
+            published_line: Distance to the published row of the same protocol, if there is one.
+        """
+        self.close()
+        facts = {
+            "published": published_line,
+            "run folder": run_folder,
+            "report": report_path,
+            "next": next_command,
+        }
+        self._facts(facts)
+
+    def close(self) -> None:
+        """Take the live line away; safe to call at any time."""
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def _printer(self) -> RichConsole:
+        return self._progress.console if self._progress else self._out
+
+    def _facts(self, facts: Mapping[str, Any]) -> None:
+        shown = {label: str(value) for label, value in facts.items() if value is not None and str(value)}
+        width = max(map(len, shown), default=0)
+        for label, value in shown.items():
+            self.plain(f"{label:<{width}}  {value}")
+
+    def _of_all(self) -> str:
+        return f"/{len(self._plan)}" if self._plan else ""
+
+    def _epoch_line(self, event: Mapping[str, Any]) -> str:
+        t = event["experience"]
+        seen = self._plan[t].get("classes_seen") if t < len(self._plan) else None
+        parts = [
+            f"exp {t + 1}{self._of_all()}{f' {seen} cls' if seen else ''}",
+            f"{event.get('stage', 'train')} epoch {event['epoch']}/{event['epochs']}",
+            _loss(event),
+            f"lr {event['lr']:.3g}" if event.get("lr") is not None else "",
+            f"{quantity(event['images_per_second'])} img/s" if event.get("images_per_second") else "",
+        ]
+        return " | ".join(part for part in parts if part)
+
+    def _show_live(self, text: str, remaining: str) -> None:
+        if self._progress is None:
+            time_left = TextColumn(
+                "{task.fields[remaining]}"
+            )  # a column of its own: a narrow window cuts the text
+            columns = (BarColumn(bar_width=20), time_left, TextColumn("{task.description}", markup=False))
+            self._progress = Progress(*columns, console=self._out, transient=True)
+            self._task = self._progress.add_task(text, total=self._clock.total or None, remaining=remaining)
+            self._progress.start()
+        assert self._task is not None
+        self._progress.update(self._task, description=text, completed=self._clock.done, remaining=remaining)
+
+
+class Clock:
+    """Estimates the time that is left from the images that are still to come.
+
+    Args:
+        work: Images times epochs of every experience, as planned.
+    """
+
+    def __init__(self, work: Sequence[float]) -> None:
+        self.work = list(work)
+        self.total = sum(work)
+        self.done = 0.0
+        self._stage: tuple[Any, Any] | None = None
+        self._before = 0.0
+        self._first: tuple[float, float] | None = None
+
+    def advance(self, event: Mapping[str, Any]) -> float | None:
+        """Take note of a finished epoch.
+
+        Returns:
+            Seconds left, or None while too little is known.
+        """
+        t, stage = event["experience"], event.get("stage")
+        images = event.get("images_per_second", 0) * event.get("seconds", 0)
+        if self._stage is None or self._stage[0] != t:
+            self._before = sum(self.work[:t])
+        elif self._stage[1] != stage:
+            self._before = self.done
+        self._stage = (t, stage)
+        self.done = min(self._before + event["epoch"] * images, sum(self.work[: t + 1]))
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, self.done)
+            return None
+        speed = (self.done - self._first[1]) / max(now - self._first[0], 1e-9)
+        return (self.total - self.done) / speed if speed > 0 else None
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``4.2 s``, ``6:12`` or ``1:05:00``.
+
+    Example:
+        >>> duration(4.25), duration(372), duration(3900)
+        ('4.2 s', '6:12', '1:05:00')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def quantity(number: float) -> str:
+    """Return a number with three digits and a unit.
+
+    Example:
+        >>> quantity(950), quantity(3120), quantity(1_735_000)
+        ('950', '3.12k', '1.74M')
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """Return a value in percent with two digits, ``none`` where there is none.
+
+    Example:
+        >>> percent(34.586), percent(None)
+        ('34.59', 'none')
+    """
+    return "none" if value is None else f"{value:.2f}"
+
+
+def _rich(stream: IO[str]) -> RichConsole:
+    console = RichConsole(file=stream)
+    if not console.is_terminal:
+        console = RichConsole(file=stream, width=PLAIN_WIDTH)
+    return console
+
+
+def _is_due(epoch: int, epochs: int) -> bool:
+    """Tell whether a plain line is printed after this epoch: evenly spread, always after the last."""
+    step = -(-epochs // LINES_PER_STAGE)
+    return epoch == epochs or (epoch % step == 0 and epochs - epoch >= step)
+
+
+def _loss(event: Mapping[str, Any]) -> str:
+    terms = event.get("terms") or {}
+    total = event.get("loss", sum(terms.values()) if terms else None)
+    if total is None:
+        return ""
+    listed = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
+    return f"loss {total:.4g}" + (f" ({listed})" if len(terms) > 1 else "")
+
+
+def _groups_line(plan: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return how many classes and images are many, medium and few, over the whole stream."""
+    if not plan or "classes_by_group" not in plan[0]:
+        return None
+    parts = []
+    for group in GROUPS:
+        classes = sum(row["classes_by_group"][group] for row in plan)
+        images = sum(row["images_by_group"][group] for row in plan)
+        parts.append(f"{group} {classes} ({images} images)")
+    return ", ".join(parts)
+
+
+def _plan_table(plan: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the plan as a table, one row per experience and one of totals."""
+    heads = ("experience", "new classes", "seen", "images", "exemplars", *GROUPS, "epochs", "image-epochs")
+    table = Table(show_footer=len(plan) > 1)
+    totals = {
+        "new classes": sum(len(row["classes"]) for row in plan),
+        "images": sum(row["images"] for row in plan),
+        **{group: sum(row["classes_by_group"][group] for row in plan) for group in GROUPS},
+        "epochs": sum(row["epochs"] + row["later_epochs"] for row in plan),
+        "image-epochs": quantity(sum(row["work"] for row in plan)),
+    }
+    for head in heads:
+        table.add_column(
+            head, justify="right", footer="total" if head == "experience" else str(totals.get(head, ""))
+        )
+    for row in plan:
+        epochs = f"{row['epochs']}" + (f" + {row['later_epochs']}" if row["later_epochs"] else "")
+        numbers = (
+            row["experience"] + 1,
+            len(row["classes"]),
+            row["classes_seen"],
+            row["images"],
+            row["exemplars"],
+        )
+        groups = (row["classes_by_group"][group] for group in GROUPS)
+        table.add_row(*map(str, (*numbers, *groups, epochs, quantity(row["work"]))))
+    return table

@@ -1,0 +1,187 @@
+"""Images of a stored data set, each decoded once and then held as one tensor on the device.
+
+Only data sets are held whose samples are known to be the same at each reading: tensors, and the packaged data
+sets of torchvision and Avalanche, whose own transform is taken off first.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from incrlt.data.augment import from_pil
+from incrlt.data.tensors import ImageTensors
+from incrlt.errors import UserError
+
+Indices = npt.NDArray[np.int64]
+
+
+class NotExactError(Exception):
+    """A loader cannot be replaced without changing its batches; the message says why."""
+
+
+class TensorCache:
+    """Decoded images per stored data set, so that each image is read once for all experiences.
+
+    Owned by a strategy; copies and pickles of it are empty.
+    """
+
+    def __init__(self, device: torch.device | str, max_bytes: int = 4 << 30) -> None:
+        """Start empty.
+
+        Args:
+            device: Where images are kept.
+            max_bytes: Largest decoded data set to hold.
+        """
+        self.device = torch.device(device)
+        self.max_bytes = max_bytes
+        self._stored: dict[int, tuple[Any, Stored]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the images out."""
+        return {"device": self.device, "max_bytes": self.max_bytes, "_stored": {}}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TensorCache:
+        """Return an empty cache of the same kind."""
+        return TensorCache(self.device, self.max_bytes)
+
+    def get(self, dataset: Any, rows: Indices) -> Stored:
+        """Return the decoded data set, complete at least at ``rows``.
+
+        Raises:
+            NotExactError: The data set's samples cannot be kept.
+        """
+        if id(dataset) not in self._stored:
+            # The reference to the data set keeps its id from being given to another object.
+            self._stored[id(dataset)] = (dataset, _open(dataset, self.device))
+        stored = self._stored[id(dataset)][1]
+        stored.decode(rows, self.max_bytes)
+        return stored
+
+
+class Stored:
+    """Images and labels of one stored data set, as far as they were read.
+
+    Attributes:
+        source: The data set, without its own transform.
+        transform: That transform, or None.
+        device: Where the images are.
+        images: [N, ...], valid where ``known``; None before the first reading.
+        labels: int64 [N], valid where ``known``.
+        known: bool [N], which samples were read.
+    """
+
+    def __init__(self, source: Any, transform: Any, device: torch.device) -> None:
+        self.source = source
+        self.transform = transform
+        self.device = device
+        self.images: Tensor | None = None
+        self.labels: Indices = np.zeros(len(source), dtype=np.int64)
+        self.known = np.zeros(len(source), dtype=bool)
+
+    def gives_tensors(self) -> bool:
+        """Whether the samples are tensors before any transform (else PIL images or arrays)."""
+        if type(self.source) is ImageTensors or _is_tensor_dataset(self.source):
+            return True
+        return isinstance(self.source[0][0], Tensor)
+
+    def decode(self, rows: Indices, max_bytes: int) -> None:
+        """Read the samples not read before.
+
+        Args:
+            rows: Samples needed.
+            max_bytes: Largest decoded size of the whole data set.
+
+        Raises:
+            NotExactError: The samples cannot be kept as one tensor.
+        """
+        missing = np.unique(rows[~self.known[rows]])
+        if len(missing) == 0:
+            return
+        first, _ = _sample(self.source, int(missing[0]))
+        if self.images is None:
+            self.images = self._allocate(first, max_bytes)
+        buffer = torch.empty((len(missing), *first.shape), dtype=first.dtype)
+        for position, row in enumerate(missing.tolist()):
+            image, self.labels[row] = _sample(self.source, row)
+            if image.shape != self.images.shape[1:] or image.dtype != self.images.dtype:
+                raise NotExactError("the images differ in size or type")
+            buffer[position] = image
+        self.images[torch.from_numpy(missing).to(self.device)] = buffer.to(self.device)
+        self.known[missing] = True
+
+    def _allocate(self, first: Tensor, max_bytes: int) -> Tensor:
+        size = len(self.known) * first.numel() * first.element_size()
+        if size > max_bytes:
+            raise NotExactError(f"the decoded images would take {size / 2**30:.1f} GiB")
+        return torch.empty((len(self.known), *first.shape), dtype=first.dtype, device=self.device)
+
+
+def _open(dataset: Any, device: torch.device) -> Stored:
+    """Return the store of a data set whose samples are known to be the same at each reading."""
+    if type(dataset) is ImageTensors:
+        return _open_tensors(dataset, dataset.images, dataset.targets, device)
+    if _is_tensor_dataset(dataset):
+        if len(dataset.tensors) != 2:
+            raise NotExactError(f"the TensorDataset has {len(dataset.tensors)} tensors, not image and label")
+        return _open_tensors(dataset, dataset.tensors[0], dataset.tensors[1], device)
+    module = type(dataset).__module__
+    if module.startswith(("torchvision.datasets.", "avalanche.benchmarks.datasets.")):
+        return _open_files(dataset, device)
+    raise NotExactError(
+        f"{type(dataset).__name__} may give another image at each reading; wrap its images in "
+        "incrlt.data.tensors.ImageTensors to hold them on the device"
+    )
+
+
+def _is_tensor_dataset(dataset: Any) -> bool:
+    """Whether it is torch's TensorDataset or Avalanche's, which differs in giving labels as int."""
+    kind = type(dataset)
+    return kind is TensorDataset or (
+        kind.__name__ == "_TensorClassificationDataset" and kind.__module__.startswith("avalanche.")
+    )
+
+
+def _open_tensors(dataset: Any, images: Tensor, labels: Tensor, device: torch.device) -> Stored:
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise NotExactError(f"the labels are {labels.dtype} {list(labels.shape)}, not one int64 per image")
+    stored = Stored(dataset, None, device)
+    stored.images, stored.labels = images.to(device), labels.cpu().numpy()
+    stored.known[:] = True
+    return stored
+
+
+def _open_files(dataset: Any, device: torch.device) -> Stored:
+    """Take a packaged data set's own transform off, to be applied to batches instead."""
+    if getattr(dataset, "target_transform", None) is not None:
+        raise NotExactError(f"{type(dataset).__name__} has a target_transform")
+    transform = getattr(dataset, "transform", None)
+    joint = getattr(dataset, "transforms", None)
+    if joint is not None and transform is None:
+        raise NotExactError(f"{type(dataset).__name__} has transforms of image and label together")
+    raw = copy.copy(dataset)
+    if transform is not None:
+        raw.transform = raw.transforms = None
+    return Stored(raw, transform, device)
+
+
+def _sample(dataset: Any, row: int) -> tuple[Tensor, int]:
+    """Read one sample as (tensor, int)."""
+    sample = dataset[row]
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        raise NotExactError(f"the samples of {type(dataset).__name__} are not pairs of image and label")
+    image, label = sample
+    if not isinstance(label, int | np.integer):
+        raise NotExactError(f"the labels of {type(dataset).__name__} are not integers")
+    if isinstance(image, Tensor):
+        return image, int(label)
+    try:
+        return from_pil(image), int(label)
+    except UserError as error:
+        raise NotExactError(str(error)) from error

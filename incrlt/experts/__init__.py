@@ -1,0 +1,1 @@
+"""The tail axis: how rare classes are served inside one experience; one file per method."""

@@ -1,0 +1,239 @@
+"""The saved counts of one stream: what every metric is computed from, and its two files.
+
+``confusions.npz`` holds one array per read-out and experience, ``<readout>_<t:03d>``; ``classes.json`` holds
+what is known of the classes. Both are in arrival space: class 0 is the first class that arrived.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from incrlt.errors import UserError
+from incrlt.files import write_atomic
+
+Counts = npt.NDArray[np.int64]
+CONFUSIONS_FILE = "confusions.npz"
+CLASSES_FILE = "classes.json"
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_KEY = re.compile(r"(?P<readout>.+)_(?P<t>\d{3,})")
+
+
+@dataclass(frozen=True, eq=False)
+class StreamRecord:
+    """Test counts of one read-out over a stream, finished or not.
+
+    Args:
+        confusions: After experience t an int [C_t, C_t]: rows are the true class, columns the predicted
+            class, over all classes seen so far, in arrival space.
+        experience_of_class: int [C], the experience in which a class arrived; non-decreasing, starting at 0.
+            May name classes that have not arrived yet (C > C_t).
+        images_of_class: int [C], training images of the class in the full training set of the run.
+        class_names: C names, or None.
+
+    Raises:
+        UserError: The shapes do not fit together or a count is negative.
+    """
+
+    confusions: tuple[Counts, ...]
+    experience_of_class: Counts
+    images_of_class: Counts
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "confusions", tuple(_counts(matrix, "confusions") for matrix in self.confusions))
+        put(self, "experience_of_class", _counts(self.experience_of_class, "experience_of_class"))
+        put(self, "images_of_class", _counts(self.images_of_class, "images_of_class"))
+        if self.class_names is not None:
+            put(self, "class_names", tuple(str(name) for name in self.class_names))
+        _check_classes(self)
+        _check_confusions(self)
+
+    @property
+    def num_experiences(self) -> int:
+        """Experiences evaluated so far, T."""
+        return len(self.confusions)
+
+    @property
+    def num_seen(self) -> int:
+        """Classes seen after the last evaluated experience."""
+        return self.seen_after(self.num_experiences - 1)
+
+    def seen_after(self, t: int) -> int:
+        """Return C_t, the number of classes seen after experience ``t``."""
+        return int(np.searchsorted(self.experience_of_class, t, side="right"))
+
+    def name_of(self, class_index: int) -> str:
+        """Return the class's name, or its arrival number where no names were saved."""
+        return self.class_names[class_index] if self.class_names else str(class_index)
+
+
+def _counts(values: npt.ArrayLike, name: str) -> Counts:
+    """Return ``values`` as read-only int64.
+
+    Raises:
+        UserError: They are not whole non-negative numbers.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{name} must be one table of whole numbers; its rows differ in length.") from error
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{name} must hold whole numbers; got {array.dtype}. Pass counts, not rates.")
+    array = array.astype(np.int64)  # a copy, so that the caller's array stays writable
+    if array.size and array.min() < 0:
+        raise UserError(f"{name} must not be negative; the smallest value is {array.min()}.")
+    array.setflags(write=False)
+    return array
+
+
+def _check_classes(record: StreamRecord) -> None:
+    experience, images, names = record.experience_of_class, record.images_of_class, record.class_names
+    if experience.ndim != 1 or not experience.size or experience[0] != 0 or np.any(np.diff(experience) < 0):
+        raise UserError(
+            "experience_of_class must be one non-decreasing list starting at 0 (classes in order of "
+            f"arrival); got {experience.ravel()[:8].tolist()}. Sort the classes by arrival first."
+        )
+    if images.shape != experience.shape:
+        raise UserError(
+            f"images_of_class must name {experience.size} classes like experience_of_class; "
+            f"it has shape {images.shape}."
+        )
+    if names is not None and len(names) != experience.size:
+        raise UserError(f"class_names must name {experience.size} classes; got {len(names)}.")
+
+
+def _check_confusions(record: StreamRecord) -> None:
+    for t, matrix in enumerate(record.confusions):
+        seen = record.seen_after(t)
+        if matrix.shape != (seen, seen):
+            raise UserError(
+                f"confusions[{t}] must be {seen} x {seen}, the classes seen after experience {t}; "
+                f"got shape {matrix.shape}."
+            )
+
+
+def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Sequence[npt.ArrayLike]]) -> Path:
+    """Write the counts of all read-outs to one compressed npz, whole or not at all.
+
+    Args:
+        path: The file, usually ``<run folder>/confusions.npz``.
+        confusions: Per read-out ("cnn", "nme", ...) one [C_t, C_t] matrix per experience.
+
+    Returns:
+        The path written.
+    """
+    arrays = {
+        f"{readout}_{t:03d}": _smallest(_counts(matrix, readout))
+        for readout, matrices in confusions.items()
+        for t, matrix in enumerate(matrices)
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return write_atomic(path, buffer.getvalue())
+
+
+def _smallest(counts: Counts) -> npt.NDArray[Any]:
+    """Return the counts in the smallest unsigned type that holds them: 4x less to compress."""
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+
+
+def load_confusions(path: str | os.PathLike[str]) -> dict[str, tuple[Counts, ...]]:
+    """Read what :func:`save_confusions` wrote.
+
+    A read-out with a gap (experience 2 is missing) is cut before the gap.
+
+    Returns:
+        Per read-out the int64 matrices of experiences 0, 1, ...
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            loaded = {key: arrays[key] for key in arrays.files}
+    except _UNREADABLE as error:
+        raise UserError(f"cannot read the counts in {path}: {error}") from error
+    found: dict[str, dict[int, Counts]] = {}
+    for key, array in loaded.items():
+        if match := _KEY.fullmatch(key):
+            found.setdefault(match["readout"], {})[int(match["t"])] = _counts(array, key)
+    return {readout: _leading(steps) for readout, steps in sorted(found.items())}
+
+
+def _leading(steps: Mapping[int, Counts]) -> tuple[Counts, ...]:
+    """Return the matrices of experiences 0, 1, ... up to the first that is missing."""
+    t = 0
+    while t in steps:
+        t += 1
+    return tuple(steps[step] for step in range(t))
+
+
+def save_classes(
+    path: str | os.PathLike[str],
+    experience_of_class: npt.ArrayLike,
+    images_of_class: npt.ArrayLike,
+    class_names: Sequence[str] | None = None,
+    label_of_class: npt.ArrayLike | None = None,
+) -> Path:
+    """Write ``classes.json``: what is known of the classes, in arrival order.
+
+    Args:
+        path: The file, usually ``<run folder>/classes.json``.
+        experience_of_class: int [C], as in :class:`StreamRecord`.
+        images_of_class: int [C], as in :class:`StreamRecord`.
+        class_names: C names, or None.
+        label_of_class: int [C], the class's id in the user's benchmark, or None.
+
+    Returns:
+        The path written.
+    """
+    content = {
+        "experience_of_class": np.asarray(experience_of_class).tolist(),
+        "images_of_class": np.asarray(images_of_class).tolist(),
+        "class_names": list(class_names) if class_names is not None else None,
+        "label_of_class": None if label_of_class is None else np.asarray(label_of_class).tolist(),
+    }
+    return write_atomic(path, json.dumps(content, indent=1) + "\n")
+
+
+def load_records(folder: str | os.PathLike[str]) -> dict[str, StreamRecord]:
+    """Read a run folder's counts, one record per read-out.
+
+    Raises:
+        UserError: ``confusions.npz`` or ``classes.json`` is missing, damaged or does not fit the other.
+    """
+    path = Path(folder) / CLASSES_FILE
+    try:
+        classes = json.loads(path.read_text(encoding="utf-8"))
+        experience, images = classes["experience_of_class"], classes["images_of_class"]
+        names = classes.get("class_names")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"cannot read the classes in {path}: {error}") from error
+    confusions = load_confusions(Path(folder) / CONFUSIONS_FILE)
+    return {
+        readout: StreamRecord(matrices, experience, images, tuple(names) if isinstance(names, list) else None)
+        for readout, matrices in confusions.items()
+        if matrices
+    }

@@ -1,0 +1,29 @@
+"""Stand-alone Avalanche plugins; each attaches to any supervised strategy, ours or not.
+
+The names below load their module at first use, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ExemplarMemory": "memory",
+    "SchedulerFactory": "scheduler",
+    "cosine": "scheduler",
+    "features_of": "features",
+    "multistep_with_warmup": "scheduler",
+}
+
+__all__ = ["ExemplarMemory", "SchedulerFactory", "cosine", "features_of", "multistep_with_warmup"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,180 @@
+"""Features of a data set under a strategy's model, leaving no trace in the strategy.
+
+Herding, class means and imprinting look at the same thing: evaluation transforms, evaluation mode, no
+gradient. Nothing that training depends on may move meanwhile: module modes, random states and the strategy's
+batch state are as before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import incrlt._compat  # noqa: F401  (before avalanche)
+
+import numpy as np
+import torch
+from avalanche.models import avalanche_forward
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader
+
+from incrlt.data.avalanche import tensorise
+from incrlt.errors import UserError
+
+Extract = Callable[[Tensor, Tensor | None], Tensor]
+"""``extract(images [B, ...], task labels [B] or None)`` returns features ``[K, B, D]``."""
+
+
+def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
+    """Run a data set through the strategy's feature extractor.
+
+    The features are the first of these that the model offers: ``model.forward_all(x).features``
+    ``[K, B, D]``, ``model.get_features(x)`` ``[B, D]``, or the input of the last ``nn.Linear`` that runs in a
+    forward pass.
+    Each expert's feature is L2-normalised, then they are concatenated: a row has norm ``sqrt(K)``, and the
+    product of two rows is the sum of the experts' cosines. ``row.reshape(K, D)`` gives them back.
+
+    Args:
+        strategy: Any Avalanche strategy; ``model``, ``device`` and ``eval_mb_size`` are used, and where it
+            has them ``autocast()`` (a context manager) and ``tensor_cache`` (decoded images, for speed).
+        dataset: An ``AvalancheDataset``; its evaluation transforms are used, whatever group is active.
+        mirror: Average the normalised features of each image ``[..., H, W]`` and of its horizontal mirror
+            image (LUCIR's class means); the average is not normalised again.
+
+    Returns:
+        Features float32 ``[N, K * D]`` and labels int64 ``[N]``, on the CPU, in the order of the data set.
+
+    Raises:
+        UserError: The model has no features to offer, or the images cannot be mirrored.
+    """
+    parts: list[Tensor] = []
+    labels: list[Tensor] = []
+    autocast = getattr(strategy, "autocast", nullcontext)
+    with (
+        quiet_random(strategy.device),
+        evaluation(strategy.model),
+        feature_extractor(strategy.model) as extract,
+        torch.no_grad(),
+    ):
+        for images, targets, tasks in _batches(strategy, dataset):
+            with autocast():
+                rows = _rows(extract, images, tasks)
+                if mirror:
+                    rows = (rows + _rows(extract, mirrored(images), tasks)) / 2
+            parts.append(rows)
+            labels.append(targets)
+    if not parts:
+        return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+    return torch.cat(parts).cpu(), torch.cat(labels).long().cpu()
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Flip images ``[B, C, H, W]`` left to right.
+
+    Raises:
+        UserError: The batch has no image axes, for example flattened pixels.
+    """
+    if images.ndim < 4:
+        raise UserError(
+            f"mirror=True needs images [B, C, H, W]; the batches have shape {list(images.shape)}. "
+            "Use mirror=False for data that are not images."
+        )
+    return images.flip(-1)
+
+
+@contextmanager
+def quiet_random(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Put the random states of torch (CPU and ``device``), NumPy and Python back on leaving."""
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode and give every module its own mode back on leaving."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training  # not .train(), which would also set the children
+
+
+@contextmanager
+def feature_extractor(model: nn.Module) -> Iterator[Extract]:
+    """Yield a function that gives the model's features ``[K, B, D]``; :func:`features_of` tells which."""
+    if hasattr(model, "forward_all"):
+        yield lambda images, tasks: _told(model.forward_all(images).features)
+    elif hasattr(model, "get_features"):
+        yield lambda images, tasks: model.get_features(images).flatten(1)[None]
+    else:
+        with _watched_linears(model) as extract:
+            yield extract
+
+
+def _told(features: Tensor | None) -> Tensor:
+    if features is None:
+        raise UserError("the model's forward_all gives no features; herding and class means need them.")
+    return features
+
+
+@contextmanager
+def _watched_linears(model: nn.Module) -> Iterator[Extract]:
+    """Yield a function that runs the model and returns what went into the last linear layer."""
+    seen: list[Tensor] = []
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[:] = inputs[:1]
+
+    def extract(images: Tensor, tasks: Tensor | None) -> Tensor:
+        seen.clear()
+        model(images) if tasks is None else avalanche_forward(model, images, tasks)
+        if not seen:
+            raise UserError(
+                f"{type(model).__name__} has neither forward_all nor get_features, and no nn.Linear ran in "
+                "its forward pass. Give it get_features(x) that returns [batch, features]."
+            )
+        return seen[0].flatten(1)[None]
+
+    hooks = [
+        module.register_forward_pre_hook(watch) for module in model.modules() if isinstance(module, nn.Linear)
+    ]
+    try:
+        yield extract
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _rows(extract: Extract, images: Tensor, tasks: Tensor | None) -> Tensor:
+    """Normalise each expert's features and lay them side by side: ``[B, K * D]`` float32."""
+    features = normalize(extract(images, tasks).float(), dim=-1, eps=1e-12)
+    return features.transpose(0, 1).flatten(1)
+
+
+def _batches(strategy: Any, dataset: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Iterate images, labels and task labels (None where there are none) on the strategy's device."""
+    for batch in _loader(strategy, dataset):
+        images, targets, *rest = (column.to(strategy.device, non_blocking=True) for column in batch)
+        yield images, targets, rest[-1] if rest else None
+
+
+def _loader(strategy: Any, dataset: Any) -> Iterable[Any]:
+    """Return batches in the stored order, from the strategy's decoded images where that is possible."""
+    dataset = dataset.eval()
+    loader = DataLoader(dataset, batch_size=strategy.eval_mb_size, collate_fn=dataset.collate_fn)
+    cache = getattr(strategy, "tensor_cache", None)
+    if cache is None or not len(dataset):
+        return loader
+    return tensorise(loader, strategy.device, cache=cache) or loader

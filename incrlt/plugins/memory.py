@@ -1,0 +1,317 @@
+"""Exemplar memory: a few images per class, chosen when the class arrives and trained on ever after.
+
+The memory is concatenated to the training data of each later experience (iCaRL's and LUCIR's protocol; unlike
+Avalanche's ``ReplayPlugin``, which adds a second mini-batch). It keeps indices, never images: an exemplar is
+an experience number and an index into that experience's data set.
+
+Papers: Rebuffi et al. (iCaRL), CVPR 2017, for memory and herding; Hou et al. (LUCIR), CVPR 2019, for the
+growing memory of 20 images per class. Handing on what small classes cannot use is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import incrlt._compat  # noqa: F401  (before avalanche)
+
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor
+
+from incrlt.errors import UserError, did_you_mean
+from incrlt.plugins.features import features_of
+from incrlt.plugins.herding import Flavor, check_flavor, herding
+
+Selection = Literal["herding", "random"]
+
+
+def quotas(available: Sequence[int], total: int, *, redistribute: bool) -> list[int]:
+    """Share a budget equally among classes, in whole images.
+
+    What does not divide evenly goes to the first classes, one image each.
+
+    Args:
+        available: Images each class could store, in order of arrival.
+        total: Images in all, >= 0.
+        redistribute: Raise the level until the budget is used or every class has given all it has. Otherwise
+            a small class's unused share stays empty.
+
+    Returns:
+        Images per class; at most ``available``, in sum at most ``total``.
+
+    Example:
+        >>> quotas([9, 1, 9], 10, redistribute=False), quotas([9, 1, 9], 10, redistribute=True)
+        ([4, 1, 3], [5, 1, 4])
+    """
+    level = _level(available, total) if redistribute else total // max(1, len(available))
+    share = [min(images, level) for images in available]
+    rest = total - (sum(share) if redistribute else level * len(available))
+    for index, images in enumerate(available):
+        if redistribute and images <= level:
+            continue
+        if rest <= 0:
+            break
+        share[index] = min(images, level + 1)
+        rest -= 1
+    return share
+
+
+def _level(available: Sequence[int], total: int) -> int:
+    """Return the largest whole level such that ``sum(min(images, level))`` stays within ``total``."""
+    level, spent = 0, 0
+    for position, images in enumerate(sorted(available)):
+        classes = len(available) - position  # those that reach at least this size
+        if spent + (images - level) * classes > total:
+            return level + (total - spent) // classes
+        spent += (images - level) * classes
+        level = images
+    return level
+
+
+class ExemplarMemory(SupervisedPlugin):
+    """Keep exemplars of past classes and add them to the training data of each experience.
+
+    A class that comes again in a later experience is chosen anew from its exemplars and its new images.
+
+    Args:
+        per_class: Images per class; the memory grows with the classes. Give this or ``total``.
+        total: Images in all, shared equally among the classes seen; remainders go to those that came first.
+        selection: ``"herding"`` or ``"random"`` (uniform, from the memory's own generator).
+        flavor: Herding rule, ``"lucir"`` or ``"long-tailed-cil"``.
+        redistribute: Let larger classes use what small classes leave of the budget (``total``, or
+            ``per_class`` times the classes seen). A dropped image never comes back: old classes do not grow.
+        seed: Seed of the random selection.
+
+    Raises:
+        UserError: Not exactly one budget, a budget below 1, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        *,
+        per_class: int | None = None,
+        total: int | None = None,
+        selection: Selection = "herding",
+        flavor: Flavor = "lucir",
+        redistribute: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_budget(per_class, total)
+        check_flavor(flavor)
+        if selection not in get_args(Selection):
+            raise UserError(
+                f"selection {selection!r} is not known; allowed: {', '.join(get_args(Selection))}."
+                + did_you_mean(selection, get_args(Selection))
+            )
+        self.per_class = per_class
+        self.total = total
+        self.selection: Selection = selection
+        self.flavor: Flavor = flavor
+        self.redistribute = redistribute
+        self._random_state = torch.Generator().manual_seed(seed).get_state()
+        # label, in order of arrival -> experience and index [n, 2], best first
+        self._places: dict[int, Tensor] = {}
+        self._sources: dict[int, AvalancheDataset] = {}  # experience -> its data set
+        self._seen: set[int] = set()  # experiences whose classes have been chosen from
+
+    # Avalanche's callbacks
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        """Concatenate the exemplars of other experiences to the data that are trained on."""
+        exemplars = self.dataset(without=_number(strategy.experience))
+        if exemplars is not None:
+            strategy.adapted_dataset = strategy.adapted_dataset.concat(exemplars)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Choose exemplars of the classes just learnt, unless a stage has done so already."""
+        self.update(strategy, strategy.experience)
+
+    # What others use
+
+    def update(self, strategy: Any, experience: Any) -> None:
+        """Choose exemplars of an experience's classes and cut the older ones to their new quota.
+
+        Old classes keep their ranking. A second call with the same experience changes nothing. Model modes
+        and random states are untouched.
+
+        Args:
+            strategy: Gives the model that herding looks through.
+            experience: Its ``dataset`` must have ``targets``.
+
+        Raises:
+            UserError: The data set has no targets.
+        """
+        number = _number(experience)
+        if number in self._seen:
+            return
+        self._sources[number] = experience.dataset
+        candidates = self._candidates(number)
+        known = {label: len(places) for label, places in self._places.items()}
+        known.update((label, len(places)) for label, places in candidates.items())
+        quota = self._quotas(known)
+        ranked = {**self._places, **self._choose(strategy, candidates, quota)}
+        self._places = {label: places[: quota[label]] for label, places in ranked.items()}
+        self._seen.add(number)
+
+    def dataset(self, *, without: int | None = None) -> AvalancheDataset | None:
+        """Return all exemplars with training transforms, or None when there are none.
+
+        Args:
+            without: Leave out the exemplars that come from this experience.
+        """
+        places = [place for place in self._places.values() if len(place)]
+        rows = torch.cat(places) if places else torch.empty(0, 2, dtype=torch.int64)
+        rows = rows[rows[:, 0] != without] if without is not None else rows
+        return self._images(rows) if len(rows) else None
+
+    def counts(self) -> dict[int, int]:
+        """Return the number of exemplars per label, in order of arrival (by label within an experience)."""
+        return {label: len(places) for label, places in self._places.items()}
+
+    def __len__(self) -> int:
+        return sum(self.counts().values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain tensors that ``torch.load(weights_only=True)`` accepts.
+
+        Returns:
+            ``labels`` int64 ``[C]`` in order of arrival, ``counts`` int64 ``[C]``, ``places`` int64
+            ``[M, 2]`` (experience, index into its data set) class by class in ranking order, ``experiences``
+            int64 (those seen), ``random_state`` uint8.
+        """
+        empty = torch.empty(0, 2, dtype=torch.int64)
+        return {
+            "labels": torch.tensor(list(self._places), dtype=torch.int64),
+            "counts": torch.tensor(list(self.counts().values()), dtype=torch.int64),
+            "places": torch.cat([empty, *self._places.values()]),
+            "experiences": torch.tensor(sorted(self._seen), dtype=torch.int64),
+            "random_state": self._random_state.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], train_stream: Sequence[Any]) -> None:
+        """Become the memory that ``state`` describes.
+
+        Args:
+            state: From :meth:`state_dict`.
+            train_stream: The stream the memory was filled from; ``train_stream[t].dataset`` is used.
+
+        Raises:
+            UserError: The stream is another one: an experience or an image is missing or has another label.
+        """
+        numbers = state["experiences"].tolist()
+        if numbers and max(numbers) >= len(train_stream):
+            raise UserError(
+                f"the exemplar memory saw experience {max(numbers)}, but the train stream has only "
+                f"{len(train_stream)}. Resume with the benchmark the run was started with."
+            )
+        sources = {number: train_stream[number].dataset for number in numbers}
+        places = dict(
+            zip(state["labels"].tolist(), state["places"].split(state["counts"].tolist()), strict=True)
+        )
+        _check_same_images(places, sources)
+        self._places, self._sources, self._seen = places, sources, set(numbers)
+        self._random_state = state["random_state"].clone()
+
+    # How it is done
+
+    def _candidates(self, number: int) -> dict[int, Tensor]:
+        """Return per label of an experience what may be stored: its exemplars, then its new images."""
+        targets = _targets(self._sources[number])
+        candidates = {}
+        for label in targets.unique().tolist():
+            new = (targets == label).nonzero()  # [n, 1]
+            new = torch.cat([torch.full_like(new, number), new], dim=1)
+            old = self._places.get(label)
+            candidates[label] = new if old is None else torch.cat([old, new])
+        return candidates
+
+    def _quotas(self, available: Mapping[int, int]) -> dict[int, int]:
+        """Share the budget among the labels, given how many images of each there are."""
+        if self.per_class is not None and not self.redistribute:
+            return {label: min(images, self.per_class) for label, images in available.items()}
+        total = self.total if self.per_class is None else self.per_class * len(available)
+        assert total is not None
+        shares = quotas(list(available.values()), total, redistribute=self.redistribute)
+        return dict(zip(available, shares, strict=True))
+
+    def _choose(
+        self, strategy: Any, candidates: Mapping[int, Tensor], quota: Mapping[int, int]
+    ) -> dict[int, Tensor]:
+        """Rank the candidates ``[n, 2]`` of each label, best first, as far as its quota goes."""
+        takes = [quota[label] for label in candidates]
+        sizes = [len(places) for places in candidates.values()]
+        if not sizes:
+            return {}
+        if self.selection == "random":
+            orders = self._shuffles(sizes)
+        else:
+            rows = torch.cat(list(candidates.values()))
+            features, _ = features_of(strategy, self._images(rows))
+            orders = herding(features.split(sizes), takes, self.flavor)
+        return {
+            label: places[order[:take]]
+            for (label, places), order, take in zip(candidates.items(), orders, takes, strict=True)
+        }
+
+    def _shuffles(self, sizes: Sequence[int]) -> list[Tensor]:
+        generator = torch.Generator()
+        generator.set_state(self._random_state)
+        orders = [torch.randperm(size, generator=generator) for size in sizes]
+        self._random_state = generator.get_state()
+        return orders
+
+    def _images(self, places: Tensor) -> AvalancheDataset:
+        """Return the images at ``places`` ``[n, 2]``, in that order, with training transforms."""
+        runs = torch.unique_consecutive(places[:, 0], return_counts=True)[1].tolist()
+        parts = [
+            self._sources[int(run[0, 0])].train().subset(run[:, 1].tolist()) for run in places.split(runs)
+        ]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.concat(part)
+        return whole
+
+
+def _check_budget(per_class: int | None, total: int | None) -> None:
+    if (per_class is None) == (total is None):
+        raise UserError(
+            f"give the exemplar memory exactly one of per_class and total; got per_class={per_class}, "
+            f"total={total}."
+        )
+    name, images = ("total", total) if per_class is None else ("per_class", per_class)
+    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+        raise UserError(f"{name} is a number of images and must be a whole number >= 1; got {images!r}.")
+
+
+def _number(experience: Any) -> int:
+    """Return the experience's place in its stream; plugins may read it although training code may not."""
+    return int(experience.logging().current_experience)
+
+
+def _targets(dataset: AvalancheDataset) -> Tensor:
+    """Return the labels ``[N]`` of a data set without loading its images."""
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        raise UserError(
+            "the exemplar memory needs data sets with targets. Build them with "
+            "avalanche.benchmarks.utils.as_classification_dataset."
+        )
+    return torch.tensor([int(label) for label in targets], dtype=torch.int64)
+
+
+def _check_same_images(places: Mapping[int, Tensor], sources: Mapping[int, AvalancheDataset]) -> None:
+    """Raise unless every place exists and has the label it is stored under."""
+    targets = {number: _targets(dataset) for number, dataset in sources.items()}
+    for label, rows in places.items():
+        for number in rows[:, 0].unique().tolist():
+            indices = rows[rows[:, 0] == number, 1]
+            known = targets.get(number, torch.empty(0))
+            if int(indices.max()) >= len(known) or (known[indices] != label).any():
+                raise UserError(
+                    f"the exemplars of class {label} are not where the saved memory says "
+                    f"(experience {number}): this is another train stream. "
+                    "Resume with the benchmark the run was started with."
+                )

@@ -1,0 +1,202 @@
+"""A fresh learning-rate scheduler for every experience.
+
+Avalanche's ``LRSchedulerPlugin`` resets one scheduler by setting its epoch to 0, which is wrong for composed
+schedulers: warm-up starts at another rate from the second experience on. Here a factory builds a new one each
+time, from the rate the optimizer was made with.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import incrlt._compat  # noqa: F401  (before avalanche)
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from incrlt.errors import UserError
+from incrlt.types import Schedule
+
+Factor = Callable[[int, int], float]
+"""``factor(epoch, epochs)`` multiplies the initial learning rate in that epoch (from 0)."""
+
+
+class SchedulerFactory(SupervisedPlugin):
+    """Build a scheduler before each experience and step it after each epoch.
+
+    The rate at the start of each experience is the initial one of each param group: ``initial_lr``, which
+    torch's schedulers note in the group, or ``lr`` in a group no scheduler has seen.
+
+    Args:
+        schedule: ``schedule(optimizer, epochs)`` returns a torch ``LRScheduler`` that is stepped per epoch,
+            for example :func:`multistep_with_warmup`, :func:`cosine`, or
+            ``lambda optimizer, epochs: StepLR(optimizer, 30)``.
+
+    Attributes:
+        scheduler: The scheduler of the running experience; None between experiences.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.scheduler: LRScheduler | None = None
+        self._epochs = 0
+        self._epochs_done = 0
+        self._pending: int | None = None
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Start the schedule of this experience."""
+        self.start(strategy.optimizer, strategy.train_epochs)
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Step once."""
+        self.step()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Let the scheduler go; the rate stays as it is until the next experience starts."""
+        self.scheduler = None
+        self._epochs_done = 0
+
+    def start(self, optimizer: Optimizer, epochs: int) -> None:
+        """Put the initial learning rates back and build a scheduler for ``epochs`` epochs.
+
+        A state loaded before (see :meth:`load_state_dict`) is continued from.
+
+        Raises:
+            UserError: The factory made something that cannot be stepped without a metric.
+        """
+        done, self._pending = self._pending or 0, None
+        reset_learning_rates(optimizer)
+        scheduler = self.schedule(optimizer, epochs)
+        if isinstance(scheduler, ReduceLROnPlateau) or not isinstance(scheduler, LRScheduler):
+            raise UserError(
+                f"the schedule must return a torch LRScheduler that steps per epoch; got "
+                f"{type(scheduler).__name__}. To watch a metric use Avalanche's LRSchedulerPlugin."
+            )
+        self.scheduler, self._epochs, self._epochs_done = scheduler, epochs, 0
+        self._replay(done)
+
+    def step(self) -> None:
+        """Go to the next epoch's learning rate; without a running schedule nothing happens."""
+        if self.scheduler is not None:
+            self.scheduler.step()
+            self._epochs_done += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many epochs of the running schedule are done (0 between experiences).
+
+        That is all there is: the rates follow by replaying the steps from the initial rates, bit by bit.
+        """
+        running = self.scheduler is not None
+        return {"epochs_done": self._epochs_done if running else (self._pending or 0)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state: at once when a schedule is running, else at the next :meth:`start`."""
+        self._pending = int(state["epochs_done"])
+        if self.scheduler is not None:
+            self.start(self.scheduler.optimizer, self._epochs)
+
+    def _replay(self, steps: int) -> None:
+        with warnings.catch_warnings():
+            # torch warns of steps without optimizer steps: those were taken before the interruption.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for _ in range(steps):
+                self.step()
+
+
+def reset_learning_rates(optimizer: Optimizer) -> None:
+    """Set each param group's ``lr`` to its ``initial_lr`` (if noted) and forget the note."""
+    for group in optimizer.param_groups:
+        initial = group.pop("initial_lr", group["lr"])
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(float(initial))  # captured graphs hold on to this tensor
+        else:
+            group["lr"] = float(initial)
+
+
+def multistep_with_warmup(
+    milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1, warmup_epochs: int = 0
+) -> Schedule:
+    """Multiply the rate by ``gamma`` at fractions of the epochs, after a linear warm-up.
+
+    Args:
+        milestones: Fractions of the epochs, 0 to 1. LUCIR's epochs 80 and 120 of 160 are the default.
+        gamma: Factor at each milestone, > 0.
+        warmup_epochs: Epoch e < ``warmup_epochs`` (from 0) has ``(e + 1) / warmup_epochs`` of the rate.
+
+    Returns:
+        ``schedule(optimizer, epochs)`` for :class:`SchedulerFactory` or a stage.
+
+    Raises:
+        UserError: A value out of its range.
+    """
+    if any(not 0 <= fraction <= 1 for fraction in milestones):
+        raise UserError(f"milestones are fractions of the epochs between 0 and 1; got {list(milestones)}.")
+    _check_positive("gamma", gamma)
+    _check_warmup(warmup_epochs)
+    factor = partial(
+        _multistep_factor, milestones=tuple(milestones), gamma=gamma, warmup_epochs=warmup_epochs
+    )
+    return partial(_scaled, factor=factor)
+
+
+def cosine(warmup_epochs: int = 0, final_fraction: float = 0.0) -> Schedule:
+    """Let the rate fall along half a cosine, after a linear warm-up.
+
+    As in torch's ``CosineAnnealingLR`` the final value would be reached in the epoch after the last one.
+
+    Args:
+        warmup_epochs: Epoch e < ``warmup_epochs`` (from 0) has ``(e + 1) / warmup_epochs`` of the rate.
+        final_fraction: Final rate over initial rate, 0 to 1.
+
+    Returns:
+        ``schedule(optimizer, epochs)`` for :class:`SchedulerFactory` or a stage.
+
+    Raises:
+        UserError: A value out of its range.
+    """
+    if not 0 <= final_fraction <= 1:
+        raise UserError(f"final_fraction is final over initial rate, 0 to 1; got {final_fraction}.")
+    _check_warmup(warmup_epochs)
+    return partial(
+        _scaled, factor=partial(_cosine_factor, warmup_epochs=warmup_epochs, final_fraction=final_fraction)
+    )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(f"{name} must be greater than 0; got {value}.")
+
+
+def _check_warmup(warmup_epochs: int) -> None:
+    if warmup_epochs < 0:
+        raise UserError(f"warmup_epochs is a number of epochs, 0 for none; got {warmup_epochs}.")
+
+
+def _scaled(optimizer: Optimizer, epochs: int, factor: Factor) -> LambdaLR:
+    return LambdaLR(optimizer, partial(_factor_at, epochs=epochs, factor=factor))
+
+
+def _factor_at(epoch: int, *, epochs: int, factor: Factor) -> float:
+    return factor(epoch, epochs)
+
+
+def _multistep_factor(
+    epoch: int, epochs: int, *, milestones: Sequence[float], gamma: float, warmup_epochs: int
+) -> float:
+    if epoch < warmup_epochs:
+        return (epoch + 1) / warmup_epochs
+    return gamma ** sum(epoch >= round(fraction * epochs) for fraction in milestones)
+
+
+def _cosine_factor(epoch: int, epochs: int, *, warmup_epochs: int, final_fraction: float) -> float:
+    if epoch < warmup_epochs:
+        return (epoch + 1) / warmup_epochs
+    progress = min(1.0, (epoch - warmup_epochs) / max(1, epochs - warmup_epochs))
+    return final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2

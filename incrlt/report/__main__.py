@@ -1,0 +1,82 @@
+"""``python -m incrlt.report RUN [RUN ...] [-o FOLDER]``: write the pages, print their paths."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from incrlt.errors import UserError
+from incrlt.report.compare import write_index
+from incrlt.report.page import write_page
+from incrlt.report.reading import Run, read_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status (2 for bad input, said in one sentence)."""
+    options = _parser().parse_args(arguments)
+    try:
+        paths = report(options.run, options.out)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m incrlt.report",
+        description="Write a self-contained HTML page per run, and an index that compares several.",
+    )
+    parser.add_argument(
+        "run", nargs="+", type=Path, metavar="RUN", help="a run folder: runs/<experiment>/<run>"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FOLDER",
+        help="where to write; by default a single run's page goes into its own folder as report.html",
+    )  # fmt: skip
+    return parser
+
+
+def report(folders: Sequence[Path], out: Path | None) -> list[Path]:
+    """Write one page per run, and index.html first where there are several.
+
+    Args:
+        folders: Run folders.
+        out: Folder for the pages; made if it is missing. None writes a single run's page into the run.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: A folder is no run, or ``out`` is needed or cannot be written.
+    """
+    runs = [read_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+    if out is None:
+        if len(runs) > 1:
+            raise UserError(f"{len(runs)} runs were given and no folder for their pages; add -o FOLDER.")
+        return [write_page(runs[0], runs[0].folder / "report.html")]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out}: {error.strerror}; choose another with -o.") from error
+    pages = [(run, write_page(run, out / name)) for run, name in zip(runs, page_names(runs), strict=True)]
+    paths = [path for _, path in pages]
+    return [write_index(pages, out), *paths] if len(pages) > 1 else paths
+
+
+def page_names(runs: Sequence[Run]) -> list[str]:
+    """Return a file name per run, ``<experiment>-<run>.html``, numbered where two would be the same."""
+    names: list[str] = []
+    for run in runs:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name.replace("/", "-")).strip("-.") or "run"
+        taken = sum(name.removesuffix(".html").split("~")[0] == stem for name in names)
+        names.append(f"{stem}~{taken + 1}.html" if taken or stem == "index" else f"{stem}.html")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The page of several runs: one table per protocol hash, never two protocols in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from incrlt.files import write_atomic
+from incrlt.report import figures
+from incrlt.report.page import render
+from incrlt.report.reading import Json, Run, number
+
+COLUMNS = (
+    ("average_incremental_accuracy/over_tasks", "average incremental", "over tasks"),
+    ("average_incremental_accuracy/over_classes", "average incremental", "over classes"),
+    ("average_incremental_accuracy/over_seen_images", "average incremental", "over seen images"),
+    ("last_accuracy/over_tasks", "last", "over tasks"),
+    ("last_accuracy/over_classes", "last", "over classes"),
+    ("last_accuracy/many_over_classes", "last, many", "over classes"),
+    ("last_accuracy/medium_over_classes", "last, medium", "over classes"),
+    ("last_accuracy/few_over_classes", "last, few", "over classes"),
+    ("forgetting/chaudhry_over_tasks", "forgetting", "Chaudhry, over tasks"),
+    ("backward_transfer/over_tasks", "backward transfer", "over tasks"),
+)
+
+_DECIDING = {
+    "dataset": "dataset",
+    "classes_per_experience": "classes per experience",
+    "class_order": "class order",
+    "profile": "long-tail profile",
+    "max_images": "images of the head class",
+    "imbalance_ratio": "imbalance ratio",
+    "image_seed": "seed of the kept images",
+    "image_choice": "choice of the kept images",
+    "holdout": "hold-out rule",
+    "holdout_seed": "seed of the hold-out",
+    "memory": "memory rule",
+    "augmentation": "augmentation",
+}
+"""What enters the protocol hash, in words."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one protocol hash."""
+
+    hash: str | None
+    name: str
+    runs: Sequence[tuple[Run, str]]
+    """Each run with the link to its page."""
+    reason: str
+    """Why these runs stand apart from the first table's, or ""."""
+
+
+def write_index(pages: Sequence[tuple[Run, Path]], folder: Path) -> Path:
+    """Write ``index.html``: the runs by protocol hash, each with a link to its page.
+
+    Args:
+        pages: Runs with the paths of their pages, in ``folder``.
+        folder: Where to write.
+    """
+    groups = grouped(pages)
+    content = [{"group": group, "rows": _rows(group), "chart": chart(group)} for group in groups]
+    return write_atomic(folder / "index.html", render("index.html", groups=content, columns=COLUMNS))
+
+
+def grouped(pages: Sequence[tuple[Run, Path]]) -> list[Group]:
+    """Return the runs by protocol hash in order of first appearance; a run without a hash stands alone."""
+    members: dict[str, list[tuple[Run, str]]] = {}
+    for index, (run, path) in enumerate(pages):
+        members.setdefault(run.protocol_hash or f"unknown {index}", []).append((run, path.name))
+    first = next(iter(members.values()))[0][0]
+    return [
+        Group(runs[0][0].protocol_hash, runs[0][0].protocol_name, runs, reason(first, runs[0][0]))
+        for runs in members.values()
+    ]
+
+
+def reason(first: Run, other: Run) -> str:
+    """Say why ``other`` may not stand in the table of ``first``; "" where it may."""
+    if other is first:
+        return ""
+    if other.protocol_hash is None:
+        return "The protocol of this run is unknown, so it cannot be compared with any other."
+    if first.protocol_hash is None:
+        return "The protocol of the first table is unknown, so these runs stand apart."
+    words = [_difference(key, word, first.protocol, other.protocol) for key, word in _DECIDING.items()]
+    found = [text for text in words if text] or ["the kept images"]
+    which = f"the first table ({first.protocol_hash})"
+    return f"Not comparable with {which}: the protocols differ in {'; '.join(found)}."
+
+
+def _difference(key: str, word: str, first: Json, other: Json) -> str:
+    theirs, ours = first.get(key), other.get(key)
+    if theirs == ours:
+        return ""
+    long = isinstance(ours, list) or isinstance(theirs, list)
+    return word if long else f"{word} ({_words(theirs)} there, {_words(ours)} here)"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items()) or "none"
+    return "unknown" if value is None else str(value)
+
+
+def _rows(group: Group) -> list[Json]:
+    return [row for place, (run, link) in enumerate(group.runs, 1) for row in rows_of(run, link, place)]
+
+
+def rows_of(run: Run, link: str, place: int) -> list[Json]:
+    """Return one row per read-out: who, how far, and the numbers of :data:`COLUMNS`."""
+    planned = run.num_planned
+    return [
+        {
+            "number": place,
+            "experiment": run.experiment,
+            "folder": run.folder.name,
+            "link": link,
+            "method": run.method,
+            "readout": readout,
+            "done": run.num_done,
+            "planned": planned,
+            "finished": run.finished,
+            "values": [number(summary["numbers"].get(name)) for name, _, _ in COLUMNS],
+        }
+        for readout, summary in (run.summaries or {"–": {"numbers": {}}}).items()
+    ]
+
+
+def chart(group: Group) -> figures.Figure | None:
+    """Return the accuracy curves of a group's runs, over tasks."""
+    series = {}
+    for index, (run, _) in enumerate(group.runs):
+        for readout, summary in run.summaries.items():
+            label = f"{run.method} · {readout}" if len(run.summaries) > 1 else run.method
+            label += f" ({index + 1})" if len(group.runs) > 1 else ""
+            series[label] = summary["per_experience"].get("accuracy/over_tasks", [])
+    return figures.compared(series)

@@ -1,0 +1,313 @@
+"""Charts as plain plotly figures (``{"data": [...], "layout": {...}}``).
+
+Colours are names such as ``"@many"``; the page's script replaces them by the CSS variables of the current
+theme, so one figure serves light, dark and print. ``"@seq:0.4"`` is 40 % of the way through the sequential
+colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from incrlt.metrics import StreamRecord, class_rows
+from incrlt.metrics.groups import GROUPS
+from incrlt.report.reading import Json, Run, number
+
+Figure = dict[str, Any]
+Series = Sequence[float | None]
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+MAX_POINTS = 3000
+_CONVENTION_COLOURS = {"over_tasks": "@ink", "over_classes": "@teal", "over_seen_images": "@violet"}
+
+
+def _figure(data: list[Figure], x: str, y: str, **layout: Any) -> Figure:
+    base: Figure = {
+        "xaxis": {"title": {"text": x}, **layout.pop("xaxis", {})},
+        "yaxis": {"title": {"text": y}, **layout.pop("yaxis", {})},
+        "hovermode": "x unified",
+        "height": 340,
+    }
+    return {"data": data, "layout": {**base, **layout}}
+
+
+def _line(name: str, y: Series, colour: str, dash: str = "solid", **rest: Any) -> Figure:
+    values = [None if value is None else round(value, 2) for value in y]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(values) <= 30 else "lines",
+        "name": name,
+        "x": list(range(len(values))),
+        "y": values,
+        "line": {"color": colour, "dash": dash, "width": 2.2},
+        "marker": {"size": 6},
+        "hovertemplate": "%{y:.1f}",
+        **rest,
+    }
+
+
+def _whole_ticks(num: int) -> Figure:
+    """Axis settings for experience numbers: every one where they fit, whole numbers always."""
+    return {"dtick": 1, "tick0": 0} if num <= 21 else {"tickformat": "d"}
+
+
+def _series(summaries: Mapping[str, Json], names: Mapping[str, tuple[str, str]]) -> list[Figure]:
+    """One line per read-out (dash) and per series of ``names`` (key -> label, colour)."""
+    lines = []
+    for (readout, summary), dash in zip(summaries.items(), DASHES * len(summaries), strict=False):
+        for key, (label, colour) in names.items():
+            values = summary["per_experience"].get(key, [])
+            if any(value is not None for value in values):
+                label_of = f"{readout} · {label}" if len(summaries) > 1 else label
+                lines.append(_line(label_of, values, colour, dash))
+    return lines
+
+
+def _experiences(lines: list[Figure], y: str, **yaxis: Any) -> Figure | None:
+    if not lines:
+        return None
+    ticks = _whole_ticks(max(len(line["x"]) for line in lines))
+    return _figure(lines, "experience", y, xaxis=ticks, yaxis=yaxis)
+
+
+def accuracy(summaries: Mapping[str, Json]) -> Figure | None:
+    """Accuracy on all seen classes after each experience, one line per convention."""
+    names = {
+        f"accuracy/{name}": (name.replace("_", " "), colour) for name, colour in _CONVENTION_COLOURS.items()
+    }
+    lines = _series(summaries, names)
+    for line in lines:  # a pale band under a line: both are seen where they coincide
+        if line["line"]["color"] == "@teal":
+            line["line"] |= {"width": 7, "dash": "solid"}
+            line |= {"opacity": 0.4, "mode": "lines"}
+    return _experiences(lines, "accuracy, %", rangemode="tozero")
+
+
+def groups(summaries: Mapping[str, Json]) -> Figure | None:
+    """Accuracy of the seen many, medium and few classes after each experience."""
+    names = {f"accuracy/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
+    return _experiences(_series(summaries, names), "accuracy, %", rangemode="tozero")
+
+
+def forgetting_over_time(summaries: Mapping[str, Json]) -> Figure | None:
+    """Forgetting after each experience: over tasks, and of the old classes of each group."""
+    names = {"forgetting/chaudhry_over_tasks": ("over tasks", "@ink")}
+    names |= {f"forgetting/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
+    return _experiences(_series(summaries, names), "forgetting, points", rangemode="tozero")
+
+
+def matrix(summary: Json) -> Figure | None:
+    """The accuracy matrix: row t after experience t, column j the classes of experience j."""
+    rows = summary.get("accuracy_matrix")
+    if not rows or len(rows) < 2:
+        return None
+    values = [[None if value is None else round(value, 1) for value in row] for row in rows]
+    heat = {
+        "type": "heatmap",
+        "z": values,
+        "zmin": 0,
+        "zmax": max((value for row in values for value in row if value is not None), default=1) or 1,
+        "colorscale": [[step / 4, f"@seq:{step / 4}"] for step in range(5)],
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "title": {"text": "%"}},
+        "hovertemplate": "after experience %{y}, classes of %{x}<br><b>%{z:.1f} %</b><extra></extra>",
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+    }
+    if len(rows) <= 12:
+        heat |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 11}}
+    ticks = _whole_ticks(len(rows)) | {"showgrid": False, "zeroline": False}
+    return _figure(
+        [heat],
+        "classes of experience",
+        "after experience",
+        xaxis=ticks,
+        yaxis={**ticks, "autorange": "reversed"},
+        height=_matrix_height(len(rows)),
+        hovermode="closest",
+    )
+
+
+def _matrix_height(size: int) -> int:
+    return min(620, 220 + 26 * size)
+
+
+def accuracy_per_experience(summary: Json) -> Figure | None:
+    """The columns of the accuracy matrix as curves: how each experience's classes fare from arrival on."""
+    rows = summary.get("accuracy_matrix")
+    if not rows or len(rows) < 2:
+        return None
+    size = len(rows)
+    lines = [
+        _line(f"experience {j}", [row[j] for row in rows], f"@seq:{0.4 + 0.6 * j / max(1, size - 1):.3f}")
+        for j in range(size)
+    ]
+    for line in lines:
+        line["hovertemplate"] = "%{fullData.name} after %{x}: %{y:.1f} %<extra></extra>"
+    ticks = _whole_ticks(size)
+    layout = {"showlegend": False, "hovermode": "closest", "height": _matrix_height(size)}
+    return _figure(lines, "experience", "accuracy, %", xaxis=ticks, yaxis={"rangemode": "tozero"}, **layout)
+
+
+def forgetting_by_age(summary: Json, which: str) -> Figure | None:
+    """Bars of forgetting by age of the class, one colour per group.
+
+    Args:
+        summary: Of one read-out.
+        which: "last" (after the last experience) or "all_steps".
+    """
+    table = summary.get("forgetting_by_group_and_age", {}).get(which, {})
+    bars = [_age_bar(group, table[group]) for group in GROUPS if group in table]
+    if not any(value is not None for bar in bars for value in bar["y"]):
+        return None
+    layout = {"barmode": "group", "xaxis": {"type": "category"}, "hovermode": "closest"}
+    return _figure(bars, "age of the class, experiences since it arrived", "forgetting, points", **layout)
+
+
+def _age_bar(group: str, cells: Mapping[str, Json]) -> Figure:
+    values = [number(cell["forgetting"]) for cell in cells.values()]
+    return {
+        "type": "bar",
+        "name": group,
+        "x": list(cells),
+        "y": [None if value is None else round(value, 2) for value in values],
+        "customdata": [number(cell["num_classes"]) for cell in cells.values()],
+        "marker": {"color": f"@{group}"},
+        "hovertemplate": f"{group}, age %{{x}}<br><b>%{{y:.1f}}</b>, %{{customdata}} classes<extra></extra>",
+    }
+
+
+def class_size(record: StreamRecord) -> Figure | None:
+    """Accuracy of each class after the last experience against its training images."""
+    rows = [row for row in class_rows(record) if row["accuracy_last"] is not None]
+    points = [_points(group, [row for row in rows if row["group"] == group]) for group in GROUPS]
+    points = [trace for trace in points if trace["x"]]
+    if not points:
+        return None
+    layout = {"yaxis": {"rangemode": "tozero"}, "hovermode": "closest"}
+    layout["xaxis"] = {"type": "log", "tickvals": [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]}
+    return _figure(points, "training images of the class", "accuracy, %", **layout)
+
+
+def _points(group: str, rows: Sequence[Json]) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": group,
+        "x": [row["images"] for row in rows],
+        "y": [round(row["accuracy_last"], 2) for row in rows],
+        "text": [f"{row['name']} · arrived in {row['experience']}, age {row['age']}" for row in rows],
+        "marker": {"color": f"@{group}", "size": 8, "opacity": 0.75},
+        "hovertemplate": "%{text}<br>%{x} images, <b>%{y:.1f} %</b><extra></extra>",
+    }
+
+
+def confusion(summary: Json, side: str) -> Figure | None:
+    """Stacked bars: what the test images of the old (or new) classes are taken for after each experience."""
+    other = "new" if side == "old" else "old"
+    parts = {
+        f"{side}_right": ("right", "@right"),
+        f"{side}_to_other_{side}": (f"another {side} class", "@same"),
+        f"{side}_to_{other}": (f"{'a new' if side == 'old' else 'an old'} class", "@cross"),
+    }
+    steps = {flow: summary["per_experience"].get(f"confusion/{flow}_over_images", []) for flow in parts}
+    if not any(value is not None for values in steps.values() for value in values):
+        return None
+    bars = [_stack(label, colour, steps[flow]) for flow, (label, colour) in parts.items()]
+    ticks = _whole_ticks(len(bars[0]["x"]))
+    title = f"{side} classes' images, %"
+    return _figure(bars, "experience", title, barmode="stack", xaxis=ticks, yaxis={"range": [0, 100]})
+
+
+def _stack(label: str, colour: str, values: Series) -> Figure:
+    known = [(t, round(value, 2)) for t, value in enumerate(values) if value is not None]
+    return {
+        "type": "bar",
+        "name": label,
+        "x": [t for t, _ in known],
+        "y": [value for _, value in known],
+        "marker": {"color": colour, "line": {"width": 0}},
+        "hovertemplate": "%{y:.1f} %",
+    }
+
+
+def losses(run: Run) -> Figure | None:
+    """Every term of the loss over all epochs of the run; thin lines mark new experiences."""
+    epochs = run.events("epoch")
+    names = {name: None for event in epochs for name in _terms(event)}  # a dict keeps the order of appearance
+    if not names:
+        return None
+    shown = _thinned(len(epochs))
+    palette = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
+    data = [
+        {
+            **_line(name, [], palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)]),
+            "mode": "lines",
+            "x": [position + 1 for position in shown],
+            "y": [_significant(_terms(epochs[position]).get(name)) for position in shown],
+            "text": [_where(epochs[position]) for position in shown] if not index else None,
+            "hovertemplate": "%{y:.4g}<br>%{text}" if not index else "%{y:.4g}",
+        }
+        for index, name in enumerate(names)
+    ]
+    layout = {"shapes": _boundaries(epochs), "yaxis": {"rangemode": "tozero"}}
+    return _figure(data, "epoch of the run", "mean loss term", **layout)
+
+
+def learning_rate(run: Run) -> Figure | None:
+    """The learning rate over all epochs of the run, on a logarithmic axis."""
+    epochs = run.events("epoch")
+    shown = _thinned(len(epochs))
+    values = [number(epochs[position].get("lr")) for position in shown]
+    if not any(values):
+        return None
+    line = {**_line("learning rate", [], "@soft"), "mode": "lines", "hovertemplate": "%{y:.3g}"}
+    line |= {"x": [position + 1 for position in shown], "y": [_significant(value) for value in values]}
+    layout = {"shapes": _boundaries(epochs), "yaxis": {"type": "log", "exponentformat": "power", "dtick": 1}}
+    return _figure([line], "epoch of the run", "learning rate", height=240, **layout)
+
+
+def _terms(event: Json) -> dict[str, Any]:
+    terms = event.get("terms")
+    if isinstance(terms, dict) and terms:
+        return terms
+    return {"loss": event["loss"]} if "loss" in event else {}
+
+
+def _thinned(num: int) -> range:
+    """Positions to draw: all, or every n-th of a very long run."""
+    return range(0, num, max(1, -(-num // MAX_POINTS)))
+
+
+def _significant(value: Any) -> float | None:
+    known = number(value)
+    return None if known is None else float(f"{known:.4g}")
+
+
+def _where(event: Json) -> str:
+    stage = f", {event['stage']}" if event.get("stage") else ""
+    return f"experience {event.get('experience', '?')}{stage}, epoch {event.get('epoch', '?')}"
+
+
+def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
+    """Vertical lines where the experience changes."""
+    changes = [
+        position
+        for position in range(1, len(epochs))
+        if epochs[position].get("experience") != epochs[position - 1].get("experience")
+    ]
+    line = {"color": "@line", "width": 1}
+    common = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": line}
+    return [{**common, "x0": position + 0.5, "x1": position + 0.5} for position in changes]
+
+
+def compared(series: Mapping[str, Series]) -> Figure | None:
+    """One accuracy curve per run, for the comparison page."""
+    palette = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
+    lines = [
+        _line(name, values, palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)])
+        for index, (name, values) in enumerate(series.items())
+        if sum(value is not None for value in values) > 1
+    ]
+    return _experiences(lines, "accuracy, %, over tasks", rangemode="tozero")

@@ -1,0 +1,111 @@
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  const plots = [...document.querySelectorAll(".plot")];
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  // ---- charts: figures name their colours ("@many"); the theme's CSS variables say what they are today
+  const variable = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
+  const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+
+  function between(share) {
+    const low = channels(variable("seq-low")), high = channels(variable("seq-high"));
+    return `rgb(${low.map((value, i) => Math.round(value + (high[i] - value) * share)).join(",")})`;
+  }
+
+  function themed(value) {
+    if (typeof value === "string") {
+      if (!value.startsWith("@")) return value;
+      return value.startsWith("@seq:") ? between(parseFloat(value.slice(5))) : variable(value.slice(1));
+    }
+    if (Array.isArray(value)) return value.map(themed);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, themed(inner)]));
+    }
+    return value;
+  }
+
+  function template() {
+    const axis = {
+      gridcolor: "@line", linecolor: "@line", zerolinecolor: "@line", zerolinewidth: 1, ticks: "",
+      automargin: true, title: { standoff: 10, font: { size: 12, color: "@soft" } }, tickfont: { color: "@soft" },
+    };
+    return themed({ layout: {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "@ink" },
+      margin: { l: 48, r: 12, t: 12, b: 44 }, bargap: 0.25,
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: "@soft", activecolor: "@ink" },
+      xaxis: { ...axis, showgrid: false, zeroline: false }, yaxis: axis,
+      legend: { orientation: "h", traceorder: "normal", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+      hoverlabel: { bgcolor: "@paper", bordercolor: "@line", font: { color: "@ink", size: 12 }, namelength: -1 },
+    } });
+  }
+
+  const CONFIG = {
+    responsive: true, displaylogo: false,
+    modeBarButtons: [["toImage", "resetScale2d"]],
+  };
+
+  function drawAll() {
+    const printing = root.hasAttribute("data-printing");
+    const shared = template();
+    for (const plot of plots) {
+      const figure = themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent));
+      const size = printing ? { width: plot.clientWidth } : {}; // paper does not resize what is drawn
+      Plotly.react(plot, figure.data, { ...figure.layout, ...size, template: shared }, CONFIG);
+    }
+  }
+
+  function whenPrinting(on) {
+    root.toggleAttribute("data-printing", on); // paper is white whatever the screen's theme
+    drawAll();
+    if (!on) plots.forEach((plot) => Plotly.Plots.resize(plot));
+  }
+
+  if (window.Plotly) {
+    drawAll();
+    dark.addEventListener("change", drawAll);
+    addEventListener("beforeprint", () => whenPrinting(true));
+    addEventListener("afterprint", () => whenPrinting(false));
+  }
+
+  // ---- tables: click a heading to sort, undefined values last; type to filter
+  function key(cell) {
+    const text = cell.textContent.trim().replaceAll("−", "-").replaceAll(",", "");
+    if (text === "" || text === "–") return null;
+    const value = parseFloat(text);
+    return Number.isNaN(value) || cell.classList.contains("text") ? text.toLowerCase() : value;
+  }
+
+  function order(a, b, sign) {
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
+  }
+
+  function sort(heading) {
+    const sign = heading.getAttribute("aria-sort") === "descending" ? 1
+      : heading.hasAttribute("aria-sort") || !heading.classList.contains("text") ? -1 : 1;
+    for (const other of heading.parentNode.children) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    const body = heading.closest("table").tBodies[0], column = heading.cellIndex;
+    const rows = [...body.rows].map((row) => [key(row.cells[column]), row]);
+    rows.sort(([a], [b]) => order(a, b, sign));
+    body.append(...rows.map(([, row]) => row));
+  }
+
+  for (const heading of document.querySelectorAll(".sortable th:not([data-fixed])")) {
+    heading.tabIndex = 0;
+    heading.addEventListener("click", () => sort(heading));
+    heading.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sort(heading); }
+    });
+  }
+
+  for (const input of document.querySelectorAll("[data-filter]")) {
+    const rows = [...document.getElementById(input.dataset.filter).tBodies[0].rows];
+    input.addEventListener("input", () => {
+      const wanted = input.value.trim().toLowerCase();
+      for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    });
+  }
+})();

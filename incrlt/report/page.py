@@ -1,0 +1,173 @@
+"""The page of one run: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+import incrlt
+from incrlt.files import write_atomic
+from incrlt.metrics import published
+from incrlt.report import figures, tables
+from incrlt.report.figures import Figure
+from incrlt.report.reading import Json, Run, read_run
+
+_FOLDER = Path(__file__).parent
+_UNEXPECTED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What a file of another version can provoke: fields that are missing or of another type."""
+
+
+def write(run_folder: str | os.PathLike[str], to: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a run, in whatever state it is.
+
+    Args:
+        run_folder: The run's folder.
+        to: The file to write; ``<run folder>/report.html`` by default.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: Not a run folder, or the page cannot be written.
+    """
+    return write_page(read_run(run_folder), Path(to) if to is not None else Path(run_folder) / "report.html")
+
+
+def write_page(run: Run, path: Path) -> Path:
+    """Write the page of a run that has been read."""
+    return write_atomic(path, render("run.html", **contents(run)))
+
+
+def contents(run: Run) -> Json:
+    """Return everything the template shows, with what could not be made added to the problems."""
+    problems = list(run.problems)
+
+    def made(what: str, make: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return make()
+        except _UNEXPECTED as error:
+            problems.append(f"{what} could not be made from these files ({type(error).__name__}: {error}).")
+            return otherwise
+
+    main = next(iter(run.records.values()), None)
+    parts = {
+        "facts": made("The head", lambda: tables.facts(run), []),
+        "tiles": made("The headline numbers", lambda: tables.tiles(run.summaries), []),
+        "group_bars": made("The group numbers", lambda: tables.group_bars(run.summaries, main), []),
+        "numbers": made("The table of numbers", lambda: tables.numbers(run.summaries), []),
+        "published": made("The published rows", lambda: tables.published_rows(run), []),
+        "distance": made("The distance to published rows", lambda: distance(run), None),
+        "remarks": made("The remarks", lambda: tables.published_remarks(run), []),
+        "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
+        "classes": made("The table of classes", lambda: tables.classes(run.records), []),
+        "charts": {
+            name: chart
+            for name, (what, make) in _charts(run).items()
+            if (chart := made(what, make, None)) is not None
+        },
+    }
+    return {
+        **parts,
+        "run": run,
+        "readouts": list(run.summaries),
+        "problems": problems,
+        "sources": _sources(run),
+    }
+
+
+def _charts(run: Run) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
+    """Return per chart its name in messages and how to make it; ``<chart>-<readout>`` for one each."""
+    charts: dict[str, tuple[str, Callable[[], Figure | None]]] = {
+        "accuracy": ("The accuracy curves", lambda: figures.accuracy(run.summaries)),
+        "groups": ("The group curves", lambda: figures.groups(run.summaries)),
+        "forgetting": ("The forgetting curves", lambda: figures.forgetting_over_time(run.summaries)),
+        "losses": ("The loss curves", lambda: figures.losses(run)),
+        "rate": ("The learning rate", lambda: figures.learning_rate(run)),
+    }
+    for readout, summary in run.summaries.items():
+        charts |= {f"{name}-{readout}": value for name, value in _charts_of(summary).items()}
+    for readout, record in run.records.items():
+        charts[f"size-{readout}"] = ("The class sizes", lambda record=record: figures.class_size(record))  # type: ignore[misc]
+    return charts
+
+
+def _charts_of(summary: Json) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
+    return {
+        "matrix": ("The accuracy matrix", lambda: figures.matrix(summary)),
+        "curves": ("The curves per experience", lambda: figures.accuracy_per_experience(summary)),
+        "age": ("Forgetting by age", lambda: figures.forgetting_by_age(summary, "all_steps")),
+        "age-last": ("Forgetting by age", lambda: figures.forgetting_by_age(summary, "last")),
+        "old": ("The confusion of old classes", lambda: figures.confusion(summary, "old")),
+        "new": ("The confusion of new classes", lambda: figures.confusion(summary, "new")),
+    }
+
+
+def distance(run: Run) -> str | None:
+    """Return the line on how far the main read-out is from the published row, or None."""
+    summary = next(iter(run.summaries.values()), None)
+    return None if summary is None else published.distance(run.protocol_name, run.method, summary)
+
+
+def _sources(run: Run) -> list[tuple[str, str]]:
+    """Return the files the run was made with, as text to unfold."""
+    sources = [("config.yaml", run.config), ("environment.json", run.environment)]
+    found = [(name, yaml.safe_dump(content, sort_keys=False)) for name, content in sources if content]
+    plan = {key: value for key, value in run.protocol.items() if not isinstance(value, list)}
+    return (
+        [*found, ("protocol.json, without its lists", yaml.safe_dump(plan, sort_keys=False))]
+        if plan
+        else found
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"figure": figure_json, "value": shown, "signed": signed}
+    return environment
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill a template; script and style are inlined, so the page needs no network."""
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            version=incrlt.__version__,
+            style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+            script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
+            plotly=Markup(get_plotlyjs()),
+        )
+    )
+
+
+def figure_json(figure: Figure) -> Markup:
+    """Return a figure as JSON that is safe inside a ``<script>`` element."""
+    text = json.dumps(figure, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def shown(value: float | None, digits: int = 1) -> str:
+    """Return a number for a table; an en dash where it is undefined."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """Return a difference with its sign."""
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")

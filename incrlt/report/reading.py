@@ -1,0 +1,253 @@
+"""Read a run folder as it is: each file that is missing, damaged or of another version becomes a sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import incrlt
+from incrlt.errors import UserError
+from incrlt.metrics import StreamRecord, load_records, summarise
+from incrlt.metrics.results import FORMAT
+
+Json = dict[str, Any]
+
+_LOSS = {
+    "config.yaml": "the configuration is not shown",
+    "protocol.json": "protocol and hash are unknown, so nothing may be compared with this run",
+    "environment.json": "versions, device and commit are not shown",
+    "log.jsonl": "loss curves and cost are not shown",
+    "classes.json": "long-tail and per-class views are not shown",
+    "confusions.npz": "curves per class are not shown",
+}
+"""What the page loses with each file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What could be read of a run folder."""
+
+    folder: Path
+    config: Json = field(default_factory=dict)
+    protocol: Json = field(default_factory=dict)
+    environment: Json = field(default_factory=dict)
+    results: Json = field(default_factory=dict)
+    log: tuple[Json, ...] = ()
+    """Events of log.jsonl in their order; damaged lines are left out."""
+    records: Mapping[str, StreamRecord] = field(default_factory=dict)
+    """Counts per read-out, "cnn" first."""
+    summaries: Mapping[str, Json] = field(default_factory=dict)
+    """Metrics per read-out: from the counts, or from results.json where those cannot be read."""
+    finished: bool = False
+    problems: tuple[str, ...] = ()
+    """Sentences on what is missing, damaged or of another version."""
+
+    @property
+    def name(self) -> str:
+        """``<experiment>/<run>``: the last two parts of the folder."""
+        return "/".join(self.folder.parts[-2:])
+
+    @property
+    def experiment(self) -> str:
+        """The YAML's name, which is the name of the folder above."""
+        return self.folder.parent.name
+
+    @property
+    def method(self) -> str:
+        """The method as results.json names it, else the strategy of the configuration."""
+        return str(
+            self.results.get("method") or section_name(self.config.get("strategy")) or "unknown method"
+        )
+
+    @property
+    def protocol_name(self) -> str:
+        """The protocol's id, e.g. "lfh-shuffled-10"."""
+        return str(self.protocol.get("name") or self.results.get("protocol") or "unknown protocol")
+
+    @property
+    def protocol_hash(self) -> str | None:
+        """The content hash that decides which runs may be compared."""
+        found = self.protocol.get("hash") or self.results.get("protocol_hash")
+        return str(found) if found else None
+
+    @property
+    def num_planned(self) -> int | None:
+        """Experiences of the whole stream, or None where the protocol is unknown."""
+        sizes = self.protocol.get("classes_per_experience")
+        return len(sizes) if isinstance(sizes, list) else None
+
+    @property
+    def num_done(self) -> int:
+        """Experiences evaluated so far."""
+        return max((summary["num_experiences"] for summary in self.summaries.values()), default=0)
+
+    def events(self, kind: str) -> list[Json]:
+        """Return the log's events of one kind: "start", "epoch", "experience", "stage", "end"."""
+        return [event for event in self.log if event.get("event") == kind]
+
+
+def section_name(section: Any) -> str:
+    """Return the name in a configuration section: ``lucir`` or ``{name: lucir, ...}``."""
+    return str(section.get("name", "")) if isinstance(section, Mapping) else str(section or "")
+
+
+def read_run(folder: str | os.PathLike[str]) -> Run:
+    """Read a run folder, whatever state it is in.
+
+    Raises:
+        UserError: The path is not a folder, or holds no file of a run.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give a run folder such as runs/<experiment>/<run>.")
+    if not any((folder / name).exists() for name in (*_LOSS, "results.json")):
+        inner = sorted(path.parent.name for path in folder.glob("*/protocol.json"))[:3]
+        hint = f" Did you mean one of the runs in it: {', '.join(inner)}?" if inner else ""
+        raise UserError(f"{folder} holds no file of a run (config.yaml, confusions.npz, ...).{hint}")
+    problems: list[str] = []
+    environment = _mapping(folder / "environment.json", json.loads, problems)
+    results = _results(folder / "results.json", problems)
+    records = _records(folder, problems)
+    run = Run(
+        folder=folder,
+        config=_mapping(folder / "config.yaml", yaml.safe_load, problems),
+        protocol=_mapping(folder / "protocol.json", json.loads, problems),
+        environment=environment,
+        results=results,
+        log=_log(folder / "log.jsonl", problems),
+        records=records,
+        summaries={name: summarise(record) for name, record in records.items()}
+        or _saved_summaries(results, problems),
+        finished=(folder / "DONE").exists(),
+    )
+    return _with_problems(run, problems)
+
+
+def _with_problems(run: Run, problems: list[str]) -> Run:
+    """Put first what the reader must know first: an unfinished run, another version."""
+    first = []
+    if not run.finished:
+        done = f"{run.num_done} of {run.num_planned or '?'} experiences are evaluated"
+        first.append(f"The run has not finished: {done}; averages are over these.")
+    version = run.environment.get("incrlt")
+    if version and version != incrlt.__version__:
+        first.append(f"The run was written by incrlt {version}; this page by {incrlt.__version__}.")
+    if not run.summaries:
+        first.append("No experience has been evaluated, so there are no accuracies to show.")
+    return Run(**{**vars(run), "problems": tuple(first + problems)})
+
+
+def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> Json:
+    """Return the mapping in a JSON or YAML file; what is wrong is added to ``problems``."""
+    loss = _LOSS.get(path.name, "it is left out")
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(f"{path.name} is missing: {loss}.")
+        return {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        problems.append(f"{path.name} is damaged ({_first_line(error)}): {loss}.")
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{path.name} is damaged (holds no mapping): {loss}.")
+        return {}
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the head of an error's message, without the machine's paths."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def _results(path: Path, problems: list[str]) -> Json:
+    if not path.exists():
+        return {}  # an unfinished run has none; everything in it is computed from the counts
+    content = _mapping(path, json.loads, problems)
+    if content and content.get("format") != FORMAT:
+        problems.append(
+            f"results.json has format {content.get('format')}, this version reads {FORMAT}: it is left out."
+        )
+        return {}
+    return content
+
+
+def _saved_summaries(results: Json, problems: list[str]) -> dict[str, Json]:
+    """Return the summaries of results.json that have the parts a page needs."""
+    readouts = results.get("readouts")
+    items = readouts.items() if isinstance(readouts, dict) else ()
+    found = {str(name): clean for name, summary in items if (clean := _clean(summary)) is not None}
+    if found:
+        problems.append("The numbers are those saved in results.json, since the counts could not be read.")
+    return found
+
+
+def _clean(summary: Any) -> Json | None:
+    """Return a saved summary with numbers where numbers belong, or None where it is no summary."""
+    parts = summary if isinstance(summary, dict) else {}
+    size, numbers, steps = (parts.get(key) for key in ("num_experiences", "numbers", "per_experience"))
+    if not isinstance(size, int) or size < 1 or not isinstance(numbers, dict) or not isinstance(steps, dict):
+        return None
+    rows = parts.get("accuracy_matrix")
+    square = isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(rows) for row in rows)
+    return {
+        **parts,
+        "numbers": {name: number(value) for name, value in numbers.items()},
+        "per_experience": {
+            name: [number(value) for value in values]
+            for name, values in steps.items()
+            if isinstance(values, list) and len(values) == size
+        },
+        "accuracy_matrix": [[number(value) for value in row] for row in rows or []] if square else [],
+    }
+
+
+def _records(folder: Path, problems: list[str]) -> dict[str, StreamRecord]:
+    for name in ("confusions.npz", "classes.json"):
+        if not (folder / name).exists():
+            problems.append(f"{name} is missing: {_LOSS[name]}.")
+            return {}
+    try:
+        records = load_records(folder)
+    except UserError as error:
+        problems.append(f"{str(error).replace(str(folder) + os.sep, '')}: {_LOSS['confusions.npz']}.")
+        return {}
+    return dict(sorted(records.items(), key=lambda item: (item[0] != "cnn", item[0])))
+
+
+def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        state = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({_first_line(error)})"
+        problems.append(f"{path.name} {state}: {_LOSS[path.name]}.")
+        return ()
+    events = [_event(line) for line in lines if line.strip()]
+    good = tuple(event for event in events if event)
+    if len(good) < len(events):
+        problems.append(
+            f"{len(events) - len(good)} of {len(events)} lines of log.jsonl are damaged and left out."
+        )
+    return good
+
+
+def _event(line: str) -> Json | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

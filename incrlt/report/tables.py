@@ -1,0 +1,233 @@
+"""Rows of the page's tables: strings and numbers, ready for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from incrlt.metrics import CONVENTIONS, StreamRecord, class_accuracy, class_rows, published
+from incrlt.metrics.groups import GROUPS
+from incrlt.report.reading import Json, Run, number, section_name
+
+SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 96, 22, 48
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number."""
+
+    label: str
+    convention: str
+    values: Sequence[tuple[str, float | None]]
+    """(read-out, value) pairs, the main read-out first."""
+    unit: str
+
+
+_TILES = (
+    ("average_incremental_accuracy/over_tasks", "Average incremental accuracy", "%"),
+    ("last_accuracy/over_tasks", "Last accuracy", "%"),
+    ("last_accuracy/over_classes", "Last accuracy", "%"),
+    ("forgetting/chaudhry_over_tasks", "Forgetting", "points"),
+)
+
+
+def tiles(summaries: Mapping[str, Json]) -> list[Tile]:
+    """Return the four headline numbers, each with the name of its convention."""
+    return [
+        Tile(
+            label=label,
+            convention=name.split("/")[1].replace("_", " ").replace("chaudhry", "Chaudhry,"),
+            values=[
+                (readout, number(summary["numbers"].get(name))) for readout, summary in summaries.items()
+            ],
+            unit=unit,
+        )
+        for name, label, unit in _TILES
+    ]
+
+
+def group_bars(summaries: Mapping[str, Json], record: StreamRecord | None) -> list[Json]:
+    """Return many, medium and few with their last accuracies, for the strip under the headline numbers."""
+    sizes = {}
+    if record is not None:
+        names = [row["group"] for row in class_rows(record)]
+        sizes = {group: names.count(group) for group in GROUPS}
+    return [
+        {
+            "group": group,
+            "num_classes": sizes.get(group),
+            "values": [
+                (readout, number(summary["numbers"].get(f"last_accuracy/{group}_over_classes")))
+                for readout, summary in summaries.items()
+            ],
+        }
+        for group in GROUPS
+    ]
+
+
+def numbers(summaries: Mapping[str, Json]) -> list[Json]:
+    """Return every number: name, what it means, one value per read-out."""
+    return [
+        {
+            "kind": name.split("/")[0].replace("_", " "),
+            "convention": name.split("/")[1],
+            "meaning": meaning,
+            "values": [number(summary["numbers"].get(name)) for summary in summaries.values()],
+        }
+        for name, meaning in CONVENTIONS.items()
+    ]
+
+
+def published_rows(run: Run) -> list[Json]:
+    """Return the published rows of the run's protocol with our difference per read-out."""
+    plain = "".join(run.method.casefold().split())
+    return [
+        {
+            "method": row.method,
+            "same": "".join(row.method.casefold().split()) == plain,
+            "figures": row.figures,
+            "differences": [published.differences(row, summary) for summary in run.summaries.values()],
+            "status": row.status,
+            "note": row.note,
+        }
+        for row in published.for_protocol(run.protocol_name)
+    ]
+
+
+def published_remarks(run: Run) -> list[str]:
+    """Return what must be known before comparing with the published rows."""
+    remarks = [f"This run has {text}." for text in published.differing_setting(run.protocol)]
+    rule = run.protocol.get("holdout")
+    if rule == "none":
+        remarks.append(
+            "The published rows train without a held-out 10 % of the images; this run trains on all of them."
+        )
+    if not run.finished:
+        remarks.append("This run has not finished; its averages are over fewer experiences.")
+    return remarks
+
+
+def experiences(run: Run) -> list[Json]:
+    """Return one row per experience: classes, images, memory, seconds, accuracies of the main read-out."""
+    summary = next(iter(run.summaries.values()), None)
+    if summary is None:
+        return []
+    costs = {event.get("experience"): event for event in run.events("experience")}
+    plan = run.protocol.get("experiences")
+    steps = summary["per_experience"]
+    return [
+        {
+            "experience": t,
+            **_planned(plan, t),
+            **{key: number(costs.get(t, {}).get(key)) for key in ("classes_seen", "memory_images")},
+            **{key: number(costs.get(t, {}).get(key)) for key in ("train_seconds", "eval_seconds")},
+            "over_tasks": number(steps["accuracy/over_tasks"][t]),
+            "over_classes": number(steps["accuracy/over_classes"][t]),
+            "over_seen_images": number(steps["accuracy/over_seen_images"][t]),
+            "forgetting": number(steps["forgetting/chaudhry_over_tasks"][t]),
+        }
+        for t in range(summary["num_experiences"])
+    ]
+
+
+def _planned(plan: Any, t: int) -> Json:
+    if not isinstance(plan, list) or t >= len(plan) or not isinstance(plan[t], dict):
+        return {"new_classes": None, "images": None}
+    classes = plan[t].get("classes")
+    return {
+        "new_classes": len(classes) if isinstance(classes, list) else None,
+        "images": number(plan[t].get("images")),
+    }
+
+
+def classes(records: Mapping[str, StreamRecord]) -> list[Json]:
+    """Return one row per class with a curve; other read-outs add their last accuracy."""
+    if not records:
+        return []
+    main, *others = records.values()
+    accuracy = class_accuracy(main)
+    rows = class_rows(main)
+    last_of_others = [[row["accuracy_last"] for row in class_rows(other)] for other in others]
+    for index, row in enumerate(rows):
+        row["curve"] = sparkline(accuracy[row["experience"] :, index])
+        row["others"] = [values[index] if index < len(values) else None for values in last_of_others]
+    return rows
+
+
+def sparkline(values: np.ndarray) -> str:
+    """Return SVG polyline points of a curve from 0 to 100 %, or "" for fewer than two values."""
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return ""
+    values = values[np.linspace(0, len(values) - 1, min(len(values), SPARK_POINTS)).round().astype(int)]
+    x = np.linspace(2, SPARK_WIDTH - 2, len(values))
+    y = SPARK_HEIGHT - 2 - (SPARK_HEIGHT - 4) * values / 100
+    return " ".join(f"{left:.0f},{top:.1f}" for left, top in zip(x, y, strict=True))
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return the head's facts: what, on what, where, at what cost."""
+    found = [
+        ("Protocol", run.protocol_name),
+        ("Protocol hash", run.protocol_hash or "unknown"),
+        ("Dataset", str(run.protocol.get("dataset", ""))),
+        ("Imbalance ratio", _plain(run.protocol.get("imbalance_ratio"))),
+        ("Hold-out", str(run.protocol.get("holdout", ""))),
+        ("Memory", _words(run.protocol.get("memory"))),
+        ("Model", section_name(run.config.get("model"))),
+        ("Seeds", _words(run.config.get("seed", run.config.get("seeds")))),
+        *_where(run.environment),
+        *_cost(run),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if number(value) is not None else str(value)
+
+
+def _words(value: Any) -> str:
+    """Return ``{"per_class": 20}`` as "per class 20"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {_words(inner)}" for key, inner in value.items())
+    return _plain(value)
+
+
+def _where(environment: Json) -> list[tuple[str, str]]:
+    packages = ("incrlt", "torch", "torchvision", "avalanche", "numpy", "python")
+    versions = ", ".join(f"{name} {environment[name]}" for name in packages if environment.get(name))
+    commit = str(environment.get("git_commit") or "")[:10]
+    dirty = " (with uncommitted changes)" if commit and environment.get("git_dirty") else ""
+    threads = f", {environment['threads']} threads" if environment.get("threads") else ""
+    device = f"{environment['device']}{threads}" if environment.get("device") else ""
+    return [("Device", device), ("Commit", commit + dirty), ("Versions", versions)]
+
+
+def _cost(run: Run) -> list[tuple[str, str]]:
+    events = run.events("experience")
+    seconds = {
+        key: sum(number(event.get(key)) or 0.0 for event in events)
+        for key in ("train_seconds", "eval_seconds")
+    }
+    speeds = [speed for event in run.events("epoch") if (speed := number(event.get("images_per_second")))]
+    return [
+        ("Training", duration(seconds["train_seconds"])),
+        ("Evaluation", duration(seconds["eval_seconds"])),
+        ("Speed", f"{np.median(speeds):,.0f} images per second (median epoch)" if speeds else ""),
+        ("Epochs", str(len(run.events("epoch")) or "")),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return "1 h 02 min", "3 min 20 s" or "12.3 s"; "" for none."""
+    if seconds <= 0:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

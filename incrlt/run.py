@@ -1,0 +1,163 @@
+"""Run one experiment: ``python -m incrlt.run experiments/quickstart.yaml [section.key=value ...]``.
+
+Reads and checks the file, says what is wrong in a sentence, and hands a valid experiment to
+``incrlt.execute``, the first module that loads torch. Exit codes: 0 done, 2 bad input, 130 stopped with
+Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from incrlt.errors import UserError
+
+if TYPE_CHECKING:
+    from incrlt.config import Experiment
+
+DONE, BAD_INPUT, STOPPED = 0, 2, 130
+
+EPILOG: Final = """\
+examples:
+  python -m incrlt.run experiments/quickstart.yaml
+  python -m incrlt.run experiments/cifar100lt_10tasks.yaml --data ~/datasets --dry-run
+  python -m incrlt.run experiments/cifar100lt_10tasks.yaml training.epochs=30 rebalance.name=lws --seed 1
+
+An interrupted run goes on where it stopped; a finished one is not run again, unless --restart is given.
+INCRLT_DATA names the folder of the datasets, INCRLT_DEBUG=1 shows the traceback of an error.
+"""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is told beside its experiment; nothing here changes results."""
+
+    resume: Literal["auto", "restart"] = "auto"
+    """``auto`` goes on with an unfinished run of the same experiment; ``restart`` begins anew."""
+    command: str = ""
+    """The command line, for the record."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser; a frozen surface, held by a test."""
+    command = argparse.ArgumentParser(
+        prog="python -m incrlt.run",
+        description="Train one experiment from start to report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "experiment", metavar="YAML", help="experiment file, e.g. experiments/quickstart.yaml"
+    )
+    command.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="change a value of the file"
+    )
+    command.add_argument("--data", metavar="DIR", help="folder of the datasets (data.root)")
+    command.add_argument("--out", metavar="DIR", help="folder of the run folders (output.folder)")
+    command.add_argument(
+        "--seed", metavar="N", type=int, help="seed of everything not seeded apart (seeds.all)"
+    )
+    again = command.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an unfinished run (the default)")
+    again.add_argument(
+        "--restart", action="store_true", help="begin anew, replacing what an earlier run left"
+    )
+    only = command.add_mutually_exclusive_group()
+    only.add_argument("--dry-run", action="store_true", help="check everything, show the plan, train nothing")
+    only.add_argument(
+        "--print-config", action="store_true", help="print every value, defaults included, and stop"
+    )
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = parser().parse_intermixed_args(words)
+    try:
+        return _run(given, words)
+    except UserError as error:
+        if os.environ.get("INCRLT_DEBUG") == "1":
+            raise
+        return _fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail("stopped; run the same command again to go on where it was.", STOPPED)
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
+    from incrlt import config
+    from incrlt.console import Console
+
+    experiment = config.load(given.experiment, _overrides(given))
+    if given.print_config:
+        Console().plain(experiment.resolved_yaml().rstrip())
+        return DONE
+    if given.dry_run:
+        _dry_run(experiment)
+        return DONE
+    from incrlt.execute import execute
+
+    command = shlex.join(["python", "-m", "incrlt.run", *words])
+    return execute(experiment, RunOptions(resume="restart" if given.restart else "auto", command=command))
+
+
+def _overrides(given: argparse.Namespace) -> list[str]:
+    """Return the overrides; options come last and are quoted, so that a folder named 1e3 stays text."""
+    import json
+
+    options = {"data.root": given.data, "output.folder": given.out, "seeds.all": given.seed}
+    named = [
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in options.items()
+        if value is not None
+    ]
+    return [*given.overrides, *named]
+
+
+def _dry_run(experiment: Experiment) -> None:
+    from incrlt.console import Console, quantity
+    from incrlt.plan import plan
+
+    rows, protocol = plan(experiment), experiment.protocol()
+    epochs = sum(row["epochs"] + row["later_epochs"] for row in rows)
+    work = sum(row["work"] for row in rows)
+    steps = work / experiment.training.batch_size
+    facts = {
+        "experiment": experiment.name,
+        "changed": " ".join(experiment.overrides),
+        "protocol": f"{protocol.name} of {protocol.dataset}, rule {protocol.rule_hash}",
+        "config hash": experiment.hash()[:8],
+        "cost": f"{epochs} epochs, {quantity(work)} images, about {quantity(steps)} steps",
+        "results in": experiment.run_folder("<protocol hash>").with_name(
+            f"<protocol hash>-{experiment.hash()[:8]}-s{experiment.seeds.all}"
+        ),
+        "dry run": "nothing was trained; leave out --dry-run to run it",
+    }
+    Console().dry_run(facts, experiment.resolved_yaml(), rows)
+
+
+def _fail(text: str, code: int) -> int:
+    from incrlt.console import Console
+
+    Console().error(text)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Nearest mean of exemplars: one unit vector per class, and the scores they give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from incrlt.plugins.features import features_of
+from incrlt.types import ModelOutput
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Normalise each expert's features ``[K, B, D]`` and put them side by side ``[B, K * D]``, at length 1.
+
+    With several experts the inner product is the mean of the experts' cosine similarities.
+    """
+    return F.normalize(F.normalize(features, dim=-1).transpose(0, 1).flatten(1), dim=-1)
+
+
+class ClassMeans:
+    """Means of exemplars, in arrival order of the classes.
+
+    Rebuffi et al. 2017 (iCaRL); Hou et al. 2019 average original and mirrored images on CIFAR, as here.
+
+    Args:
+        first: Whether ``nme`` is the read-out that metrics see first.
+    """
+
+    def __init__(self, first: bool) -> None:
+        self.first = first
+        self.means: Tensor | None = None
+
+    def update(self, strategy: Any) -> None:
+        """Compute the mean of each class's exemplars with the current model."""
+        dataset = strategy.memory.dataset()
+        features, labels = features_of(strategy, dataset, mirror=True)
+        features = F.normalize(features, dim=-1)
+        positions = strategy.model.positions(labels)
+        means = torch.zeros(strategy.model.num_classes, features.shape[1])
+        means.index_add_(0, positions, features)
+        self.means = F.normalize(means, dim=-1).to(strategy.device)
+
+    def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return scores ``[B, C]`` of the head and of the nearest mean; only the head's before the first update."""
+        if self.means is None or self.means.shape[0] != output.logits.shape[1]:
+            return {"cnn": output.logits}  # evaluation in the middle of an experience
+        scores = {"cnn": output.logits, "nme": normalised(output.features) @ self.means.T}
+        return dict(reversed(scores.items())) if self.first else scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the means."""
+        return {"means": self.means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the means."""
+        self.means = state["means"]

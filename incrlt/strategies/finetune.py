@@ -1,0 +1,16 @@
+"""Train on each experience as it comes: the lower bound that shows how much is forgotten."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from incrlt.strategies.template import IncrTemplate
+
+
+class Finetune(IncrTemplate):
+    """Minimise the expert method's loss on the current experience; nothing keeps the old.
+
+    All arguments are those of :class:`~incrlt.strategies.template.IncrTemplate`.
+    """
+
+    name: ClassVar[str] = "finetune"

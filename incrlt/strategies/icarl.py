@@ -1,0 +1,76 @@
+"""iCaRL: distillation from the previous model and classification by the nearest mean of exemplars.
+
+Rebuffi et al., CVPR 2017. The default is the softmax variant that LUCIR and its successors compare with (cross
+entropy and temperature-2 distillation); ``objective: sigmoid`` is the paper's own loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from incrlt.fields import NonNegative, Positive
+from incrlt.losses import knowledge_distillation, sigmoid_distillation
+from incrlt.strategies.class_means import ClassMeans
+from incrlt.strategies.template import IncrTemplate
+from incrlt.types import LossTerms, ModelOutput
+
+
+class ICaRL(IncrTemplate):
+    """Distil the previous model on old classes, keep exemplars, read out by nearest mean of exemplars.
+
+    Args:
+        objective: ``softmax``: the expert method's loss plus distillation; ``sigmoid``: one binary cross entropy
+            per class, as in the paper (the expert method's loss is not used).
+        distillation: Weight of the distillation term (softmax only).
+        temperature: Softens both distributions (softmax only).
+        readout: ``nme`` (nearest mean of exemplars) or ``cnn`` (the head); the other one is recorded too.
+        template: Arguments of :class:`~incrlt.strategies.template.IncrTemplate`; ``memory`` is required.
+    """
+
+    name: ClassVar[str] = "icarl"
+    uses_teacher: ClassVar[bool] = True
+    needs_network: ClassVar[bool] = True
+    needs_memory: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        objective: Literal["softmax", "sigmoid"] = "softmax",
+        distillation: NonNegative = 1.0,
+        temperature: Positive = 2.0,
+        readout: Literal["nme", "cnn"] = "nme",
+        **template: Any,
+    ) -> None:
+        super().__init__(**template)
+        self.objective, self.distillation, self.temperature = objective, distillation, temperature
+        self.class_means = ClassMeans(first=readout == "nme")
+
+    def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
+        """Return the classification and the distillation term."""
+        teacher = self.teacher_output()
+        teacher_logits = None if teacher is None else teacher.expert_logits
+        if self.objective == "sigmoid":
+            return {"sigmoid": sigmoid_distillation(output.expert_logits, labels, teacher_logits)}
+        terms = super().loss_terms(output, labels)
+        if teacher_logits is not None:
+            distance = knowledge_distillation(output.expert_logits, teacher_logits, self.temperature)
+            terms["distillation"] = self.distillation * distance
+        return terms
+
+    def end_experience(self, experience: Any) -> None:
+        """Compute the means of the exemplars of all classes."""
+        self.class_means.update(self)
+
+    def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores of both read-outs."""
+        return self.class_means.readouts(output)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return the class means."""
+        return self.class_means.state_dict()
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the class means."""
+        self.class_means.load_state_dict(state)

@@ -1,0 +1,176 @@
+"""LUCIR: learning a unified classifier incrementally via rebalancing.
+
+Hou et al., CVPR 2019; official code hshustc/CVPR19_Incremental_Learning. Cosine heads put old and new classes on one
+scale, less-forget keeps the direction of features, margin ranking separates old from new, imprinting starts the
+new rows at their class means. Every part can be switched for the paper's ablation. With K experts each term is
+computed per expert, on its own features and cosines against the same expert of the teacher, and averaged.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import MultiStepLR
+
+from incrlt.errors import UserError
+from incrlt.fields import Index, NonNegative, Count
+from incrlt.losses import adaptive_weight, less_forget, margin_ranking, mimic_scores
+from incrlt.plugins.features import features_of
+from incrlt.strategies.class_means import ClassMeans
+from incrlt.strategies.template import IncrTemplate
+from incrlt.types import LossTerms, ModelOutput, Stage
+
+
+class LUCIR(IncrTemplate):
+    """Cosine heads, less-forget, margin ranking, imprinting, and an optional class-balanced finetune.
+
+    Args:
+        less_forget: Base weight of the less-forget term; 5 for CIFAR-100, 10 for ImageNet. 0 switches it off.
+        adaptive: Multiply the weight by sqrt(old classes / new classes).
+        mimic_scores: Weight of the term that keeps cosines to old classes (the paper's ablation without
+            less-forget); 0 switches it off.
+        margin_ranking: Weight of the margin ranking term; 0 switches it off.
+        margin: Margin of the ranking, in cosine.
+        num_negatives: Hardest negatives per old sample.
+        negatives: ``new`` ranks against new classes, ``all`` against every other class.
+        imprint: Start new head rows at the mean feature of their class.
+        freeze_old_rows: Keep head rows of old classes as they are; the official code does with less-forget.
+        class_balanced_finetune: Epochs on exemplars alone after training, frozen backbone, learning rate 0.01,
+            x 0.1 half-way (the official ImageNet script: 20); 0 switches it off.
+        readout: ``cnn`` (the head) or ``nme`` (nearest mean of exemplars); the other one is recorded too.
+        template: Arguments of :class:`~incrlt.strategies.template.IncrTemplate`.
+
+    Raises:
+        UserError: The head is not a cosine head; ``nme`` or the finetune without a memory.
+
+    Deviation: none that changes the mathematics with one expert. Old rows are restored after each step where the
+    official code gives them learning rate 0; weight decay of the class-balanced finetune is the optimizer's own.
+    """
+
+    name: ClassVar[str] = "lucir"
+    uses_teacher: ClassVar[bool] = True
+    needs_network: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        less_forget: NonNegative = 5.0,
+        adaptive: bool = True,
+        mimic_scores: NonNegative = 0.0,
+        margin_ranking: NonNegative = 1.0,
+        margin: NonNegative = 0.5,
+        num_negatives: Count = 2,
+        negatives: Literal["new", "all"] = "new",
+        imprint: bool = True,
+        freeze_old_rows: bool = True,
+        class_balanced_finetune: Index = 0,
+        readout: Literal["cnn", "nme"] = "cnn",
+        **template: Any,
+    ) -> None:
+        super().__init__(**template)
+        self.less_forget, self.adaptive, self.mimic_scores = less_forget, adaptive, mimic_scores
+        self.margin_ranking, self.margin = margin_ranking, margin
+        self.num_negatives, self.negatives = num_negatives, negatives
+        self.imprint, self.freeze_old_rows = imprint, freeze_old_rows
+        self.class_balanced_finetune = class_balanced_finetune
+        self.class_means = ClassMeans(first=readout == "nme")
+        self._check_lucir(readout)
+
+    def _check_lucir(self, readout: str) -> None:
+        if not self.model.has_cosine_heads and (self.margin_ranking or self.mimic_scores):
+            raise UserError(
+                "strategy 'lucir' ranks cosines: set model.head: cosine, or margin_ranking: 0 and mimic_scores: 0 "
+                "for the ablation without cosine normalisation."
+            )
+        if self.memory is None and (readout == "nme" or self.class_balanced_finetune):
+            raise UserError("readout: nme and class_balanced_finetune need exemplars; set memory: {per_class: 20}.")
+
+    @property
+    def less_forget_weight(self) -> float:
+        """Weight of the less-forget term in this experience."""
+        if not self.adaptive or not self.num_new:
+            return self.less_forget
+        return adaptive_weight(self.less_forget, self.num_old, self.num_new)
+
+    def begin_experience(self, experience: Any) -> None:
+        """Imprint the new rows with features of the model as it was before this experience."""
+        if not (self.imprint and self.num_old and self.num_new):
+            return
+        features, labels = features_of(self, experience.dataset)
+        positions = self.model.positions(labels) - self.num_old
+        width = self.model.heads[0].num_features
+        for k, head in enumerate(self.model.heads):
+            unit = F.normalize(features[:, k * width : (k + 1) * width], dim=-1)
+            means = torch.zeros(self.num_new, width).index_add_(0, positions, unit)
+            head.imprint(F.normalize(means, dim=-1))
+
+    def frozen_rows(self, stage: Stage) -> int:
+        """Freeze old rows in the first stage too."""
+        if stage.lr is None:
+            return self.num_old if self.freeze_old_rows else 0
+        return super().frozen_rows(stage)
+
+    def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
+        """Return classification, less-forget, mimic-scores and margin-ranking terms."""
+        terms = super().loss_terms(output, labels)
+        teacher = self.teacher_output()
+        if teacher is None:
+            return terms
+        if self.less_forget:
+            distance = less_forget(output.features, teacher.features)
+            terms["less_forget"] = self.less_forget_weight * distance
+        if self.mimic_scores:
+            terms["mimic_scores"] = self.mimic_scores * mimic_scores(output.cosines, teacher.cosines)
+        if self.margin_ranking:
+            ranking = margin_ranking(
+                output.cosines,
+                labels,
+                self.num_old,
+                margin=self.margin,
+                num_negatives=self.num_negatives,
+                negatives=self.negatives,
+            )
+            terms["margin_ranking"] = self.margin_ranking * ranking
+        return terms
+
+    def stages(self, experience: Any) -> tuple[Stage, ...]:
+        """Add the class-balanced finetune from the second experience on."""
+        stages = super().stages(experience)
+        if not (self.class_balanced_finetune and self.num_old):
+            return stages
+        finetune = Stage(
+            "class_balanced_finetune",
+            self.class_balanced_finetune,
+            lr=0.01,
+            parameters=_head_rows,
+            schedule=lambda optimizer, epochs: MultiStepLR(optimizer, [max(1, epochs // 2)], 0.1),
+            data="exemplars",
+            frozen_backbone=True,
+            freeze_old=False,
+        )
+        return (stages[0], finetune, *stages[1:])
+
+    def end_experience(self, experience: Any) -> None:
+        """Compute the means of the exemplars of all classes."""
+        if self.memory is not None:
+            self.class_means.update(self)
+
+    def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores of both read-outs."""
+        return self.class_means.readouts(output)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return the class means."""
+        return self.class_means.state_dict()
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the class means."""
+        self.class_means.load_state_dict(state)
+
+
+def _head_rows(model: nn.Module) -> list[dict[str, object]]:
+    """The rows of all heads; the scale stays, as it is in no group of the official script."""
+    return [{"params": [head.weight for head in model.heads]}]

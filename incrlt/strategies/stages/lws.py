@@ -1,0 +1,57 @@
+"""Learnable weight scaling: the second stage of Long-Tailed-CIL.
+
+Kang et al., Decoupling, ICLR 2020 (learnable weight scaling); Liu et al., ECCV 2022 (in each experience, with the
+head of the new classes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from incrlt.fields import Count, Fraction, Index, Positive
+from incrlt.types import Stage
+
+
+@dataclass(frozen=True)
+class LWS:
+    """Freeze the backbone, draw classes uniformly, and train one factor per class and the new head rows."""
+
+    name = "lws"
+
+    epochs: Count = 30
+    """Epochs of the stage; 30 in Long-Tailed-CIL."""
+    lr: Positive = 0.1
+    """Learning rate of the new head rows, cosine schedule to 0."""
+    scale_lr: Fraction = 0.1
+    """Learning rate of the class factors, relative to ``lr``."""
+    skip_below: Index = 0
+    """Skip the first stage of an experience with at most this many images per class on average; 10 in the
+    official code, where it is not documented. 0 never skips."""
+
+    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+        """Return the strategy's first stage and this one."""
+        images = len(strategy.experience.dataset) / max(1, strategy.num_new)
+        if strategy.num_old and images <= self.skip_below:
+            first = dataclasses.replace(first, epochs=0)
+        return first, Stage(
+            "lws",
+            self.epochs,
+            lr=self.lr,
+            parameters=self._parameters,
+            schedule=lambda optimizer, epochs: CosineAnnealingLR(optimizer, epochs),
+            sampler="class_aware",
+            frozen_backbone=True,
+            loss="classification",
+            rebalanced=True,
+        )
+
+    def _parameters(self, model: nn.Module) -> list[dict[str, object]]:
+        rows = [p for head in model.heads for name, p in head.named_parameters() if name in ("weight", "bias")]
+        scales = [head.class_scale for head in model.heads]
+        return [{"params": rows}, {"params": scales, "lr": self.lr * self.scale_lr, "weight_decay": 0.0}]

@@ -1,0 +1,597 @@
+"""The one subclass of Avalanche's ``SupervisedTemplate``; every strategy is this template plus its loss terms.
+
+All of Avalanche's callbacks keep firing, so plugins (EWC, LwF, Replay, LRScheduler, EarlyStopping, ...) compose.
+What the template adds: heads that grow without losing optimizer state and never during evaluation, several stages
+per experience, a frozen teacher, mixed precision, batches cut from tensors on the device, named loss terms that
+are watched for non-finite values, and state that a checkpoint can hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import incrlt._compat  # noqa: F401  (must come before avalanche)
+import torch
+from avalanche.core import BasePlugin
+from avalanche.distributed import DistributedHelper
+from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.nn import CrossEntropyLoss
+from torch.optim import Optimizer
+
+from incrlt.data.avalanche import class_aware_loader, tensorise
+from incrlt.errors import UserError
+from incrlt.experts.base import ExpertMethod
+from incrlt.experts.single import Single
+from incrlt.models.network import ExpertNetwork
+from incrlt.strategies.optim import replace_parameters, stage_optimizer
+from incrlt.strategies.randomness import global_state, set_global_state
+from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Names that ``precision`` may take, and the autocast type of each."""
+
+CLOCK = ("train_iterations", "train_exp_counter", "train_exp_epochs", "train_exp_iterations", "total_iterations")
+"""Avalanche's counters that a checkpoint keeps."""
+
+
+def classes_of(experience: Any) -> list[int]:
+    """Return the label ids of an experience, ascending; benchmarks without a class timeline are read by target."""
+    classes = getattr(experience, "classes_in_this_experience", None)
+    return sorted({int(label) for label in (experience.dataset.targets if classes is None else classes)})
+
+
+class IncrTemplate(SupervisedTemplate):
+    """Trains a network experience by experience; base of all strategies.
+
+    Args:
+        model: An :class:`~incrlt.models.ExpertNetwork`, or any module that maps a batch to logits where the
+            strategy does not need features.
+        optimizer: Any torch optimizer over the model's parameters.
+        criterion: Plain two-argument loss, used in evaluation, by plugins, and to train foreign models.
+        experts: Expert method: the classification part of the loss.
+        memory: An :class:`~incrlt.plugins.memory.ExemplarMemory`, or None.
+        rebalance: Adds a second stage to each experience, e.g. :class:`~incrlt.strategies.stages.lws.LWS`.
+        schedule: ``schedule(optimizer, epochs)`` builds the learning-rate scheduler of the first stage, fresh in
+            each experience; None leaves the rate to the user's plugins.
+        train_mb_size: Images per training batch.
+        train_epochs: Epochs of the first stage in each experience.
+        base_epochs: Epochs of the first stage in the first experience; None: as in the others.
+        eval_mb_size: Images per evaluation batch.
+        device: Where the network trains.
+        plugins: Avalanche plugins; the template's memory comes before them.
+        evaluator: Avalanche's evaluation plugin.
+        eval_every: As in Avalanche; -1 evaluates only when asked to.
+        peval_mode: As in Avalanche.
+        precision: ``fp32``, ``bf16``, or ``fp16`` (CUDA only, with a loss scaler).
+        channels_last: Keep images and weights in channels-last order.
+        grad_clip: Largest gradient norm; None does not clip.
+        fast_data: Cut batches from tensors on the device where this is exact, else keep the loader as it is.
+        reset_optimizer: Forget momentum at the start of each experience (LUCIR's code does); otherwise it is kept,
+            row by row where a head grows.
+        batch_seed: Seeds the order of images.
+        augmentation_seed: Seeds random augmentation.
+
+    Attributes:
+        teacher: Frozen model of the experience before, or None.
+        num_old: Classes that arrived before this experience.
+        stage: The stage that trains now.
+        epoch_terms: Mean of each loss term over the last epoch.
+        class_counts: Images per class in the training stream, exemplars included ``[C]``, arrival order.
+
+    Raises:
+        UserError: Settings that cannot work together, before any work starts.
+    """
+
+    name: ClassVar[str] = "template"
+    uses_teacher: ClassVar[bool] = False
+    needs_network: ClassVar[bool] = False
+    needs_cosine: ClassVar[bool] = False
+    needs_memory: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Any = None,
+        experts: ExpertMethod | None = None,
+        memory: Any = None,
+        rebalance: Any = None,
+        schedule: Schedule | None = None,
+        train_mb_size: int = 128,
+        train_epochs: int = 1,
+        base_epochs: int | None = None,
+        eval_mb_size: int | None = 512,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[BasePlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] = default_evaluator,
+        eval_every: int = -1,
+        peval_mode: str = "epoch",
+        precision: str = "fp32",
+        channels_last: bool = False,
+        grad_clip: float | None = None,
+        fast_data: bool = True,
+        reset_optimizer: bool = True,
+        batch_seed: int = 0,
+        augmentation_seed: int = 0,
+    ) -> None:
+        own_plugins = [] if memory is None else [memory]
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=CrossEntropyLoss() if criterion is None else criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=[*own_plugins, *(plugins or [])],
+            evaluator=evaluator,
+            eval_every=eval_every,
+            peval_mode=peval_mode,
+        )
+        self.experts = Single() if experts is None else experts
+        self.memory, self.rebalance, self.schedule = memory, rebalance, schedule
+        self.base_epochs, self.grad_clip = base_epochs, grad_clip
+        self.precision, self.channels_last = precision, channels_last
+        self.fast_data, self.reset_optimizer = fast_data, reset_optimizer
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.batch_generator = torch.Generator().manual_seed(batch_seed)
+        self.augmentation_generator = torch.Generator(self.device).manual_seed(augmentation_seed)
+
+        self.teacher: nn.Module | None = None
+        self.num_old = 0
+        self.experience_index = 0
+        self.stage = Stage("train", train_epochs)
+        self.stage_epoch = 0
+        self.class_counts = torch.zeros(0, dtype=torch.long)
+        self.epoch_terms: dict[str, float] = {}
+        self.epoch_images, self.epoch_seconds = 0, 0.0
+        self.mb_out: ModelOutput | None = None
+        self.mb_scores: dict[str, Tensor] = {}
+        self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
+        self.fallback_reason: str | None = None
+        self._step_terms: list[tuple[list[str], Tensor]] = []
+        self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
+        self._replaced: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self._resume: dict[str, Any] | None = None
+        self._position_table: Tensor | None = None
+        self._check_settings()
+
+    # ------------------------------------------------------------------ what a strategy writes
+
+    def begin_experience(self, experience: Any) -> None:
+        """Prepare the grown model before its first epoch, e.g. imprint; not called when a run is resumed."""
+
+    def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
+        """Return the named terms of the training loss.
+
+        Args:
+            output: The network's answer to the batch, classes in arrival order.
+            labels: Class positions ``[B]``.
+        """
+        return self.experts.loss(self.loss_context(), output, labels)
+
+    def end_experience(self, experience: Any) -> None:
+        """Conclude an experience after plugins have (exemplars are chosen), before the teacher is frozen."""
+
+    def stages(self, experience: Any) -> tuple[Stage, ...]:
+        """Return the stages of this experience: training, then those of ``rebalance``."""
+        epochs = self.train_epochs if self.base_epochs is None or self.num_old else self.base_epochs
+        first = Stage("train", epochs, schedule=self.schedule)
+        if self.rebalance is None:
+            return (first,)
+        return tuple(self.rebalance.stages(self, first))
+
+    def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return scores ``[B, C]`` by name of read-out; the first one is what Avalanche's metrics see."""
+        return {"cnn": output.logits}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what the strategy itself must remember, as tensors and plain data."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`extra_state`."""
+
+    # ------------------------------------------------------------------ services for strategies
+
+    @property
+    def is_expert_network(self) -> bool:
+        """True when the model tells features and grows by itself."""
+        return isinstance(self.model, ExpertNetwork)
+
+    @property
+    def num_new(self) -> int:
+        """Classes that arrived with this experience."""
+        return self.model.num_classes - self.num_old if self.is_expert_network else 0
+
+    @property
+    def seen_classes(self) -> list[int]:
+        """Label ids of the classes that have arrived, in that order."""
+        return list(self.model.class_ids) if self.is_expert_network else []
+
+    def loss_context(self) -> LossContext:
+        """Return what expert methods may know."""
+        return LossContext(self.class_counts, self.num_old, self.stage_epoch, self.stage.epochs)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which networks run."""
+        dtype = PRECISIONS[self.precision]
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def run_network(self, network: ExpertNetwork, x: Tensor, rebalanced: bool | None = None) -> ModelOutput:
+        """Run an expert network under autocast; features and logits come back in fp32."""
+
+        def extract(images: Tensor) -> Tensor:
+            with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self._backbone_frozen):
+                return network.extract(images)
+
+        return network.forward_all(x, rebalanced=rebalanced, extract=extract)
+
+    @torch.no_grad()
+    def teacher_output(self) -> ModelOutput | None:
+        """Return the teacher's answer to the current batch, or None in the first experience."""
+        return None if self.teacher is None else self.run_network(self.teacher, self.mb_x, rebalanced=False)
+
+    # ------------------------------------------------------------------ Avalanche's seam: data and model
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        if DistributedHelper.is_distributed:
+            raise UserError(
+                "several processes were started, but gradients would not be shared between them; "
+                "run one process per experiment"
+            )
+        self._backbone_frozen = False
+        super()._before_training_exp(**kwargs)
+        if self.is_expert_network:
+            self._count_classes()
+        self._stream_loader = self._fast(self.dataloader)
+        if self._resume is None or self._resume["progress"]["trained"]:
+            self._resume = None
+            self._start_experience()
+
+    def _start_experience(self) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
+            if self.schedule is not None:
+                group["lr"] = lr
+        if self.reset_optimizer and self.schedule is not None:
+            self.optimizer.state.clear()
+        self.begin_experience(self.experience)
+
+    def _count_classes(self) -> None:
+        labels = torch.as_tensor(list(self.adapted_dataset.targets))
+        table = self.model.positions(torch.arange(max(self.model.class_ids) + 1))
+        self._position_table = table.to(self.device)
+        self.class_counts = class_counts(table[labels], self.model.num_classes).to(self.device)
+
+    def positions(self, labels: Tensor) -> Tensor:
+        """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
+        assert self._position_table is not None
+        return self._position_table[labels]
+
+    def _fast(self, loader: Any, train: bool = True) -> Any:
+        if not self.fast_data:
+            return loader
+        fast, self.fallback_reason = tensorise(
+            loader,
+            device=self.device,
+            permutation_generator=self.batch_generator,
+            augmentation_generator=self.augmentation_generator,
+            train=train,
+            channels_last=self.channels_last,
+        )
+        return loader if fast is None else fast
+
+    def make_eval_dataloader(self, **kwargs: Any) -> None:
+        """Build Avalanche's evaluation loader, then cut its batches from tensors where that is exact."""
+        super().make_eval_dataloader(**kwargs)
+        self._eval_width = max(classes_of(self.experience)) + 1
+        self.dataloader = self._fast(self.dataloader, train=False)
+
+    def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
+        """Grow the heads when training meets new classes; evaluation leaves an expert network as it is."""
+        model = self.model if model is None else model
+        if not isinstance(model, ExpertNetwork):
+            return super().model_adaptation(model)
+        if self.is_training:
+            new = [label for label in classes_of(self.experience) if label not in set(model.class_ids)]
+            if new:
+                self.num_old = model.num_classes
+                self._replaced += model.grow(new)
+            memory_format = torch.channels_last if self.channels_last else torch.preserve_format
+            model.to(device=self.device, memory_format=memory_format)
+        return model
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """Point the optimizer at grown parameters, keeping the state of their old rows."""
+        if not self.is_expert_network:
+            return super().make_optimizer(**kwargs)
+        replace_parameters(self.optimizer, self._replaced)
+        self._replaced = []
+        self.optimized_param_id = dict(self.model.named_parameters())
+        return None
+
+    @property
+    def mb_task_id(self) -> Tensor:
+        """Task labels of the batch; zeros where the benchmark has none, so that task-aware plugins run."""
+        if len(self.mbatch) >= 3:
+            return self.mbatch[-1]
+        return torch.zeros_like(self.mb_y)
+
+    # ------------------------------------------------------------------ Avalanche's seam: one step
+
+    def forward(self) -> Tensor:
+        """Run the model on the batch and return fp32 logits in the benchmark's label ids."""
+        if not self.is_expert_network:
+            with self.autocast():
+                return super().forward().float()
+        rebalanced = self.stage.rebalanced if self.is_training else True
+        self.mb_out = self.run_network(self.model, self.mb_x, rebalanced)
+        if self.is_training:
+            return self.model.to_labels(self.mb_out.logits)
+        self.mb_scores = self.readouts(self.mb_out)
+        return self.model.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
+
+    def criterion(self) -> Tensor:
+        """Sum the loss terms in training; in evaluation, the plain criterion."""
+        if not self.is_training:
+            return self._criterion(self.mb_output, self.mb_y)
+        terms = self._terms()
+        self._step_terms.append((list(terms), torch.stack([term.detach() for term in terms.values()])))
+        return torch.stack(list(terms.values())).sum()
+
+    def _terms(self) -> LossTerms:
+        if not self.is_expert_network:
+            return {"criterion": self._criterion(self.mb_output, self.mb_y)}
+        labels = self.positions(self.mb_y)
+        if self.stage.loss == "classification":
+            return {"cross_entropy": self._criterion(self.mb_out.logits, labels)}
+        return self.loss_terms(self.mb_out, labels)
+
+    def backward(self) -> None:
+        """Run the backward pass; gradients are unscaled before plugins and clipping see them."""
+        if not self.scaler.is_enabled():
+            return super().backward()
+        self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        self.scaler.unscale_(self.optimizer)
+        return None
+
+    def optimizer_step(self) -> None:
+        """Clip, step, and put frozen head rows back."""
+        if self.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.is_expert_network:
+            self.model.restore_frozen()
+
+    def _train_cleanup(self) -> None:
+        super()._train_cleanup()
+        self.mb_out, self._stream_loader = None, []
+
+    def _eval_cleanup(self) -> None:
+        super()._eval_cleanup()
+        self.mb_out, self.mb_scores = None, {}
+
+    # ------------------------------------------------------------------ stages and epochs
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        first = 0 if self._resume is None else self._resume["progress"]["stage"]
+        for index, stage in enumerate(self.stages(experience)):
+            if index >= first and stage.epochs > 0:
+                with self._enter(index, stage) as start:
+                    self._run_epochs(stage, start, **kwargs)
+
+    def _run_epochs(self, stage: Stage, start: int, **kwargs: Any) -> None:
+        for self.stage_epoch in range(start, stage.epochs):
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:  # a plugin such as EarlyStopping asked for it
+                self._stop_training = False
+                break
+            begun = time.perf_counter()
+            self.training_epoch(**kwargs)
+            self._collect_terms()
+            self.epoch_seconds = time.perf_counter() - begun
+            self._after_training_epoch(**kwargs)
+            if self._scheduler is not None:
+                self._scheduler.step()
+            if self.on_epoch_end is not None:
+                self.on_epoch_end(self)
+
+    @contextlib.contextmanager
+    def _enter(self, index: int, stage: Stage) -> Iterator[int]:
+        """Set up a stage, yield its first epoch, and leave model and optimizer as they were found."""
+        main_optimizer, self.stage, self.stage_index = self.optimizer, stage, index
+        if stage.lr is not None:
+            self.optimizer = stage_optimizer(main_optimizer, stage, self.model)
+        self.dataloader = self._stage_loader(stage)
+        self.model.train()
+        self._backbone_frozen = stage.frozen_backbone
+        if self.is_expert_network:
+            self.model.freeze_old(self.frozen_rows(stage))
+            if stage.frozen_backbone:
+                self.model.freeze_backbone()
+        self._scheduler = stage.schedule(self.optimizer, stage.epochs) if stage.schedule else None
+        try:
+            yield self._catch_up()
+        finally:
+            self.optimizer, self._backbone_frozen = main_optimizer, False
+            if self.is_expert_network:
+                self.model.freeze_old(0)
+            self.model.train()
+
+    def frozen_rows(self, stage: Stage) -> int:
+        """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
+        return self.num_old if stage.lr is not None and stage.freeze_old else 0
+
+    def _stage_loader(self, stage: Stage) -> Any:
+        if stage.data == "stream" and stage.sampler == "shuffle":
+            return self._stream_loader
+        dataset = self.adapted_dataset
+        if stage.data == "exemplars":
+            self.memory.update(self, self.experience)
+            dataset = self.memory.dataset().train()
+        return class_aware_loader(
+            dataset,
+            batch_size=self.train_mb_size,
+            class_aware=stage.sampler == "class_aware",
+            device=self.device,
+            permutation_generator=self.batch_generator,
+            augmentation_generator=self.augmentation_generator,
+            channels_last=self.channels_last,
+            fast=self.fast_data,
+        )
+
+    def _collect_terms(self) -> None:
+        """Average the epoch's terms in one transfer; name the first one that is not finite."""
+        if not self._step_terms:
+            return
+        names = self._step_terms[0][0]
+        values = torch.stack([values for _, values in self._step_terms]).cpu()
+        self._step_terms = []
+        broken = (~values.isfinite()).nonzero()
+        if len(broken):
+            step, term = broken[0].tolist()
+            raise UserError(
+                f"loss term '{names[term]}' became {values[step, term].item()} in experience "
+                f"{self.experience_index}, stage '{self.stage.name}', epoch {self.stage_epoch + 1}, step {step + 1}. "
+                "Lower training.lr, set training.grad_clip, or use training.precision: fp32."
+            )
+        self.epoch_terms = dict(zip(names, values.double().mean(0).tolist(), strict=True))
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Run Avalanche's epoch, counting images."""
+        self.epoch_images, self._step_terms = 0, []
+        super().training_epoch(**kwargs)
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        self.epoch_images += len(self.mb_y)
+        super()._after_training_iteration(**kwargs)
+
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        super()._after_training_exp(**kwargs)
+        self.end_experience(self.experience)
+        if self.uses_teacher:
+            self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.experience_index += 1
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self, trained: bool = False) -> dict[str, Any]:
+        """Return everything a later process needs to go on bit-exactly, as tensors and plain data.
+
+        Args:
+            trained: The experience is complete, evaluation included; otherwise an epoch has just ended.
+
+        Raises:
+            UserError: The model is not an expert network.
+        """
+        if not self.is_expert_network:
+            raise UserError("only strategies with a network from incrlt.models.build can be saved")
+        return {
+            "format": 1,
+            "strategy": self.name,
+            "progress": {
+                "experience": self.experience_index,
+                "stage": getattr(self, "stage_index", 0),
+                "epoch": self.stage_epoch + 1,
+                "trained": trained,
+            },
+            "model": self.model.state(),
+            "teacher": None if self.teacher is None else self.teacher.state(),
+            "num_old": self.num_old,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "memory": None if self.memory is None else self.memory.state_dict(),
+            "generators": [self.batch_generator.get_state(), self.augmentation_generator.get_state()],
+            "random": global_state(self.device),
+            "clock": {name: getattr(self.clock, name) for name in CLOCK},
+            "extra": self.extra_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], train_stream: Any) -> None:
+        """Restore :meth:`state_dict`; training then goes on with experience ``experience_index``.
+
+        Args:
+            state: As saved.
+            train_stream: Stream of the same benchmark; exemplars are looked up in it.
+
+        Raises:
+            UserError: The state belongs to another strategy or format.
+        """
+        if state.get("format") != 1 or state["strategy"] != self.name:
+            raise UserError(
+                f"the checkpoint is of strategy {state.get('strategy')!r}, format {state.get('format')}; "
+                f"this run wants {self.name!r}, format 1. Start it anew with --restart."
+            )
+        before = dict(self.model.named_parameters())
+        self.model.to(self.device)
+        self.model.load_state(state["model"])
+        after = dict(self.model.named_parameters())
+        replace_parameters(self.optimizer, [(before[k], after[k]) for k in after if before[k] is not after[k]])
+        if state["teacher"] is not None:
+            self.teacher = copy.deepcopy(self.model)
+            self.teacher.load_state(state["teacher"])
+            self.teacher.eval().requires_grad_(False)
+        self.num_old = state["num_old"]
+        self.experience_index = state["progress"]["experience"]
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"], train_stream)
+        self.load_extra_state(state["extra"])
+        self._resume = state
+        if state["progress"]["trained"]:
+            self._restore_progress(state)
+
+    def _catch_up(self) -> int:
+        """Return the first epoch of a stage; on resuming, restore optimizer, counters and random states first."""
+        state, self._resume = self._resume, None
+        if state is None or state["progress"]["stage"] != self.stage_index:
+            return 0
+        epoch = state["progress"]["epoch"]
+        for _ in range(epoch if self._scheduler is not None else 0):
+            self.optimizer._opt_called = True  # the steps were made by the process that was killed
+            self._scheduler.step()
+        self._restore_progress(state)
+        return epoch
+
+    def _restore_progress(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        for name, value in state["clock"].items():
+            setattr(self.clock, name, value)
+        self.batch_generator.set_state(state["generators"][0].cpu())
+        self.augmentation_generator.set_state(state["generators"][1].cpu())
+        set_global_state(state["random"], self.device)
+
+    # ------------------------------------------------------------------ checks
+
+    def _check_settings(self) -> None:
+        what = f"strategy '{self.name}'"
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}.")
+        if self.precision == "fp16" and self.device.type != "cuda":
+            raise UserError("precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU.")
+        if (self.needs_network or self.rebalance is not None) and not self.is_expert_network:
+            raise UserError(
+                f"{what} needs features and a growing head; build the model with incrlt.models.build(...), "
+                f"got {type(self.model).__name__}."
+            )
+        if self.needs_cosine and not self.model.has_cosine_heads:
+            raise UserError(f"{what} needs a cosine head; set model.head: cosine.")
+        if self.needs_memory and self.memory is None:
+            raise UserError(f"{what} needs exemplars; set memory: {{per_class: 20}}.")
+        if self.is_expert_network and self.model.num_experts != self.experts.num_experts:
+            raise UserError(
+                f"experts '{self.experts.name}' wants {self.experts.num_experts} branches, "
+                f"the model has {self.model.num_experts}; build it with num_experts={self.experts.num_experts}."
+            )

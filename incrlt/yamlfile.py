@@ -1,0 +1,242 @@
+"""Experiment files as plain mappings: read YAML safely, merge the ``base:`` file, apply overrides.
+
+What the keys mean is the business of ``incrlt.config``; this module only says what is wrong with a file as
+a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from incrlt.errors import UserError, did_you_mean
+from incrlt.explain import show
+
+LARGEST_FILE: Final = 1_000_000
+"""Bytes; an experiment file has a few hundred."""
+MAX_BASES: Final = 2
+"""A file may have a base, and that a base of its own; deeper chains hide where a value comes from."""
+
+ALTERNATIVES: Final[dict[str, tuple[frozenset[str], ...]]] = {
+    "benchmark": (frozenset({"protocol"}), frozenset({"base_classes", "increment", "order"})),
+    "memory": (frozenset({"per_class"}), frozenset({"total"})),
+}
+"""Keys that replace one another: a child that sets one of a group drops the base's keys of the others."""
+NAMED: Final = frozenset({"strategy", "experts", "rebalance"})
+"""Sections that start afresh when ``name`` changes: hyper-parameters of another method mean nothing here."""
+
+OVERRIDE: Final = re.compile(r"(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)?)=(?P<value>.*)", re.DOTALL)
+
+# What a scalar or a collection may raise while it is built: '!!int x', '2024-13-45', '!!bool x', '? [a]' ...
+BROKEN: Final = (
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+class StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader that refuses doubled keys and reads ``5e-4`` as a number, as YAML 1.2 does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping whose keys are all different; keys merged in by ``<<`` may be overridden."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# The pure-Python loader is used on purpose: the C one overflows its stack on deeply nested input.
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read an experiment file and its bases into one mapping; the key ``base`` is gone from it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Nested plain data, as YAML has it; nothing is checked but its being a mapping.
+
+    Raises:
+        UserError: One sentence on what is wrong with which file.
+    """
+    return _read_chain(Path(path), ())
+
+
+def merge(base: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``child`` over ``base``: sections key by key, everything else as a whole.
+
+    A section whose ``name`` changes starts afresh, and of keys that replace one another (``per_class`` and
+    ``total``) the child's win.
+
+    Example:
+        >>> merge({"training": {"epochs": 160, "lr": 0.1}}, {"training": {"epochs": 2}})
+        {'training': {'epochs': 2, 'lr': 0.1}}
+    """
+    merged = dict(base)
+    for section, values in child.items():
+        old = merged.get(section)
+        if isinstance(values, dict) and isinstance(old, dict):
+            merged[section] = _merge_section(section, old, values)
+        else:
+            merged[section] = values
+    return merged
+
+
+def overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``section.key=value`` into a mapping to be merged over a file; values are YAML.
+
+    Raises:
+        UserError: A pair is not of that form, or its value is not YAML.
+
+    Example:
+        >>> overrides(["training.epochs=2", "strategy={name: icarl}"])
+        {'training': {'epochs': 2}, 'strategy': {'name': 'icarl'}}
+    """
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        match = OVERRIDE.fullmatch(pair)
+        if match is None or match["path"] == "base":
+            raise UserError(
+                f"the override {pair!r} is not of the form section.key=value; "
+                "write, for example, training.epochs=2"
+            )
+        section, _, key = match["path"].partition(".")
+        value = _parse(match["value"], f"the value of the override {pair!r}")
+        if not key:
+            given[section] = value
+        else:
+            earlier = given.get(section)
+            given[section] = {**(earlier if isinstance(earlier, dict) else {}), key: value}
+    return given
+
+
+def _merge_section(section: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    if section in NAMED and "name" in new and new["name"] != old.get("name"):
+        return dict(new)
+    dropped: set[str] = set()
+    for group in ALTERNATIVES.get(section, ()):
+        if group & new.keys():
+            dropped |= set().union(*ALTERNATIVES[section]) - group
+    return {**{key: value for key, value in old.items() if key not in dropped}, **new}
+
+
+def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file over its base; ``children`` are the files that led here."""
+    content = _read_one(path)
+    if "base" not in content:
+        return content
+    base = _base_of(path, content.pop("base"))
+    chain = (*children, path)
+    if os.path.realpath(base) in map(os.path.realpath, chain):
+        raise UserError(
+            f"{path}: 'base: {base.name}' leads back to a file that is built on it. Remove one base."
+        )
+    if len(chain) > MAX_BASES:
+        names = " -> ".join(file.name for file in (*chain, base))
+        raise UserError(f"{chain[0]} has more than {MAX_BASES} bases in a row: {names}. Merge two of them.")
+    return merge(_read_chain(base, chain), content)
+
+
+def _base_of(path: Path, given: Any) -> Path:
+    if not isinstance(given, str) or not _is_relative_path(given):
+        raise UserError(
+            f"{path}: 'base' must be the path of one YAML file, relative to this file; got {show(given)}."
+        )
+    return path.parent / given
+
+
+def _is_relative_path(given: str) -> bool:
+    try:
+        os.fsencode(given)  # "\ud800" is YAML, but no file can have that name
+    except UnicodeEncodeError:
+        return False
+    return bool(given.strip()) and "\0" not in given and not Path(given).is_absolute()
+
+
+def _read_one(path: Path) -> dict[str, Any]:
+    content = _parse(_text(path), str(path))
+    if content is None:
+        raise UserError(f"{path} is empty. Start from a file in experiments/.")
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} must hold a mapping of sections (benchmark: ..., strategy: ...); "
+            f"it holds {_kind(content)}."
+        )
+    return content
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give one of the YAML files in it{_listing(path)}.")
+        if not path.exists():
+            raise UserError(f"{path} does not exist.{_similar(path)}")
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file; give a YAML file.")
+        data = path.read_bytes() if path.stat().st_size <= LARGEST_FILE else None
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from error
+    if data is None:
+        raise UserError(f"{path} is larger than {LARGEST_FILE} bytes; that is no experiment file.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start} is {data[error.start]:#04x}). Save it as UTF-8."
+        ) from error
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except BROKEN as error:
+        raise UserError(f"{what} is not valid YAML: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return PyYAML's many-line message as one clause with line and column."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + " ".join(filter(None, [error.context, error.problem]))[:200]
+
+
+def _similar(path: Path) -> str:
+    folder = path.parent
+    names = sorted(file.name for file in folder.glob("*.yaml")) if folder.is_dir() else []
+    return did_you_mean(path.name, names) or " Check the path."
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(file.name for file in folder.glob("*.yaml"))
+    return f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+
+
+def _kind(value: Any) -> str:
+    return {"list": "a list", "str": "text"}.get(type(value).__name__, f"the single value {show(value)}")

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from incrlt.report import page, read_run
+
+
+def concrete(value):
+    """Replace theme colours by real ones, as the page's script does."""
+    if isinstance(value, dict):
+        return {key: concrete(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [concrete(inner) for inner in value]
+    return "#123456" if isinstance(value, str) and value.startswith("@") else value
+
+
+def colours(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return {colour for inner in value for colour in colours(inner)}
+    return {value[1:]} if isinstance(value, str) and value.startswith("@") else set()
+
+
+@pytest.fixture(scope="module")
+def run(make_run, tmp_path_factory):
+    return read_run(make_run(tmp_path_factory.mktemp("runs"), sizes=(6, 3, 3), epochs=3))
+
+
+@pytest.fixture(scope="module")
+def charts(run):
+    return page.contents(run)["charts"]
+
+
+def test_every_chart_is_there(charts):
+    once = {"accuracy", "groups", "forgetting", "losses", "rate"}
+    each = {"matrix", "curves", "age", "age-last", "old", "new", "size"}
+    assert set(charts) == once | {f"{name}-{readout}" for name in each for readout in ("cnn", "nme")}
+
+
+def test_plotly_accepts_every_chart(charts):
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+    for name, chart in charts.items():
+        assert graph_objects.Figure(concrete(chart)).data, name
+
+
+def test_every_colour_is_a_variable_of_the_style(charts):
+    style = (page._FOLDER / "page.css").read_text()
+    for name, chart in charts.items():
+        for colour in colours(chart):
+            assert re.fullmatch(r"seq:[01](\.\d+)?", colour) or f"--{colour}:" in style, (name, colour)
+
+
+def test_accuracy_lines_are_the_summary(run, charts):
+    lines = {line["name"]: line["y"] for line in charts["accuracy"]["data"]}
+    for readout, summary in run.summaries.items():
+        for convention in ("over_tasks", "over_classes", "over_seen_images"):
+            expected = summary["per_experience"][f"accuracy/{convention}"]
+            assert lines[f"{readout} · {convention.replace('_', ' ')}"] == pytest.approx(expected, abs=0.006)
+
+
+def test_matrix_is_the_summary(run, charts):
+    values = charts["matrix-cnn"]["data"][0]["z"]
+    expected = run.summaries["cnn"]["accuracy_matrix"]
+    assert values[0][1] is None
+    assert values[2] == pytest.approx(expected[2], abs=0.06)
+
+
+def test_single_read_out_needs_no_name(make_run, tmp_path):
+    run = read_run(make_run(tmp_path, sizes=(3, 2), readouts=("cnn",), epochs=1))
+    names = {line["name"] for line in page.contents(run)["charts"]["groups"]["data"]}
+    assert names <= {"many", "medium", "few"}
+
+
+def test_single_experience_has_no_matrix_and_no_forgetting(make_run, tmp_path):
+    run = read_run(make_run(tmp_path, sizes=(6,), readouts=("cnn",), epochs=1))
+    assert set(page.contents(run)["charts"]) == {"accuracy", "groups", "losses", "rate", "size-cnn"}
+    assert page.contents(run)["problems"] == []
+
+
+def test_very_long_logs_are_thinned(make_run, tmp_path):
+    run = read_run(make_run(tmp_path, sizes=(2, 2), readouts=("cnn",), epochs=4000))
+    line = page.contents(run)["charts"]["losses"]["data"][0]
+    assert len(line["x"]) == len(line["y"]) <= 3000
+    assert line["x"][-1] > 7990
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "x", [1]])
+def test_broken_loss_values_leave_a_gap(make_run, tmp_path, value):
+    folder = make_run(tmp_path, sizes=(2,), readouts=("cnn",), epochs=1)
+    with open(folder / "log.jsonl", "a") as file:
+        file.write(
+            json.dumps({"event": "epoch", "experience": 0, "terms": {"ce": value}, "lr": value}) + "\n"
+        )
+    contents = page.contents(read_run(folder))
+    assert contents["problems"] == []
+    assert contents["charts"]["losses"]["data"][0]["y"][-1] is None

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+
+import pytest
+import yaml
+
+from incrlt import report
+from incrlt.report import page
+
+
+def without_plotly(text: str) -> str:
+    return text.replace(str(page.get_plotlyjs()), "")
+
+
+@pytest.fixture(scope="module")
+def written(make_run, tmp_path_factory):
+    folder = make_run(tmp_path_factory.mktemp("runs"), sizes=(6, 3, 3), epochs=2)
+    return folder, report.write(folder)
+
+
+def test_page_lies_in_the_run_folder_and_is_small(written):
+    folder, path = written
+    assert path == folder / "report.html"
+    assert path.stat().st_size < 8e6
+
+
+def test_page_needs_no_network(written):
+    own = without_plotly(written[1].read_text())
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]*\"", own)
+    assert "http" not in own
+    assert "@import" not in own
+    assert written[1].read_text().count(page.get_plotlyjs()) == 1
+
+
+def test_page_names_no_path_of_the_machine(written):
+    folder, path = written
+    assert str(folder.parent.parent) not in path.read_text()
+
+
+def test_numbers_stand_on_the_page_with_their_conventions(written):
+    folder, path = written
+    own = without_plotly(path.read_text())
+    numbers = report.read_run(folder).summaries["cnn"]["numbers"]
+    assert f"{numbers['average_incremental_accuracy/over_tasks']:.2f}" in own
+    for convention in ("over_tasks", "over_classes", "over_seen_images", "chaudhry_over_tasks"):
+        assert convention in own
+    for heading in (
+        "Accuracy",
+        "Forgetting",
+        "Long tail",
+        "Old and new",
+        "Classes",
+        "Training",
+        "All numbers",
+    ):
+        assert f"<h2>{heading}</h2>" in own
+    assert "LUCIR+LWS on lfh-shuffled-10, ours - published" in own
+
+
+def test_every_chart_has_its_figure(written):
+    own = without_plotly(written[1].read_text())
+    wanted = re.findall(r'data-figure="([^"]+)"', own)
+    assert len(wanted) == len(set(wanted)) == 19
+    for name in wanted:
+        body = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', own, re.DOTALL)[1]
+        assert json.loads(body)["data"]
+
+
+def test_same_files_give_the_same_page(written):
+    folder, path = written
+    first = path.read_bytes()
+    assert report.write(folder).read_bytes() == first
+
+
+def test_names_are_escaped(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(2, 1), epochs=1, method="<script>alert(1)</script>")
+    classes = json.loads((folder / "classes.json").read_text())
+    classes["class_names"] = ["</script><b>", "<i>", "&"]
+    (folder / "classes.json").write_text(json.dumps(classes))
+    own = without_plotly(report.write(folder).read_text())
+    assert "<script>alert(1)" not in own
+    assert "</script><b>" not in own
+    assert "<i>" not in own
+
+
+def test_unfinished_run_is_marked(make_run, tmp_path):
+    own = report.write(make_run(tmp_path, sizes=(4, 2, 2), done=2, epochs=1)).read_text()
+    assert "unfinished" in own
+    assert "2 of 3 experiences are evaluated" in own
+
+
+def test_run_that_has_only_started_gives_a_page(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2), done=0, epochs=1)
+    (folder / "confusions.npz").unlink()
+    own = without_plotly(report.write(folder).read_text())
+    assert "no accuracies to show" in own
+    assert "<h2>The run</h2>" in own
+
+
+def mutated(text: str, generator: random.Random) -> str:
+    """Cut, drop, double or overwrite a piece of a file."""
+    start = generator.randrange(len(text) + 1)
+    end = min(len(text), start + generator.randrange(1, 40))
+    middle = generator.choice(
+        ["", text[start:end] * 2, "null", "-1", '"x"', "[]", "{}", "1e999", "\x00", "NaN"]
+    )
+    return text[:start] + middle + ("" if generator.random() < 0.15 else text[end:])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_damaged_files_never_stop_the_page(make_run, tmp_path, monkeypatch, seed):
+    """Mutate files at random: always a page, never an exception."""
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    generator = random.Random(seed)
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1)
+    for name in (
+        "config.yaml",
+        "protocol.json",
+        "environment.json",
+        "log.jsonl",
+        "classes.json",
+        "results.json",
+    ):
+        if generator.random() < 0.6:
+            (folder / name).write_text(mutated((folder / name).read_text(), generator))
+    if generator.random() < 0.5:
+        (folder / "confusions.npz").write_bytes(generator.randbytes(200))
+    assert "<h1>" in report.write(folder).read_text()
+
+
+WRONG = [None, 1, -2.5, "x", [], {}, [None], {"a": None}, True]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_fields_of_another_type_never_stop_the_page(make_run, tmp_path, monkeypatch, seed):
+    """Files that parse but whose fields mean something else, as another version may write them."""
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    generator = random.Random(seed)
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1)
+    if generator.random() < 0.5:
+        (folder / "confusions.npz").unlink()  # then the page is made of results.json
+
+    def spoil(value):
+        if generator.random() < 0.08:
+            return generator.choice(WRONG)
+        if isinstance(value, dict):
+            return {key: spoil(inner) for key, inner in value.items() if generator.random() < 0.97}
+        if isinstance(value, list):
+            return [spoil(inner) for inner in value]
+        return value
+
+    for name in ("protocol.json", "environment.json", "classes.json", "results.json"):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({key: spoil(inner) for key, inner in content.items()}))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(spoil(config)))
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    (folder / "log.jsonl").write_text("".join(json.dumps(spoil(line)) + "\n" for line in lines))
+    assert "<h1>" in report.write(folder).read_text()
+
+
+@pytest.mark.slow
+def test_large_run_is_fast_and_small(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(10,) * 100, epochs=160, readouts=("cnn",))
+    start = time.perf_counter()
+    path = report.write(folder)
+    assert time.perf_counter() - start < 10
+    assert path.stat().st_size < 8e6

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import incrlt
+from incrlt.errors import UserError
+from incrlt.report import read_run
+
+SMALL = {"sizes": (4, 2, 2), "epochs": 2}
+
+
+@pytest.fixture
+def folder(make_run, tmp_path):
+    return make_run(tmp_path, **SMALL)
+
+
+def test_whole_run_has_no_problems(folder):
+    run = read_run(folder)
+    assert run.problems == ()
+    assert (run.method, run.protocol_name, run.protocol_hash) == (
+        "LUCIR+LWS",
+        "lfh-shuffled-10",
+        "1a2b3c4d5e6f",
+    )
+    assert (run.num_done, run.num_planned, run.finished) == (3, 3, True)
+    assert list(run.records) == ["cnn", "nme"]
+    assert len(run.events("epoch")) == 6
+
+
+def test_numbers_are_computed_from_the_counts_not_read(folder):
+    content = json.loads((folder / "results.json").read_text())
+    content["readouts"]["cnn"]["numbers"]["last_accuracy/over_tasks"] = 99.9
+    (folder / "results.json").write_text(json.dumps(content))
+    assert read_run(folder).summaries["cnn"]["numbers"]["last_accuracy/over_tasks"] != 99.9
+
+
+def test_unfinished_run_says_how_far_it_is(make_run, tmp_path):
+    run = read_run(make_run(tmp_path, done=1, **SMALL))
+    assert run.problems == (
+        "The run has not finished: 1 of 3 experiences are evaluated; averages are over these.",
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.yaml", "protocol.json", "environment.json", "log.jsonl", "classes.json", "confusions.npz"],
+)
+def test_missing_file_is_named_with_what_is_lost(folder, name):
+    (folder / name).unlink()
+    assert any(problem.startswith(f"{name} is missing: ") for problem in read_run(folder).problems)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "protocol.json", "environment.json", "classes.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe\x00", b"null", b"[" * 3000])
+def test_damaged_file_is_named(folder, name, content):
+    (folder / name).write_bytes(content)
+    problems = read_run(folder).problems
+    assert any(name in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a zip"])
+def test_damaged_counts_fall_back_to_saved_numbers(folder, content):
+    expected = read_run(folder).summaries["cnn"]["numbers"]
+    (folder / "confusions.npz").write_bytes(content)
+    run = read_run(folder)
+    assert run.summaries["cnn"]["numbers"] == pytest.approx(expected)
+    assert any("those saved in results.json" in problem for problem in run.problems)
+    assert not any(str(folder) in problem for problem in run.problems)  # no machine paths on the page
+
+
+def test_counts_that_do_not_fit_the_classes_are_a_problem(folder):
+    (folder / "results.json").unlink()
+    classes = json.loads((folder / "classes.json").read_text())
+    classes["experience_of_class"] = [0] * 8
+    (folder / "classes.json").write_text(json.dumps(classes))
+    run = read_run(folder)
+    assert any("must be 8 x 8" in problem for problem in run.problems)
+    assert any("no accuracies" in problem for problem in run.problems)
+
+
+def test_torn_log_lines_are_left_out_and_counted(folder):
+    with open(folder / "log.jsonl", "a") as file:
+        file.write('{"event": "epoch", "terms": {"c')
+    run = read_run(folder)
+    assert run.problems == ("1 of 11 lines of log.jsonl are damaged and left out.",)
+    assert len(run.events("epoch")) == 6
+
+
+def test_other_version_is_named(folder):
+    environment = json.loads((folder / "environment.json").read_text()) | {"incrlt": "0.0.1"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    assert read_run(folder).problems == (
+        f"The run was written by incrlt 0.0.1; this page by {incrlt.__version__}.",
+    )
+
+
+@pytest.mark.parametrize("version", [0, 7, None, "one"])
+def test_results_of_another_format_are_left_out(folder, version):
+    content = json.loads((folder / "results.json").read_text()) | {"format": version}
+    (folder / "results.json").write_text(json.dumps(content))
+    run = read_run(folder)
+    assert run.problems == (f"results.json has format {version}, this version reads 1: it is left out.",)
+    assert run.method == "lucir"  # from the configuration instead
+    assert set(run.summaries) == {"cnn", "nme"}
+
+
+def test_folder_that_is_no_run(folder, tmp_path):
+    with pytest.raises(UserError, match=r"holds no file of a run.*Did you mean"):
+        read_run(folder.parent)
+    with pytest.raises(UserError, match="is not a folder"):
+        read_run(tmp_path / "nothing")
+
+
+def test_run_with_one_file_left_is_still_read(folder):
+    for path in folder.iterdir():
+        if path.name != "log.jsonl":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run = read_run(folder)
+    assert run.method == "unknown method"
+    assert run.summaries == {}
