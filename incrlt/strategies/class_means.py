@@ -37,7 +37,6 @@ class ClassMeans:
         """Compute the mean of each class's exemplars with the current model."""
         dataset = strategy.memory.dataset()
         features, labels = features_of(strategy, dataset, mirror=True)
-        features = F.normalize(features, dim=-1)
         positions = strategy.model.positions(labels)
         means = torch.zeros(strategy.model.num_classes, features.shape[1])
         means.index_add_(0, positions, features)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from avalanche.benchmarks.utils import concat_datasets
-
+from incrlt.errors import UserError
 from incrlt.strategies.template import IncrTemplate
 
 
@@ -24,13 +23,12 @@ class Joint(IncrTemplate):
     def __init__(self, **template: Any) -> None:
         super().__init__(**template)
         if self.memory is not None:
-            from incrlt.errors import UserError
-
             raise UserError("strategy 'joint' keeps all images already; remove memory.")
         self._past: list[Any] = []
 
     def _after_train_dataset_adaptation(self, **kwargs: Any) -> None:
-        self.adapted_dataset = concat_datasets([*(d.train() for d in self._past), self.adapted_dataset])
+        for dataset in self._past:
+            self.adapted_dataset = self.adapted_dataset.concat(dataset.train())
         super()._after_train_dataset_adaptation(**kwargs)
 
     def end_experience(self, experience: Any) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
@@ -25,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
-from incrlt.data.avalanche import class_aware_loader, tensorise
+from incrlt.data.avalanche import class_aware_loader, convert
+from incrlt.data.stored import NotExactError, TensorCache
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
@@ -145,6 +145,7 @@ class IncrTemplate(SupervisedTemplate):
         self.batch_generator = torch.Generator().manual_seed(batch_seed)
         self.augmentation_generator = torch.Generator(self.device).manual_seed(augmentation_seed)
 
+        self.tensor_cache = TensorCache(self.device)
         self.teacher: nn.Module | None = None
         self.num_old = 0
         self.experience_index = 0
@@ -152,7 +153,7 @@ class IncrTemplate(SupervisedTemplate):
         self.stage_epoch = 0
         self.class_counts = torch.zeros(0, dtype=torch.long)
         self.epoch_terms: dict[str, float] = {}
-        self.epoch_images, self.epoch_seconds = 0, 0.0
+        self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
         self.mb_out: ModelOutput | None = None
         self.mb_scores: dict[str, Tensor] = {}
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
@@ -276,24 +277,27 @@ class IncrTemplate(SupervisedTemplate):
         assert self._position_table is not None
         return self._position_table[labels]
 
-    def _fast(self, loader: Any, train: bool = True) -> Any:
+    def _fast(self, loader: Any) -> Any:
         if not self.fast_data:
             return loader
-        fast, self.fallback_reason = tensorise(
-            loader,
-            device=self.device,
-            permutation_generator=self.batch_generator,
-            augmentation_generator=self.augmentation_generator,
-            train=train,
-            channels_last=self.channels_last,
-        )
-        return loader if fast is None else fast
+        try:
+            return convert(
+                loader,
+                self.device,
+                self.batch_generator,
+                self.augmentation_generator,
+                cache=self.tensor_cache,
+                channels_last=self.channels_last,
+            )
+        except NotExactError as reason:
+            self.fallback_reason = str(reason)
+            return loader
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
         """Build Avalanche's evaluation loader, then cut its batches from tensors where that is exact."""
         super().make_eval_dataloader(**kwargs)
         self._eval_width = max(classes_of(self.experience)) + 1
-        self.dataloader = self._fast(self.dataloader, train=False)
+        self.dataloader = self._fast(self.dataloader)
 
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
         """Grow the heads when training meets new classes; evaluation leaves an expert network as it is."""
@@ -398,7 +402,7 @@ class IncrTemplate(SupervisedTemplate):
             if self._stop_training:  # a plugin such as EarlyStopping asked for it
                 self._stop_training = False
                 break
-            begun = time.perf_counter()
+            begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
             self.training_epoch(**kwargs)
             self._collect_terms()
             self.epoch_seconds = time.perf_counter() - begun
@@ -450,6 +454,7 @@ class IncrTemplate(SupervisedTemplate):
             augmentation_generator=self.augmentation_generator,
             channels_last=self.channels_last,
             fast=self.fast_data,
+            cache=self.tensor_cache,
         )
 
     def _collect_terms(self) -> None:

@@ -1,0 +1,372 @@
+"""From a validated experiment to a finished run folder, over exactly the calls a user's script would make."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import incrlt._compat  # noqa: F401  (before avalanche)
+
+import torch
+from avalanche.logging import BaseLogger
+from avalanche.training.plugins import EvaluationPlugin
+
+import incrlt.models
+from incrlt import report
+from incrlt.benchmarks import datasets, protocols, streams
+from incrlt.checkpoint import CheckpointFolder
+from incrlt.config import Experiment
+from incrlt.console import Console
+from incrlt.errors import UserError
+from incrlt.metrics import experience_rows, published, summarise
+from incrlt.plan import plan
+from incrlt.plugins.confusion import ConfusionRecorder
+from incrlt.plugins.memory import ExemplarMemory
+from incrlt.plugins.scheduler import cosine, multistep_with_warmup
+from incrlt.resolve import load_class
+from incrlt.runfolder import RunFolder, environment
+from incrlt.strategies.randomness import seed_everything
+
+if TYPE_CHECKING:
+    from incrlt.run import RunOptions
+    from incrlt.strategies.template import IncrTemplate
+
+
+def execute(experiment: Experiment, options: RunOptions) -> int:
+    """Run an experiment to its report; return the exit code.
+
+    An unfinished run of the same experiment goes on from its newest whole checkpoint; a finished one is not
+    run again unless ``options.resume`` is ``restart``.
+
+    Raises:
+        UserError: Bad data, an unwritable folder, a non-finite loss.
+    """
+    console = Console()
+    device = choose_device(experiment.device)
+    data = datasets.load(experiment.benchmark.dataset, experiment.data.root, experiment.data.download)
+    resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
+    folder = RunFolder(experiment.run_folder(resolved.hash))
+    if folder.is_done and options.resume != "restart":
+        _say_done(console, folder)
+        return 0
+    try:
+        Run(experiment, options, device, data, resolved, folder, console).run()
+    finally:
+        folder.close()
+        console.close()
+    return 0
+
+
+def _say_done(console: Console, folder: RunFolder) -> None:
+    page = folder.path / "report.html"
+    console.plain("this run is finished; --restart runs it again")
+    console.finished(folder.path, page if page.exists() else None, f"python -m incrlt.report {folder.path}", None)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` is the first GPU if there is one.
+
+    Raises:
+        UserError: A GPU is asked for that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device {name!r} is not here: torch sees {count} CUDA devices. Use device: auto or cpu.")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return the precision of a name; ``auto`` is bf16 where the hardware multiplies in it, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def build_strategy(experiment: Experiment, in_channels: int, device: torch.device, recorder: Any) -> IncrTemplate:
+    """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``."""
+    training, seeds = experiment.training, experiment.seeds.filled()
+    seed_everything(seeds["init"])
+    experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
+    model = incrlt.models.build(
+        experiment.model.name,
+        num_experts=experts.num_experts,
+        head=experiment.model.head,
+        in_channels=in_channels,
+        width=experiment.model.width,
+        last_relu=experiment.model.last_relu,
+    )
+    precision = choose_precision(training.precision, device)
+    channels_last = precision != "fp32" if training.channels_last == "auto" else training.channels_last
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+    return load_class("strategy", experiment.strategy.name)(
+        model=model,
+        optimizer=optimizer,
+        experts=experts,
+        memory=_memory(experiment),
+        rebalance=_rebalance(experiment),
+        schedule=_schedule(training),
+        train_mb_size=training.batch_size,
+        train_epochs=training.epochs,
+        base_epochs=training.base_epochs,
+        eval_mb_size=training.eval_batch_size,
+        device=device,
+        plugins=[recorder],
+        evaluator=EvaluationPlugin(loggers=[BaseLogger()]),
+        precision=precision,
+        channels_last=channels_last,
+        grad_clip=training.grad_clip,
+        batch_seed=seeds["batches"],
+        augmentation_seed=seeds["augmentation"],
+        **experiment.strategy.hyper_parameters,
+    )
+
+
+def _memory(experiment: Experiment) -> ExemplarMemory | None:
+    if experiment.memory is None:
+        return None
+    return ExemplarMemory(**experiment.memory.model_dump(), seed=experiment.seeds.filled()["batches"])
+
+
+def _rebalance(experiment: Experiment) -> Any:
+    entry = experiment.rebalance
+    return None if entry is None else load_class("rebalance", entry.name)(**entry.hyper_parameters)
+
+
+def _schedule(training: Any) -> Any:
+    if training.schedule == "cosine":
+        return cosine(training.warmup_epochs)
+    return multistep_with_warmup(training.milestones, training.gamma, training.warmup_epochs)
+
+
+def method_name(experiment: Experiment) -> str:
+    """Return the name a paper's table would use, e.g. ``LUCIR+LWS``."""
+    names = {"lucir": "LUCIR", "icarl": "iCaRL", "single": ""}
+    parts = [experiment.strategy.name, experiment.experts.name]
+    parts += [] if experiment.rebalance is None else [experiment.rebalance.name.upper()]
+    shown = [names.get(part, part if part.isupper() else part.capitalize()) for part in parts]
+    return "+".join(part for part in shown if part)
+
+
+class Run:
+    """One run in progress.
+
+    Args:
+        experiment: What to run.
+        options: How.
+        device: Where.
+        data: The dataset.
+        resolved: The protocol on these data.
+        folder: Where results go.
+        console: Where progress is shown.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        options: RunOptions,
+        device: torch.device,
+        data: Any,
+        resolved: Any,
+        folder: RunFolder,
+        console: Console,
+    ) -> None:
+        self.experiment, self.options, self.device = experiment, options, device
+        self.resolved, self.folder, self.console = resolved, folder, console
+        if experiment.training.threads:
+            torch.set_num_threads(experiment.training.threads)
+        self.checkpoints = CheckpointFolder(folder.path / "checkpoints")
+        self.benchmark = streams.build(data, resolved)
+        self.recorder = ConfusionRecorder()
+        self.strategy = build_strategy(experiment, data.train_images.shape[1], device, self.recorder)
+        self.strategy.on_epoch_end = self._epoch_end
+        self.method = method_name(experiment)
+        self._begun = time.perf_counter()
+        self._seconds_before = 0.0
+        self._steps = 0
+
+    def run(self) -> None:
+        """Train and evaluate every experience that is left, then write the report."""
+        first = self._resume() if self.options.resume == "auto" else self._begin_anew()
+        self._banner(first)
+        stream, tests = self.benchmark.train_stream, self.benchmark.test_stream
+        for t in range(first, len(stream)):
+            begun = time.perf_counter()
+            self.strategy.train(stream[t])
+            trained = time.perf_counter()
+            self.strategy.eval(tests[: t + 1])
+            self._experience_end(t, trained - begun, time.perf_counter() - trained)
+        self._finish()
+
+    # ------------------------------------------------------------------ beginning
+
+    def _begin_anew(self) -> int:
+        self.checkpoints.clear()
+        for name in ("DONE", "log.jsonl", "report.html", "results.json", "results.csv", "per_class.csv"):
+            (self.folder.path / name).unlink(missing_ok=True)
+        for events in (self.folder.path / "tensorboard").glob("events.*"):
+            events.unlink()
+        self._describe()
+        return 0
+
+    def _describe(self) -> None:
+        self.folder.write_text("config.yaml", self.experiment.resolved_yaml())
+        self.folder.write_json("protocol.json", self.resolved.describe())
+        self.folder.write_json("environment.json", environment(self.device, self.options.command))
+        self.folder.log({"event": "start", "method": self.method, "protocol_hash": self.resolved.hash})
+
+    def _resume(self) -> int:
+        self.checkpoints.tidy()
+        state = self.checkpoints.newest()
+        for name in self.checkpoints.damaged:
+            self.console.warning(f"checkpoint {name} is damaged; going on from the one before it")
+        if state is None:
+            return self._begin_anew()
+        self.folder.cut_log(state["log_size"])
+        self._seconds_before, self._steps = state["seconds"], state["steps"]
+        self.recorder.load_state_dict(state["recorder"])
+        self.strategy.load_state_dict(state["strategy"], self.benchmark.train_stream)
+        progress = state["strategy"]["progress"]
+        where = f"experience {progress['experience'] + (not progress['trained'])}"
+        epoch = "" if progress["trained"] else f", after epoch {progress['epoch']} of its stage {progress['stage'] + 1}"
+        self.console.plain(f"resuming {'after ' if progress['trained'] else 'in '}{where}{epoch}")
+        return int(progress["experience"])
+
+    def _banner(self, first: int) -> None:
+        parameters = sum(p.numel() for p in self.strategy.model.stem.parameters())
+        parameters += sum(p.numel() for p in self.strategy.model.branches.parameters())
+        facts = {
+            "experiment": self.experiment.name,
+            "method": self.method,
+            "protocol": f"{self.resolved.protocol.name}, hash {self.resolved.hash}",
+            "changed": " ".join(self.experiment.overrides),
+            "network": f"{self.experiment.model.name}, {parameters:,} parameters before the head",
+            "device": f"{self.device}, {self.strategy.precision}, {torch.get_num_threads()} threads",
+            "run folder": self.folder.path,
+        }
+        self.console.banner(facts, plan(self.experiment))
+
+    # ------------------------------------------------------------------ along the way
+
+    def _epoch_end(self, strategy: IncrTemplate) -> None:
+        seconds = max(strategy.epoch_seconds, 1e-9)
+        event = {
+            "event": "epoch",
+            "experience": strategy.experience_index,
+            "stage": strategy.stage.name,
+            "epoch": strategy.stage_epoch + 1,
+            "epochs": strategy.stage.epochs,
+            "lr": strategy.epoch_lr,
+            "loss": sum(strategy.epoch_terms.values()),
+            "terms": strategy.epoch_terms,
+            "images_per_second": strategy.epoch_images / seconds,
+            "seconds": seconds,
+        }
+        self._steps += 1
+        self.folder.log(event)
+        writer = self.folder.tensorboard(self._steps)
+        for name, value in strategy.epoch_terms.items():
+            writer.add_scalar(f"loss/{name}", value, self._steps)
+        writer.add_scalar("lr", event["lr"], self._steps)
+        self._save(trained=False)
+        self.console.epoch(event)
+
+    def _save(self, trained: bool) -> None:
+        state = {
+            "strategy": self.strategy.state_dict(trained),
+            "recorder": self.recorder.state_dict(),
+            "log_size": self.folder.log_size,
+            "steps": self._steps,
+            "seconds": self._seconds,
+        }
+        self.checkpoints.save(state)
+
+    @property
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._begun
+
+    def _experience_end(self, t: int, train_seconds: float, eval_seconds: float) -> None:
+        memory = self.strategy.memory
+        event = {
+            "event": "experience",
+            "experience": t,
+            "train_seconds": train_seconds,
+            "eval_seconds": eval_seconds,
+            "classes_seen": len(self.recorder.class_ids),
+            "memory_images": 0 if memory is None else len(memory),
+        }
+        self.folder.log(event)
+        records = self._write_counts()
+        self._save(trained=True)
+        rows = {readout: experience_rows(record)[t] for readout, record in records.items()}
+        self._tensorboard(t, records)
+        self.console.experience(event, rows)
+
+    def _write_counts(self) -> dict[str, Any]:
+        records = self.recorder.records(self.resolved.counts_before_holdout, None)
+        size = len(self.recorder.class_ids)
+        records = {
+            name: type(record)(
+                record.confusions,
+                record.experience_of_class,
+                record.images_of_class,
+                self.benchmark.class_names[:size],
+            )
+            for name, record in records.items()
+        }
+        labels = [int(label) for label in self.resolved.protocol.class_order[:size]]
+        extra = {
+            "method": self.method,
+            "protocol": self.resolved.protocol.name,
+            "protocol_hash": self.resolved.hash,
+            "seconds": self._seconds,
+        }
+        self.results = self.folder.write_counts(records, labels, extra)
+        self.first_record = next(iter(records.values()))
+        return records
+
+    def _tensorboard(self, t: int, records: dict[str, Any]) -> None:
+        writer = self.folder.tensorboard()
+        for readout, record in records.items():
+            for name, value in experience_rows(record)[t].items():
+                if isinstance(value, int | float) and name != "experience":
+                    writer.add_scalar(f"{readout}/{name}", value, t)
+            matrix = summarise(record)["accuracy_matrix"]
+            writer.add_figure(f"{readout}/accuracy matrix", _matrix_figure(matrix), t)
+
+    # ------------------------------------------------------------------ the end
+
+    def _finish(self) -> None:
+        if not hasattr(self, "first_record"):
+            self._write_counts()
+        self.folder.log({"event": "end", "seconds": self._seconds})
+        self.folder.close()
+        line = published.distance(self.resolved.protocol.name, self.method, summarise(self.first_record))
+        if line is not None:
+            self.folder.write_text("published.txt", line + "\n")
+        self.folder.write_text("DONE", "")
+        page = report.write(self.folder.path)
+        others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
+        self.console.finished(self.folder.path, page, others, line)
+
+
+def _matrix_figure(matrix: list[list[float | None]]) -> Any:
+    """Draw the accuracy matrix without a display."""
+    from matplotlib.figure import Figure
+
+    size = len(matrix)
+    values = [[float("nan") if cell is None else cell for cell in row] + [float("nan")] * (size - len(row)) for row in matrix]
+    figure = Figure(figsize=(4, 3.4))
+    axes = figure.add_subplot()
+    image = axes.imshow(values, vmin=0, vmax=100)
+    axes.set_xlabel("classes of experience")
+    axes.set_ylabel("after experience")
+    figure.colorbar(image, label="accuracy, %")
+    return figure

@@ -1,0 +1,127 @@
+"""Counts of (true class, predicted class) after every experience: what all metrics are computed from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import incrlt._compat  # noqa: F401  (before avalanche)
+
+import numpy as np
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor
+
+from incrlt.errors import UserError
+from incrlt.metrics import StreamRecord
+
+
+class ConfusionRecorder(SupervisedPlugin):
+    """Count predictions over all seen classes in each evaluation, for every read-out of the strategy.
+
+    Works on any Avalanche strategy: where a strategy offers no read-outs of its own, ``mb_output`` is counted as
+    ``cnn``. Predictions are the best of the seen classes; test images of unseen classes are left out. Counts stay
+    on the device until the evaluation ends. Classes are kept in order of arrival.
+
+    Attributes:
+        class_ids: Label id of each class, in order of arrival.
+        experience_of_class: Experience in which each class arrived.
+        images_of_class: Training images of each class when it arrived, exemplars not counted.
+        confusions: Per read-out one int64 ``[C_t, C_t]`` per experience; evaluating again replaces the last one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_ids: list[int] = []
+        self.experience_of_class: list[int] = []
+        self.images_of_class: list[int] = []
+        self.confusions: dict[str, list[np.ndarray]] = {}
+        self._experience = -1
+        self._counting: dict[str, Tensor] = {}
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take note of the classes that arrive; an experience trained again (resumed) is not counted twice."""
+        experience = strategy.experience
+        targets = torch.as_tensor([int(label) for label in experience.dataset.targets])
+        labels, images = targets.unique(return_counts=True)
+        self._experience = int(experience.logging().current_experience)
+        for label, count in zip(labels.tolist(), images.tolist(), strict=True):
+            if label not in self.class_ids:
+                self.class_ids.append(label)
+                self.experience_of_class.append(self._experience)
+                self.images_of_class.append(count)
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Start counting."""
+        self._counting = {}
+        size = max(self.class_ids, default=-1) + 1
+        table = torch.full((size,), -1, dtype=torch.long)
+        table[self.class_ids] = torch.arange(len(self.class_ids))
+        self._table = table.to(strategy.device)
+        self._columns = torch.as_tensor(self.class_ids, device=strategy.device)
+
+    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Count a batch, without a host sync."""
+        if not self.class_ids:
+            return
+        labels = strategy.mb_y
+        known = labels < len(self._table)
+        true = torch.where(known, self._table[labels.clamp(max=len(self._table) - 1)], -1)
+        scores = getattr(strategy, "mb_scores", None) or {"cnn": strategy.mb_output[:, self._columns]}
+        for readout, values in scores.items():
+            self._add(readout, true, values.argmax(1))
+
+    def _add(self, readout: str, true: Tensor, predicted: Tensor) -> None:
+        size = len(self.class_ids)
+        if readout not in self._counting:
+            self._counting[readout] = torch.zeros(size * size + 1, dtype=torch.long, device=true.device)
+        cell = torch.where(true >= 0, true * size + predicted, size * size)  # the last cell takes unseen classes
+        self._counting[readout].index_add_(0, cell, torch.ones_like(cell))
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Keep the counts under the experience trained last, unless this evaluation happened inside training."""
+        size = len(self.class_ids)
+        for readout, counts in self._counting.items():
+            matrix = counts[:-1].reshape(size, size).cpu().numpy()
+            kept = self.confusions.setdefault(readout, [])
+            if len(kept) in (self._experience, self._experience + 1):
+                self.confusions[readout] = [*kept[: self._experience], matrix]
+        self._counting = {}
+
+    def records(self, images_of_class: Any = None, class_names: Any = None) -> dict[str, StreamRecord]:
+        """Return one record per read-out that was there after every experience so far.
+
+        Args:
+            images_of_class: Images per class for many / medium / few; by default those that were trained on.
+            class_names: Names in arrival order.
+
+        Raises:
+            UserError: Nothing has been evaluated.
+        """
+        longest = max(map(len, self.confusions.values()), default=0)
+        if not longest:
+            raise UserError("nothing has been evaluated yet: call strategy.eval after strategy.train.")
+        images = self.images_of_class if images_of_class is None else images_of_class
+        experiences = list(self.experience_of_class)
+        return {
+            readout: StreamRecord(tuple(kept), experiences, images[: len(experiences)], class_names)
+            for readout, kept in self.confusions.items()
+            if len(kept) == longest
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return classes and counts as plain data and tensors."""
+        return {
+            "class_ids": list(self.class_ids),
+            "experience_of_class": list(self.experience_of_class),
+            "images_of_class": list(self.images_of_class),
+            "experience": self._experience,
+            "confusions": {k: [torch.as_tensor(m) for m in v] for k, v in self.confusions.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.class_ids = list(state["class_ids"])
+        self.experience_of_class = list(state["experience_of_class"])
+        self.images_of_class = list(state["images_of_class"])
+        self._experience = state["experience"]
+        self.confusions = {k: [m.numpy() for m in v] for k, v in state["confusions"].items()}
