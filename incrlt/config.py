@@ -48,7 +48,7 @@ DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
     "output": None,
     "device": None,
     "data": frozenset({"root", "download"}),
-    "training": frozenset({"threads", "log_every"}),
+    "training": frozenset({"threads"}),
 }
 """Section to the keys that the content hash passes over; None stands for the whole section."""
 
@@ -147,15 +147,11 @@ class Training(Section):
     grad_clip: Positive | None = None
     """Largest norm of the gradient; null does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """``auto``: bf16 on a GPU that has it, fp32 elsewhere. fp16 needs a GPU."""
+    """``auto``: bf16 where the GPU or the CPU multiplies in it, fp32 elsewhere. fp16 needs a GPU."""
     channels_last: bool | Literal["auto"] = "auto"
-    """Memory layout of images; ``auto``: on a GPU. Does not change results beyond rounding."""
-    compile: bool = False
-    """Compile the network; pays off in long runs only."""
+    """Memory layout of images; ``auto``: with bf16 and fp16. Does not change results beyond rounding."""
     eval_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 512
     """Images per step of evaluation."""
-    log_every: Count = 50
-    """Steps between copies of the loss to the host; 1 finds a non-finite loss at its step, and is slower."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of torch; null leaves torch's own choice."""
 

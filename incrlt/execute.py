@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import incrlt._compat  # noqa: F401  (before avalanche)
+import incrlt._compat
 
 import torch
-from avalanche.logging import BaseLogger
-from avalanche.training.plugins import EvaluationPlugin
 
 import incrlt.models
 from incrlt import report
@@ -61,7 +59,9 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
 def _say_done(console: Console, folder: RunFolder) -> None:
     page = folder.path / "report.html"
     console.plain("this run is finished; --restart runs it again")
-    console.finished(folder.path, page if page.exists() else None, f"python -m incrlt.report {folder.path}", None)
+    console.finished(
+        folder.path, page if page.exists() else None, f"python -m incrlt.report {folder.path}", None
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,7 +75,9 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(f"device {name!r} is not here: torch sees {count} CUDA devices. Use device: auto or cpu.")
+        raise UserError(
+            f"device {name!r} is not here: torch sees {count} CUDA devices. Use device: auto or cpu."
+        )
     return device
 
 
@@ -88,10 +90,14 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def build_strategy(experiment: Experiment, in_channels: int, device: torch.device, recorder: Any) -> IncrTemplate:
+def build_strategy(
+    experiment: Experiment, in_channels: int, device: torch.device, recorder: Any
+) -> IncrTemplate:
     """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``."""
     training, seeds = experiment.training, experiment.seeds.filled()
     seed_everything(seeds["init"])
+    from incrlt.strategies.template import quiet_evaluator
+
     experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
     model = incrlt.models.build(
         experiment.model.name,
@@ -119,7 +125,7 @@ def build_strategy(experiment: Experiment, in_channels: int, device: torch.devic
         eval_mb_size=training.eval_batch_size,
         device=device,
         plugins=[recorder],
-        evaluator=EvaluationPlugin(loggers=[BaseLogger()]),
+        evaluator=quiet_evaluator(),
         precision=precision,
         channels_last=channels_last,
         grad_clip=training.grad_clip,
@@ -235,7 +241,11 @@ class Run:
         self.strategy.load_state_dict(state["strategy"], self.benchmark.train_stream)
         progress = state["strategy"]["progress"]
         where = f"experience {progress['experience'] + (not progress['trained'])}"
-        epoch = "" if progress["trained"] else f", after epoch {progress['epoch']} of its stage {progress['stage'] + 1}"
+        epoch = (
+            ""
+            if progress["trained"]
+            else f", after epoch {progress['epoch']} of its stage {progress['stage'] + 1}"
+        )
         self.console.plain(f"resuming {'after ' if progress['trained'] else 'in '}{where}{epoch}")
         return int(progress["experience"])
 
@@ -362,7 +372,10 @@ def _matrix_figure(matrix: list[list[float | None]]) -> Any:
     from matplotlib.figure import Figure
 
     size = len(matrix)
-    values = [[float("nan") if cell is None else cell for cell in row] + [float("nan")] * (size - len(row)) for row in matrix]
+    values = [
+        [float("nan") if cell is None else cell for cell in row] + [float("nan")] * (size - len(row))
+        for row in matrix
+    ]
     figure = Figure(figsize=(4, 3.4))
     axes = figure.add_subplot()
     image = axes.imshow(values, vmin=0, vmax=100)

@@ -83,12 +83,18 @@ class RunFolder:
             self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
         return self._tensorboard
 
-    def write_counts(self, records: dict[str, StreamRecord], labels: list[int], extra: dict[str, Any]) -> dict[str, Any]:
+    def write_counts(
+        self, records: dict[str, StreamRecord], labels: list[int], extra: dict[str, Any]
+    ) -> dict[str, Any]:
         """Write counts, classes and results; return the content of ``results.json``."""
         save_confusions(self.path / "confusions.npz", {k: list(r.confusions) for k, r in records.items()})
         record = next(iter(records.values()))
         save_classes(
-            self.path / "classes.json", record.experience_of_class, record.images_of_class, record.class_names, labels
+            self.path / "classes.json",
+            record.experience_of_class,
+            record.images_of_class,
+            record.class_names,
+            labels,
         )
         return write_results(self.path, records, extra)
 
@@ -120,7 +126,9 @@ def _git() -> dict[str, Any]:
     def ask(*words: str) -> str | None:
         try:
             where = Path(__file__).parent
-            done = subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                ["git", *words], cwd=where, capture_output=True, text=True, timeout=10, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             return None  # not a checkout, or no git
         return done.stdout.strip()

@@ -37,6 +37,18 @@ class ModelOutput:
     features: Tensor | None = None
     cosines: Tensor | None = None
 
+    @property
+    def known_features(self) -> Tensor:
+        """Features ``[K, B, D]`` of a network that tells them."""
+        assert self.features is not None, "only expert networks tell features"
+        return self.features
+
+    @property
+    def known_cosines(self) -> Tensor:
+        """Cosines ``[K, B, C]`` of a network with cosine heads."""
+        assert self.cosines is not None, "only cosine heads have cosines"
+        return self.cosines
+
 
 @dataclass(frozen=True)
 class LossContext:

@@ -44,10 +44,7 @@ def margin_ranking(
         return cosines.sum() * 0.0
     index = labels.expand(num_experts, -1).unsqueeze(-1)
     target = cosines.gather(-1, index)
-    if negatives == "new":
-        candidates = cosines[..., num_old:]
-    else:
-        candidates = cosines.scatter(-1, index, -torch.inf)
+    candidates = cosines[..., num_old:] if negatives == "new" else cosines.scatter(-1, index, -torch.inf)
     hinge = torch.relu(margin - target + candidates.topk(taken, dim=-1).values)
     old = (labels < num_old).to(cosines)
     return (hinge.sum(-1) * old).sum() / (old.sum() * taken * num_experts).clamp(min=1)

@@ -102,7 +102,9 @@ class GrowingHead(nn.Module):
         """Return the rows in use ``[C, D]``; frozen ones without gradient."""
         if not self.num_frozen:
             return self.weight[: self.num_classes]
-        return torch.cat([self.weight[: self.num_frozen].detach(), self.weight[self.num_frozen : self.num_classes]])
+        return torch.cat(
+            [self.weight[: self.num_frozen].detach(), self.weight[self.num_frozen : self.num_classes]]
+        )
 
     def rebalance(self, logits: Tensor) -> Tensor:
         """Multiply logits ``[B, C]`` by the learnable class scales."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,11 +143,11 @@ class ExpertNetwork(nn.Module):
         self.stem.eval()
         self.branches.eval()
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Return classes and tensors, plain data only."""
         return {"class_ids": list(self.class_ids), "tensors": self.state_dict()}
 
-    def load_state(self, state: dict[str, object]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state`, growing or shrinking the heads to it."""
         self.class_ids = list(state["class_ids"])
         for head in self.heads:

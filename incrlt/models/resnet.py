@@ -46,7 +46,9 @@ class BasicBlock(nn.Module):
         return F.relu(y, inplace=True) if self.last_relu else y
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, last_relu: bool = True) -> nn.Sequential:
+def _stage(
+    in_channels: int, out_channels: int, blocks: int, stride: int, last_relu: bool = True
+) -> nn.Sequential:
     layers = [BasicBlock(in_channels, out_channels, stride, last_relu or blocks > 1)]
     layers += [
         BasicBlock(out_channels, out_channels, last_relu=last_relu or index < blocks - 2)

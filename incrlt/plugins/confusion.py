@@ -74,7 +74,9 @@ class ConfusionRecorder(SupervisedPlugin):
         size = len(self.class_ids)
         if readout not in self._counting:
             self._counting[readout] = torch.zeros(size * size + 1, dtype=torch.long, device=true.device)
-        cell = torch.where(true >= 0, true * size + predicted, size * size)  # the last cell takes unseen classes
+        cell = torch.where(
+            true >= 0, true * size + predicted, size * size
+        )  # the last cell takes unseen classes
         self._counting[readout].index_add_(0, cell, torch.ones_like(cell))
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
@@ -101,9 +103,11 @@ class ConfusionRecorder(SupervisedPlugin):
         if not longest:
             raise UserError("nothing has been evaluated yet: call strategy.eval after strategy.train.")
         images = self.images_of_class if images_of_class is None else images_of_class
-        experiences = list(self.experience_of_class)
+        experiences = np.asarray(self.experience_of_class)
         return {
-            readout: StreamRecord(tuple(kept), experiences, images[: len(experiences)], class_names)
+            readout: StreamRecord(
+                tuple(kept), experiences, np.asarray(images[: len(experiences)]), class_names
+            )
             for readout, kept in self.confusions.items()
             if len(kept) == longest
         }

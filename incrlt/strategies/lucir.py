@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 from incrlt.errors import UserError
-from incrlt.fields import Index, NonNegative, Count
+from incrlt.fields import Count, Index, NonNegative
 from incrlt.losses import adaptive_weight, less_forget, margin_ranking, mimic_scores
 from incrlt.plugins.features import features_of
 from incrlt.strategies.class_means import ClassMeans
@@ -86,7 +86,9 @@ class LUCIR(IncrTemplate):
                 "for the ablation without cosine normalisation."
             )
         if self.memory is None and (readout == "nme" or self.class_balanced_finetune):
-            raise UserError("readout: nme and class_balanced_finetune need exemplars; set memory: {per_class: 20}.")
+            raise UserError(
+                "readout: nme and class_balanced_finetune need exemplars; set memory: {per_class: 20}."
+            )
 
     @property
     def less_forget_weight(self) -> float:
@@ -120,13 +122,15 @@ class LUCIR(IncrTemplate):
         if teacher is None:
             return terms
         if self.less_forget:
-            distance = less_forget(output.features, teacher.features)
+            distance = less_forget(output.known_features, teacher.known_features)
             terms["less_forget"] = self.less_forget_weight * distance
         if self.mimic_scores:
-            terms["mimic_scores"] = self.mimic_scores * mimic_scores(output.cosines, teacher.cosines)
+            terms["mimic_scores"] = self.mimic_scores * mimic_scores(
+                output.known_cosines, teacher.known_cosines
+            )
         if self.margin_ranking:
             ranking = margin_ranking(
-                output.cosines,
+                output.known_cosines,
                 labels,
                 self.num_old,
                 margin=self.margin,

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
+
 import torch
 from avalanche.core import BasePlugin
 from avalanche.distributed import DistributedHelper
+from avalanche.logging import BaseLogger
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
@@ -37,8 +39,19 @@ from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, c
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Names that ``precision`` may take, and the autocast type of each."""
 
-CLOCK = ("train_iterations", "train_exp_counter", "train_exp_epochs", "train_exp_iterations", "total_iterations")
+CLOCK = (
+    "train_iterations",
+    "train_exp_counter",
+    "train_exp_epochs",
+    "train_exp_iterations",
+    "total_iterations",
+)
 """Avalanche's counters that a checkpoint keeps."""
+
+
+def quiet_evaluator() -> EvaluationPlugin:
+    """Return an evaluation plugin without metrics and loggers, for runs that record counts instead."""
+    return EvaluationPlugin(loggers=[BaseLogger()])
 
 
 def classes_of(experience: Any) -> list[int]:
@@ -146,7 +159,7 @@ class IncrTemplate(SupervisedTemplate):
         self.augmentation_generator = torch.Generator(self.device).manual_seed(augmentation_seed)
 
         self.tensor_cache = TensorCache(self.device)
-        self.teacher: nn.Module | None = None
+        self.teacher: ExpertNetwork | None = None
         self.num_old = 0
         self.experience_index = 0
         self.stage = Stage("train", train_epochs)
@@ -231,7 +244,10 @@ class IncrTemplate(SupervisedTemplate):
         """Run an expert network under autocast; features and logits come back in fp32."""
 
         def extract(images: Tensor) -> Tensor:
-            with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self._backbone_frozen):
+            with (
+                self.autocast(),
+                torch.set_grad_enabled(torch.is_grad_enabled() and not self._backbone_frozen),
+            ):
                 return network.extract(images)
 
         return network.forward_all(x, rebalanced=rebalanced, extract=extract)
@@ -310,7 +326,7 @@ class IncrTemplate(SupervisedTemplate):
                 self.num_old = model.num_classes
                 self._replaced += model.grow(new)
             memory_format = torch.channels_last if self.channels_last else torch.preserve_format
-            model.to(device=self.device, memory_format=memory_format)
+            model.to(self.device).to(memory_format=memory_format)
         return model
 
     def make_optimizer(self, **kwargs: Any) -> None:
@@ -357,6 +373,7 @@ class IncrTemplate(SupervisedTemplate):
         labels = self.positions(self.mb_y)
         if self.stage.loss == "classification":
             return {"cross_entropy": self._criterion(self.mb_out.logits, labels)}
+        assert self.mb_out is not None
         return self.loss_terms(self.mb_out, labels)
 
     def backward(self) -> None:
@@ -543,7 +560,9 @@ class IncrTemplate(SupervisedTemplate):
         self.model.to(self.device)
         self.model.load_state(state["model"])
         after = dict(self.model.named_parameters())
-        replace_parameters(self.optimizer, [(before[k], after[k]) for k in after if before[k] is not after[k]])
+        replace_parameters(
+            self.optimizer, [(before[k], after[k]) for k in after if before[k] is not after[k]]
+        )
         if state["teacher"] is not None:
             self.teacher = copy.deepcopy(self.model)
             self.teacher.load_state(state["teacher"])
@@ -564,7 +583,7 @@ class IncrTemplate(SupervisedTemplate):
             return 0
         epoch = state["progress"]["epoch"]
         for _ in range(epoch if self._scheduler is not None else 0):
-            self.optimizer._opt_called = True  # the steps were made by the process that was killed
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # the steps were made by the process that was killed
             self._scheduler.step()
         self._restore_progress(state)
         return epoch

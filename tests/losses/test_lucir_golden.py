@@ -56,11 +56,17 @@ def test_terms_and_gradients(golden, name, dtype, tolerance):
         torch.testing.assert_close(value, expected.to(dtype).reshape(()), rtol=tolerance, atol=tolerance)
     total = sum(terms.values())
     total.backward()
-    for key, array in (("features", "grad_features_total"), ("W_old", "grad_W_old_total"), ("W_new", "grad_W_new_total")):
+    for key, array in (
+        ("features", "grad_features_total"),
+        ("W_old", "grad_W_old_total"),
+        ("W_new", "grad_W_new_total"),
+    ):
         torch.testing.assert_close(
             leaf[key].grad, torch.as_tensor(case[array]).to(dtype), rtol=tolerance * 10, atol=tolerance
         )
-    torch.testing.assert_close(eta.grad, torch.as_tensor(case["grad_eta_total"]).to(dtype), rtol=tolerance * 10, atol=tolerance)
+    torch.testing.assert_close(
+        eta.grad, torch.as_tensor(case["grad_eta_total"]).to(dtype), rtol=tolerance * 10, atol=tolerance
+    )
 
 
 def _scale(case, dtype):
@@ -74,7 +80,9 @@ def test_mimic_scores(golden):
     rows = torch.cat([case["W_old"], case["W_new"]])
     cosines = F.linear(F.normalize(case["features"]), F.normalize(rows))
     teacher = F.linear(F.normalize(case["ref_features"]), F.normalize(case["W_old_ref"]))
-    torch.testing.assert_close(mimic_scores(cosines, teacher), case["loss_ms"].reshape(()), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        mimic_scores(cosines, teacher), case["loss_ms"].reshape(()), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_long_tailed_cil_stage_one_and_two(golden):
@@ -148,4 +156,6 @@ def test_sigmoid_distillation_by_hand():
     without = sigmoid_distillation(logits, torch.tensor([2]), None)
     assert without.item() == pytest.approx(3 * 0.693147, rel=1e-5)
     sure = sigmoid_distillation(torch.tensor([[20.0, -20.0]]), torch.tensor([1]), torch.tensor([[20.0]]))
-    assert sure.item() == pytest.approx(20.0, rel=1e-5)  # the old class agrees with its teacher, the new one is missed
+    assert sure.item() == pytest.approx(
+        20.0, rel=1e-5
+    )  # the old class agrees with its teacher, the new one is missed

@@ -53,7 +53,9 @@ def test_resnet32_is_lucirs_network(golden):
         network.train(mode == "train")
         features = network.extract(images)
         out = network.classify(features, rebalanced=False)
-        torch.testing.assert_close(features[0], torch.as_tensor(case[f"features_{mode}"]), rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(
+            features[0], torch.as_tensor(case[f"features_{mode}"]), rtol=1e-8, atol=1e-10
+        )
         torch.testing.assert_close(out.logits, torch.as_tensor(case[f"logits_{mode}"]), rtol=1e-8, atol=1e-10)
 
 
@@ -78,7 +80,9 @@ def test_cosine_head_is_the_official_layer(golden):
         assert logits[1].abs().sum() == 0  # the all-zero feature
         factors = (torch.arange(5 * 13).reshape(5, 13) % 5 - 2).double()
         (logits * factors).sum().backward()
-        torch.testing.assert_close(head.weight.grad[:13], case[f"grad_weight_eta{eta}"], rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(
+            head.weight.grad[:13], case[f"grad_weight_eta{eta}"], rtol=1e-8, atol=1e-11
+        )
         torch.testing.assert_close(head.scale.grad, case[f"grad_eta_eta{eta}"], rtol=1e-8, atol=1e-11)
         assert head.weight.grad[13:].abs().sum() == 0
 
@@ -105,7 +109,7 @@ def test_growth_keeps_old_logits_and_reports_replaced_parameters(make):
     after, _ = head(features)
     assert after.shape == (5, 20)
     torch.testing.assert_close(after[:, :10], before, rtol=1e-5, atol=1e-6)
-    assert {tuple(new.shape)[0] for _, new in replaced} == {capacity_for(20)}
+    assert {len(new) for _, new in replaced} == {capacity_for(20)}
     assert all(torch.equal(new[:10], old[:10]) for old, new in replaced)
 
 

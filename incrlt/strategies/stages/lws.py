@@ -52,6 +52,8 @@ class LWS:
         )
 
     def _parameters(self, model: nn.Module) -> list[dict[str, object]]:
-        rows = [p for head in model.heads for name, p in head.named_parameters() if name in ("weight", "bias")]
+        rows = [
+            p for head in model.heads for name, p in head.named_parameters() if name in ("weight", "bias")
+        ]
         scales = [head.class_scale for head in model.heads]
         return [{"params": rows}, {"params": scales, "lr": self.lr * self.scale_lr, "weight_decay": 0.0}]
