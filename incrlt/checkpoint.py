@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from incrlt.errors import UserError
 from incrlt.files import write_atomic
 
 KEPT = 2
@@ -51,13 +53,16 @@ class CheckpointFolder:
         return path
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that is whole, or None; refused files are listed in :attr:`damaged`."""
+        """Return the newest checkpoint that is whole, or None; refused files are listed in :attr:`damaged`.
+
+        Raises:
+            UserError: A file is whole but holds more than tensors and plain data; none of it was run.
+        """
         self.damaged = []
         for path in reversed(self._files()):
             content = path.read_bytes()
             if _digest(content) == path.stem.split("-")[1]:
-                state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                return state
+                return _read(path, content)
             self.damaged.append(path.name)
             path.unlink()  # its number must be free again, and it will never be whole
         return None
@@ -77,6 +82,17 @@ class CheckpointFolder:
 
     def _leftovers(self) -> Iterator[Path]:
         return self.folder.glob(".*.tmp")
+
+
+def _read(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {path} was not written by this program: it is not tensors and plain data alone. "
+            "Delete it, or start the run anew with --restart."
+        ) from error
+    return state
 
 
 def _digest(content: bytes) -> str:

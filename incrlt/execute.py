@@ -31,6 +31,20 @@ if TYPE_CHECKING:
     from incrlt.strategies.template import IncrTemplate
 
 
+WRITTEN_LATER = (
+    "DONE",
+    "log.jsonl",
+    "confusions.npz",
+    "classes.json",
+    "results.json",
+    "results.csv",
+    "per_class.csv",
+    "published.txt",
+    "report.html",
+)
+"""Files of a run folder that a run begun anew must not find from the run before."""
+
+
 def execute(experiment: Experiment, options: RunOptions) -> int:
     """Run an experiment to its report; return the exit code.
 
@@ -59,9 +73,9 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
 def _say_done(console: Console, folder: RunFolder) -> None:
     page = folder.path / "report.html"
     console.plain("this run is finished; --restart runs it again")
-    console.finished(
-        folder.path, page if page.exists() else None, f"python -m incrlt.report {folder.path}", None
-    )
+    if not page.exists():  # killed between its last result and its report
+        page = report.write(folder.path)
+    console.finished(folder.path, page, f"python -m incrlt.report {folder.path}", None)
 
 
 def choose_device(name: str) -> torch.device:
@@ -215,7 +229,7 @@ class Run:
 
     def _begin_anew(self) -> int:
         self.checkpoints.clear()
-        for name in ("DONE", "log.jsonl", "report.html", "results.json", "results.csv", "per_class.csv"):
+        for name in WRITTEN_LATER:
             (self.folder.path / name).unlink(missing_ok=True)
         for events in (self.folder.path / "tensorboard").glob("events.*"):
             events.unlink()
@@ -231,8 +245,9 @@ class Run:
     def _resume(self) -> int:
         self.checkpoints.tidy()
         state = self.checkpoints.newest()
+        instead = "starting anew" if state is None else "going on from the one before it"
         for name in self.checkpoints.damaged:
-            self.console.warning(f"checkpoint {name} is damaged; going on from the one before it")
+            self.console.warning(f"checkpoint {name} is damaged; {instead}")
         if state is None:
             return self._begin_anew()
         self.folder.cut_log(state["log_size"])
@@ -314,9 +329,9 @@ class Run:
         }
         self.folder.log(event)
         records = self._write_counts()
-        self._save(trained=True)
-        rows = {readout: experience_rows(record)[t] for readout, record in records.items()}
         self._tensorboard(t, records)
+        self._save(trained=True)  # last: what comes before it is done again when the process is killed
+        rows = {readout: experience_rows(record)[t] for readout, record in records.items()}
         self.console.experience(event, rows)
 
     def _write_counts(self) -> dict[str, Any]:

@@ -470,11 +470,9 @@ def test_resolved_values_are_plain_data(minimal):
     assert yaml.safe_load(text)["rebalance"]["epochs"] == 30
 
 
-def test_import_is_quick_and_light():
+def test_import_is_light():
     code = (
-        "import sys, time; t = time.perf_counter(); import incrlt.config; s = time.perf_counter() - t\n"
-        "assert not {'torch', 'avalanche', 'rich', 'numpy'} & set(sys.modules), 'heavy import'\n"
-        "print(s)"
+        "import sys, incrlt.config\n"
+        "print(sorted({'torch', 'avalanche', 'rich', 'numpy'} & set(sys.modules)))"
     )
-    seconds = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
-    assert min(seconds) < 0.4
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

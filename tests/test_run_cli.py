@@ -19,16 +19,14 @@ QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
 MAIN = str(ROOT / "experiments" / "cifar100lt_10tasks.yaml")
 
 LIGHT = """
-import sys, time
-begin = time.perf_counter()
+import sys
 from incrlt.run import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as stop:
     code = stop.code
-seconds = time.perf_counter() - begin
 heavy = sorted({"torch", "torchvision", "avalanche", "sklearn", "plotly"} & set(sys.modules))
-print(f"\\n@ {code} {seconds:.3f} {heavy}")
+print(f"\\n@ {code} {heavy}")
 """
 
 
@@ -165,17 +163,11 @@ def test_debug_shows_the_traceback():
         (2, ["nowhere.yaml"]),
     ],
 )
-def test_answers_in_a_second_without_torch(code, words):
+def test_answers_without_torch(code, words):
     command = [sys.executable, "-c", LIGHT, *words]
-    tries = []
-    for _ in range(3):  # the machine may be busy: one quick answer proves it
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-        returned, seconds, heavy = done.stdout.rpartition("@ ")[2].strip().split(" ", 2)
-        assert (int(returned), heavy) == (code, "[]"), done.stderr
-        tries.append(float(seconds))
-        if tries[-1] < 1:
-            return
-    pytest.fail(f"took {min(tries):.2f} s")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    returned, heavy = done.stdout.rpartition("@ ")[2].strip().split(" ", 1)
+    assert (int(returned), heavy) == (code, "[]"), done.stderr
 
 
 def test_dry_run_shows_plan_cost_and_place():

@@ -175,6 +175,9 @@ class IncrTemplate(SupervisedTemplate):
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
         self._replaced: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._resume: dict[str, Any] | None = None
+        self._resume_stream: Any = None
+        self._main_optimizer = optimizer
+        self._memory_before: dict[str, Any] | None = None
         self._position_table: Tensor | None = None
         self._check_settings()
 
@@ -266,6 +269,7 @@ class IncrTemplate(SupervisedTemplate):
                 "run one process per experiment"
             )
         self._backbone_frozen = False
+        self._memory_before = None if self.memory is None else self.memory.state_dict()
         super()._before_training_exp(**kwargs)
         if self.is_expert_network:
             self._count_classes()
@@ -273,12 +277,14 @@ class IncrTemplate(SupervisedTemplate):
         if self._resume is None or self._resume["progress"]["trained"]:
             self._resume = None
             self._start_experience()
+        elif self.memory is not None:  # a stage may have chosen exemplars before the process was killed
+            self.memory.load_state_dict(self._resume["memory"], self._resume_stream)
 
     def _start_experience(self) -> None:
         for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
             if self.schedule is not None:
                 group["lr"] = lr
-        if self.reset_optimizer and self.schedule is not None:
+        if self.reset_optimizer:
             self.optimizer.state.clear()
         self.begin_experience(self.experience)
 
@@ -325,9 +331,12 @@ class IncrTemplate(SupervisedTemplate):
             if new:
                 self.num_old = model.num_classes
                 self._replaced += model.grow(new)
-            memory_format = torch.channels_last if self.channels_last else torch.preserve_format
-            model.to(self.device).to(memory_format=memory_format)
+            self._placed(model)
         return model
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
+        return model.to(self.device).to(memory_format=memory_format)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Point the optimizer at grown parameters, keeping the state of their old rows."""
@@ -387,7 +396,9 @@ class IncrTemplate(SupervisedTemplate):
     def optimizer_step(self) -> None:
         """Clip, step, and put frozen head rows back."""
         if self.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+            # only what trains: parameters outside a stage's optimizer keep gradients nobody clears
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.grad_clip)
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -432,9 +443,9 @@ class IncrTemplate(SupervisedTemplate):
     @contextlib.contextmanager
     def _enter(self, index: int, stage: Stage) -> Iterator[int]:
         """Set up a stage, yield its first epoch, and leave model and optimizer as they were found."""
-        main_optimizer, self.stage, self.stage_index = self.optimizer, stage, index
+        self._main_optimizer, self.stage, self.stage_index = self.optimizer, stage, index
         if stage.lr is not None:
-            self.optimizer = stage_optimizer(main_optimizer, stage, self.model)
+            self.optimizer = stage_optimizer(self._main_optimizer, stage, self.model)
         self.dataloader = self._stage_loader(stage)
         self.model.train()
         self._backbone_frozen = stage.frozen_backbone
@@ -446,7 +457,7 @@ class IncrTemplate(SupervisedTemplate):
         try:
             yield self._catch_up()
         finally:
-            self.optimizer, self._backbone_frozen = main_optimizer, False
+            self.optimizer, self._backbone_frozen = self._main_optimizer, False
             if self.is_expert_network:
                 self.model.freeze_old(0)
             self.model.train()
@@ -520,6 +531,7 @@ class IncrTemplate(SupervisedTemplate):
         """
         if not self.is_expert_network:
             raise UserError("only strategies with a network from incrlt.models.build can be saved")
+        alone = trained or self.optimizer is self._main_optimizer
         return {
             "format": 1,
             "strategy": self.name,
@@ -533,8 +545,10 @@ class IncrTemplate(SupervisedTemplate):
             "teacher": None if self.teacher is None else self.teacher.state(),
             "num_old": self.num_old,
             "optimizer": self.optimizer.state_dict(),
+            "main_optimizer": None if alone else self._main_optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "memory": None if self.memory is None else self.memory.state_dict(),
+            "memory_before": None if trained else self._memory_before,  # what this experience trains on
             "generators": [self.batch_generator.get_state(), self.augmentation_generator.get_state()],
             "random": global_state(self.device),
             "clock": {name: getattr(self.clock, name) for name in CLOCK},
@@ -556,23 +570,24 @@ class IncrTemplate(SupervisedTemplate):
                 f"the checkpoint is of strategy {state.get('strategy')!r}, format {state.get('format')}; "
                 f"this run wants {self.name!r}, format 1. Start it anew with --restart."
             )
-        before = dict(self.model.named_parameters())
+        old = dict(self.model.named_parameters())
         self.model.to(self.device)
         self.model.load_state(state["model"])
         after = dict(self.model.named_parameters())
         replace_parameters(
-            self.optimizer, [(before[k], after[k]) for k in after if before[k] is not after[k]]
+            self.optimizer, [(old[k], after[k]) for k in after if old[k] is not after[k]]
         )
         if state["teacher"] is not None:
             self.teacher = copy.deepcopy(self.model)
             self.teacher.load_state(state["teacher"])
-            self.teacher.eval().requires_grad_(False)
+            self._placed(self.teacher).eval().requires_grad_(False)
         self.num_old = state["num_old"]
         self.experience_index = state["progress"]["experience"]
         if self.memory is not None:
-            self.memory.load_state_dict(state["memory"], train_stream)
+            before = None if state["progress"]["trained"] else state.get("memory_before")
+            self.memory.load_state_dict(state["memory"] if before is None else before, train_stream)
         self.load_extra_state(state["extra"])
-        self._resume = state
+        self._resume, self._resume_stream = state, train_stream
         if state["progress"]["trained"]:
             self._restore_progress(state)
 
@@ -590,6 +605,8 @@ class IncrTemplate(SupervisedTemplate):
 
     def _restore_progress(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("main_optimizer") is not None:
+            self._main_optimizer.load_state_dict(state["main_optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         for name, value in state["clock"].items():
             setattr(self.clock, name, value)

@@ -1,0 +1,70 @@
+"""Run the CPU measurements and write ``perf/data/<date>_cpu.json``: ``python -m perf.run_cpu``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from incrlt.runfolder import environment
+from perf import bench_epoch, bench_herding, bench_memory
+
+DATA = Path(__file__).resolve().parent / "data"
+KEPT = ("incrlt", "python", "torch", "torchvision", "avalanche", "numpy", "git_commit", "git_dirty")
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores, load, versions and commit."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    facts = environment(torch.device("cpu"), "")
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average_at_start": load,
+        **{name: facts.get(name) for name in KEPT},
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the parts asked for; parts already in the file of today are kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="herding, epoch, memory; default: all")
+    parser.add_argument("--images", type=int, default=640, help="images per turn")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each competitor")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no round after this time")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--note", default="", help="what else the machine was doing")
+    options = parser.parse_args(arguments)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "herding": lambda: bench_herding.measure(threads=options.threads),
+        "epoch": lambda: bench_epoch.measure(
+            options.images, options.rounds, options.seconds, options.threads
+        ),
+        "memory": lambda: bench_memory.measure(threads=options.threads),
+    }
+    unknown = set(options.parts) - set(parts)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    path = DATA / f"{datetime.date.today().isoformat()}_cpu.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    DATA.mkdir(exist_ok=True)
+    for name in options.parts or parts:
+        facts = machine() | {"note": options.note, "threads": options.threads}
+        results[name] = {"machine": facts, "figures": parts[name]()}
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        sys.stdout.write(f"{name}: {path}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""What the template adds to Avalanche's: growth, stages, clipping, schedules, label ids, refusals."""
+
+from __future__ import annotations
+
+import incrlt._compat  # noqa: F401  (before avalanche)
+
+import pytest
+import toy
+import torch
+from avalanche.benchmarks import nc_benchmark
+from avalanche.training.plugins import SupervisedPlugin
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from incrlt.errors import UserError
+from incrlt.plugins import ExemplarMemory, multistep_with_warmup
+from incrlt.strategies import LUCIR, Finetune, ICaRL, Joint, Replay
+from incrlt.strategies.stages.lws import LWS
+
+
+class Spy(SupervisedPlugin):
+    """Calls functions given by the callback's name."""
+
+    def __init__(self, **callbacks):
+        super().__init__()
+        for name, function in callbacks.items():
+            setattr(self, name, lambda strategy, function=function, **kwargs: function(strategy))
+
+
+def test_adam_keeps_the_state_of_old_rows_when_capacity_runs_out():
+    torch.manual_seed(0)
+    labels = torch.arange(20).repeat_interleave(4)
+    data = TensorDataset(torch.rand(80, 1, 8, 8), labels)
+    data.targets = labels.tolist()
+    benchmark = nc_benchmark(
+        data, data, 2, task_labels=False, fixed_class_order=list(range(20)), per_exp_classes={0: 12, 1: 8}
+    )
+    starts = []
+    strategy = toy.make(
+        Finetune, memory=0, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3), reset_optimizer=False, train_epochs=1,
+        plugins=[Spy(before_training_epoch=lambda s: starts.append(
+            {k: v.clone() for k, v in s.optimizer.state[s.model.heads[0].weight].items()}
+            if s.optimizer.state else {}
+        ))],
+    )  # fmt: skip
+    strategy.train(benchmark.train_stream[0])
+    weight = strategy.model.heads[0].weight
+    before = {key: value.clone() for key, value in strategy.optimizer.state[weight].items()}
+    strategy.train(benchmark.train_stream[1])
+    grown = strategy.model.heads[0].weight
+    assert weight.shape[0] == 16
+    assert grown.shape[0] == 32
+    assert before["exp_avg"][:12].abs().sum() > 0
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(starts[1][key][:12], before[key][:12])
+        assert not starts[1][key][12:].any()
+    assert starts[1]["step"] == before["step"] > 0
+    held = [p for group in strategy.optimizer.param_groups for p in group["params"]]
+    assert any(p is grown for p in held)
+    assert not any(p is weight for p in held)
+    assert set(map(id, held)) == set(map(id, strategy.model.parameters()))
+    assert strategy.optimizer.state[grown]["step"] > before["step"]
+
+
+@pytest.mark.parametrize("fast_data", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place(fast_data):
+    strategy = toy.make(Finetune, memory=0, fast_data=fast_data)
+    experiences = toy.stream().train_stream
+    strategy.train(experiences[0])
+    for group in strategy.optimizer.param_groups:
+        group["lr"] = float("inf")
+    with pytest.raises(UserError) as caught:
+        strategy.train(experiences[1])
+    for part in ("'cross_entropy'", "nan", "experience 1", "stage 'train'", "epoch 1", "step 2", "training.lr"):
+        assert part in str(caught.value)
+
+
+def test_the_first_experience_has_its_own_number_of_epochs():
+    epochs = []
+    strategy = toy.make(Finetune, memory=0, train_epochs=1, base_epochs=3)
+    strategy.on_epoch_end = lambda s: epochs.append(s.experience_index)
+    toy.train(strategy, toy.stream().train_stream)
+    assert epochs == [0, 0, 0, 1, 2]
+
+
+def test_warm_up_is_right_in_every_experience():
+    rates = []
+    strategy = toy.make(
+        Finetune, memory=0, lr=0.1, train_epochs=4, schedule=multistep_with_warmup([0.75], 0.1, warmup_epochs=2)
+    )
+    strategy.on_epoch_end = lambda s: rates.append(s.epoch_lr)
+    toy.train(strategy, toy.stream().train_stream[:2])
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.01] * 2)
+
+
+def test_gradients_are_clipped_over_what_the_stage_trains():
+    """In a second stage backbone and scale keep stale gradients, which must not count."""
+    seen, limit = [], 0.05
+
+    def norm(strategy):
+        grads = [p.grad for g in strategy.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        return torch.stack([g.norm() for g in grads]).norm().item()
+
+    before, after = Spy(), Spy()
+    before.before_update = lambda s, **kwargs: seen.append([s.stage.name, norm(s)])
+    after.after_update = lambda s, **kwargs: seen[-1].append(norm(s))
+    strategy = toy.make(Finetune, memory=0, grad_clip=limit, rebalance=LWS(epochs=2), plugins=[before, after])
+    toy.train(strategy, toy.stream().train_stream[:1])
+    assert {name for name, _, _ in seen} == {"train", "lws"}
+    assert any(norm_before > limit for _, norm_before, _ in seen)
+    for _, norm_before, norm_after in seen:
+        assert norm_after == pytest.approx(min(norm_before, limit), rel=1e-3)
+
+
+@pytest.mark.parametrize("fast_data", [True, False])
+def test_joint_sees_every_image_that_has_arrived(fast_data):
+    images = []
+    strategy = toy.make(Joint, memory=0, train_epochs=1, fast_data=fast_data)
+    strategy.on_epoch_end = lambda s: images.append(s.epoch_images)
+    toy.train(strategy, toy.stream().train_stream)
+    assert images == [4 * 24, 7 * 24, 10 * 24]
+    assert strategy.class_counts.tolist() == [24] * 10
+
+
+@pytest.mark.parametrize("fast_data", [True, False])
+def test_replay_trains_on_the_exemplars_and_the_experience(fast_data):
+    labels = []
+    spy = Spy(before_forward=lambda s: labels.append(s.mb_y.clone()))
+    strategy = toy.make(Replay, memory=5, train_epochs=1, fast_data=fast_data, plugins=[spy])
+    strategy.train(toy.stream().train_stream[0])
+    labels.clear()
+    strategy.train(toy.stream().train_stream[1])
+    assert torch.cat(labels).bincount().tolist() == [5] * 4 + [24] * 3
+    assert strategy.class_counts.tolist() == [5] * 4 + [24] * 3
+    assert len(strategy.memory) == 7 * 5
+
+
+def test_what_is_replayed_is_not_forgotten():
+    kept = {}
+    for cls, memory in ((Finetune, 0), (Replay, 10), (Joint, 0)):
+        strategy = toy.make(cls, memory=memory, train_epochs=6)
+        toy.train(strategy, toy.stream().train_stream)
+        kept[cls.name] = toy.accuracy(strategy, toy.stream().test_stream[:1])
+    assert kept["finetune"] + 0.3 < min(kept["replay"], kept["joint"])
+
+
+def test_evaluating_classes_yet_to_come_works_and_leaves_the_head_alone():
+    outputs = []
+    spy = Spy(after_eval_iteration=lambda s: outputs.append(s.mb_output))
+    strategy = toy.make(Finetune, memory=0, plugins=[spy])
+    strategy.train(toy.stream().train_stream[0])
+    head = strategy.model.heads[0]
+    weight = head.weight
+    found = strategy.eval(toy.stream().test_stream)
+    assert head.num_classes == 4
+    assert strategy.model.heads[0].weight is weight
+    assert outputs[-1].shape[1] == 10
+    assert all(output.isfinite().all() for output in outputs)
+    assert {int(label) for output in outputs for label in output.argmax(1)} <= {0, 1, 2, 3}
+    assert 0 < list(found.values())[-1] <= 0.4, "six of ten classes cannot be right"
+
+
+SORTED_ORDER = [2, 4, 7, 9, 0, 1, 5, 3, 6, 8]
+"""Ascending within each experience: then arrival order is the same with and without remapped labels."""
+
+
+def stream_of(remap):
+    return nc_benchmark(
+        toy.floats(True), toy.floats(False), 3, task_labels=False, fixed_class_order=SORTED_ORDER,
+        per_exp_classes={0: 4, 1: 3, 2: 3}, class_ids_from_zero_from_first_exp=remap,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", [Replay, ICaRL, LUCIR])
+def test_label_ids_do_not_change_what_is_learned(cls):
+    """Remapped to arrival order or not: the same bits."""
+    results = []
+    for remap in (True, False):
+        strategy, benchmark = toy.make(cls), stream_of(remap)
+        torch.manual_seed(1)
+        found = [
+            toy.train(strategy, [experience], benchmark.test_stream[: t + 1])
+            for t, experience in enumerate(benchmark.train_stream)
+        ]
+        results.append((strategy, found))
+    (mapped, accuracies), (raw, raw_accuracies) = results
+    assert mapped.seen_classes == list(range(10))
+    assert raw.seen_classes == SORTED_ORDER
+    assert raw_accuracies == pytest.approx(accuracies)
+    assert not toy.changed(toy.weights(mapped.model), toy.weights(raw.model))
+
+
+@pytest.mark.parametrize("cls", [Replay, ICaRL, LUCIR])
+def test_scattered_label_ids_are_answered_in_label_ids(cls):
+    """class_incremental_benchmark does not remap: 7, 2, 9, 0 come first."""
+    outputs = []
+    spy = Spy(after_eval_iteration=lambda s: outputs.append(s.mb_output.argmax(1)))
+    benchmark = toy.benchmark("class-incremental")
+    strategy = toy.make(cls, plugins=[spy], train_epochs=6)
+    accuracy = toy.train(strategy, benchmark.train_stream[:1], benchmark.test_stream[:1])
+    assert set(torch.cat(outputs).tolist()) == {7, 2, 9, 0}
+    assert accuracy > 0.6
+    assert toy.train(strategy, benchmark.train_stream[1:], benchmark.test_stream) > 0.35
+    logits = strategy.model.eval()(torch.rand(2, 1, 8, 8))
+    assert logits.shape == (2, 10)
+
+
+def test_a_model_of_the_user_trains_with_the_plain_criterion():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.5)
+    strategy = Finetune(model=model, optimizer=sgd, train_mb_size=32, train_epochs=5, evaluator=toy.quiet())
+    benchmark = toy.benchmark("nc")
+    assert toy.train(strategy, benchmark.train_stream[:1], benchmark.test_stream[:1]) > 0.7
+    assert list(strategy.epoch_terms) == ["criterion"]
+    with pytest.raises(UserError, match="cannot|only strategies"):
+        strategy.state_dict()
+
+
+def test_bf16_features_and_logits_come_back_in_fp32():
+    kinds = []
+    spy = Spy(after_forward=lambda s: kinds.append((s.mb_out.features.dtype, s.mb_output.dtype)))
+    strategy = toy.make(LUCIR, precision="bf16", train_epochs=1, plugins=[spy])
+    toy.train(strategy, toy.stream().train_stream[:2])
+    assert set(kinds) == {(torch.float32, torch.float32)}
+    assert all(parameter.dtype == torch.float32 for parameter in strategy.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: toy.make(Finetune, precision="fp16"), "fp16 needs a CUDA device"),
+        (lambda: toy.make(Finetune, precision="fp8"), "allowed: fp32, bf16, fp16"),
+        (lambda: toy.make(Replay, memory=0), "needs exemplars"),
+        (lambda: toy.make(Joint, memory=5), "remove memory"),
+        (lambda: toy.make(Finetune, num_experts=3), "num_experts=1"),
+        (
+            lambda: Replay(
+                model=(m := nn.Linear(2, 2)), optimizer=torch.optim.SGD(m.parameters()),
+                memory=ExemplarMemory(per_class=1), rebalance=LWS(),
+            ),
+            "incrlt.models.build",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused_at_once(build, words):
+    with pytest.raises(UserError, match=words):
+        build()

@@ -1,0 +1,167 @@
+"""What every strategy with every expert method must keep, found by listing the package: new files join alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+import toy
+
+from incrlt.errors import UserError
+from incrlt.resolve import load_class, names
+from incrlt.strategies.randomness import global_state
+
+PAIRS = list(itertools.product(names("strategy"), names("experts")))
+pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+
+
+def build(pair, **options):
+    """A strategy with its expert method; a memory where the strategy accepts one."""
+    strategy, experts = (load_class(kind, name) for kind, name in zip(("strategy", "experts"), pair, strict=True))
+    options = {"experts": experts(), "num_experts": experts().num_experts, **options}
+    try:
+        return toy.make(strategy, **options)
+    except UserError:
+        return toy.make(strategy, memory=0, **options)
+
+
+def plain(value):
+    """State as text that two equal states share."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def random_states(strategy):
+    generators = [strategy.batch_generator.get_state(), strategy.augmentation_generator.get_state()]
+    return plain([global_state(strategy.device), generators])
+
+
+class Trained:
+    """One run over the stream; notes what the tests ask about."""
+
+    def __init__(self, pair):
+        self.strategy = build(pair, train_epochs=3, base_epochs=6)
+        self.terms, self.accuracies, self.touched, self.random, self.rows = [], [], [], [], []
+        self.experts_before = dict(vars(self.strategy.experts))
+        self.strategy.on_epoch_end = self.note
+        torch.manual_seed(1)
+        benchmark = toy.stream()
+        for t, experience in enumerate(benchmark.train_stream):
+            old = [head.weight.detach().clone() for head in self.strategy.model.heads]
+            num_old = self.strategy.model.num_classes
+            self.strategy.train(experience)
+            self.rows.append(
+                [(a[:num_old], head.weight.detach()[:num_old].clone())
+                 for a, head in zip(old, self.strategy.model.heads, strict=True)]
+            )  # fmt: skip
+            before = toy.weights(self.strategy.model), random_states(self.strategy)
+            classes = self.strategy.seen_classes
+            self.accuracies.append(toy.accuracy(self.strategy, benchmark.test_stream[: t + 1]))
+            toy.accuracy(self.strategy, benchmark.test_stream)  # classes yet to come, too
+            self.touched.append(toy.changed(before[0], toy.weights(self.strategy.model)))
+            self.random.append((before[1], random_states(self.strategy)))
+            assert self.strategy.seen_classes == classes
+
+    def note(self, strategy):
+        self.terms.append((strategy.experience_index, dict(strategy.epoch_terms)))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    made = {}
+
+    def once(pair):
+        if pair not in made:
+            made[pair] = Trained(pair)
+        return made[pair]
+
+    return once
+
+
+def test_it_learns_the_stream(pair, trained):
+    run = trained(pair)
+    assert run.accuracies[0] > 0.5, "four classes, chance is 0.25"
+    assert run.strategy.seen_classes == list(range(10))
+    assert run.strategy.experience_index == 3
+
+
+def test_loss_terms_are_named_and_finite(pair, trained):
+    run = trained(pair)
+    assert [t for t, _ in run.terms] == [0] * 6 + [1] * 3 + [2] * 3
+    assert all(terms for _, terms in run.terms)
+    for _, terms in run.terms:
+        assert all(isinstance(name, str) and name and math.isfinite(value) for name, value in terms.items())
+
+
+def test_the_loss_of_the_first_experience_falls(pair, trained):
+    losses = [sum(terms.values()) for t, terms in trained(pair).terms if t == 0]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_evaluation_changes_neither_weights_nor_random_states(pair, trained):
+    run = trained(pair)
+    assert run.touched == [set()] * 3
+    assert all(before == after for before, after in run.random)
+
+
+def test_the_expert_method_holds_no_state(pair, trained):
+    run = trained(pair)
+    experts = run.strategy.experts
+    assert dict(vars(experts)) == run.experts_before
+    assert experts == type(experts)()
+    with pytest.raises(AttributeError):  # frozen
+        experts.anything = 1
+
+
+def test_rows_of_old_classes_stay_where_the_strategy_says_so(pair, trained):
+    run = trained(pair)
+    pairs = [rows for experience in run.rows[1:] for rows in experience]
+    kept = all(torch.equal(before, after) for before, after in pairs)
+    assert kept == bool(getattr(run.strategy, "freeze_old_rows", False))
+
+
+def test_the_teacher_is_the_frozen_model_of_the_experience_before(pair, trained):
+    strategy = trained(pair).strategy
+    if not strategy.uses_teacher:
+        assert strategy.teacher is None
+        return
+    assert not toy.changed(toy.weights(strategy.teacher), toy.weights(strategy.model))
+    assert not strategy.teacher.training
+    assert not any(p.requires_grad for p in strategy.teacher.parameters())
+    own = {p.data_ptr() for p in strategy.model.parameters()}
+    assert not own & {p.data_ptr() for p in strategy.teacher.parameters()}
+
+
+def run_of(pair, **options):
+    strategy = build(pair, train_epochs=1, **options)
+    torch.manual_seed(1)
+    toy.train(strategy, toy.stream().train_stream[:2])
+    return toy.weights(strategy.model)
+
+
+def test_the_same_seeds_give_the_same_bits_and_others_do_not(pair):
+    first = run_of(pair)
+    assert not toy.changed(first, run_of(pair))
+    assert "stem.conv.weight" in toy.changed(first, run_of(pair, batch_seed=1))
+    assert "stem.conv.weight" in toy.changed(first, run_of(pair, augmentation_seed=1))
+
+
+def test_it_runs_on_the_loader_of_avalanche(pair):
+    strategy = build(pair, fast_data=False)
+    torch.manual_seed(1)
+    accuracy = toy.train(strategy, toy.stream().train_stream[:2], toy.stream().test_stream[1:2])
+    assert accuracy > 1 / 7
+    assert all(map(math.isfinite, strategy.epoch_terms.values()))
+
+
+def test_its_state_is_plain_and_brings_it_back(pair, trained):
+    run = trained(pair)
+    copy = build(pair)
+    copy.load_state_dict(run.strategy.state_dict(trained=True), toy.stream().train_stream)
+    assert not toy.changed(toy.weights(run.strategy.model), toy.weights(copy.model))
+    assert toy.accuracy(copy, toy.stream().test_stream) == run.accuracies[-1]
