@@ -24,7 +24,7 @@ import sklearn.datasets  # noqa: F401
 import torch
 
 import incrlt.checkpoint
-import incrlt.execute  # noqa: F401
+import incrlt.execute
 from incrlt.run import main
 
 
@@ -58,8 +58,9 @@ def die_in_write(number: int) -> None:
         count += 1
         if count < number:
             return original(path, content)
-        path.with_name(f".{path.name}.{os.getpid()}-00000000.tmp").write_bytes(content[: len(content) // 2])
-        die()
+        beside = path.with_name(f".{path.name}.{os.getpid()}-00000000.tmp")
+        beside.write_bytes(content[: len(content) // 2])
+        return die()
 
     incrlt.checkpoint.write_atomic = half_written
 

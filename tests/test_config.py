@@ -472,7 +472,6 @@ def test_resolved_values_are_plain_data(minimal):
 
 def test_import_is_light():
     code = (
-        "import sys, incrlt.config\n"
-        "print(sorted({'torch', 'avalanche', 'rich', 'numpy'} & set(sys.modules)))"
+        "import sys, incrlt.config\nprint(sorted({'torch', 'avalanche', 'rich', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair
 
 def build(pair, **options):
     """A strategy with its expert method; a memory where the strategy accepts one."""
-    strategy, experts = (load_class(kind, name) for kind, name in zip(("strategy", "experts"), pair, strict=True))
+    strategy, experts = (
+        load_class(kind, name) for kind, name in zip(("strategy", "experts"), pair, strict=True)
+    )
     options = {"experts": experts(), "num_experts": experts().num_experts, **options}
     try:
         return toy.make(strategy, **options)

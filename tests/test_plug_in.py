@@ -94,7 +94,9 @@ def test_they_compose_with_plugins_and_loggers(cls, memory, kind, tmp_path, caps
     (accuracy,) = [v for k, v in metrics.items() if k.startswith("Top1_Acc_Stream/eval_phase/test")]
     assert accuracy > (0.15 if cls is Finetune else 0.35)
     assert rates[: epochs.count(0)] == [0.1, 0.1, 0.01, 0.01][: epochs.count(0)]
-    assert any(key.startswith("StreamForgetting") or key.startswith("ExperienceForgetting") for key in metrics)
+    assert any(
+        key.startswith("StreamForgetting") or key.startswith("ExperienceForgetting") for key in metrics
+    )
     assert "Top1_Acc_Epoch" in text.getvalue()
     assert "Top1_Acc_Stream" in capsys.readouterr().out
     assert list(tmp_path.rglob("events.out.tfevents.*"))
@@ -265,7 +267,9 @@ def test_an_evaluation_inside_training_is_replaced_by_the_one_after_it():
 def test_our_scheduler_starts_anew_on_naive(kind):
     rates = []
     spy = SupervisedPlugin()
-    spy.before_training_epoch = lambda strategy, **kwargs: rates.append(strategy.optimizer.param_groups[0]["lr"])
+    spy.before_training_epoch = lambda strategy, **kwargs: rates.append(
+        strategy.optimizer.param_groups[0]["lr"]
+    )
     schedule = SchedulerFactory(multistep_with_warmup([0.75], gamma=0.1, warmup_epochs=2))
     toy.train(naive([schedule, spy], epochs=4, lr=0.4), toy.benchmark(kind).train_stream)
     assert rates == pytest.approx([0.2, 0.4, 0.4, 0.04] * 3)

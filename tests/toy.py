@@ -93,7 +93,10 @@ def benchmark(kind):
         )  # fmt: skip
     if kind == "class-incremental":
         return class_incremental_benchmark(
-            {"train": as_classification_dataset(floats(True)), "test": as_classification_dataset(floats(False))},
+            {
+                "train": as_classification_dataset(floats(True)),
+                "test": as_classification_dataset(floats(False)),
+            },
             class_order=list(ORDER),
             num_classes_per_exp=list(SIZES),
         )

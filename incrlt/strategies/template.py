@@ -574,9 +574,7 @@ class IncrTemplate(SupervisedTemplate):
         self.model.to(self.device)
         self.model.load_state(state["model"])
         after = dict(self.model.named_parameters())
-        replace_parameters(
-            self.optimizer, [(old[k], after[k]) for k in after if old[k] is not after[k]]
-        )
+        replace_parameters(self.optimizer, [(old[k], after[k]) for k in after if old[k] is not after[k]])
         if state["teacher"] is not None:
             self.teacher = copy.deepcopy(self.model)
             self.teacher.load_state(state["teacher"])
@@ -601,6 +599,7 @@ class IncrTemplate(SupervisedTemplate):
             self.optimizer._opt_called = True  # type: ignore[attr-defined]  # the steps were made by the process that was killed
             self._scheduler.step()
         self._restore_progress(state)
+        self.stage_epoch = epoch - 1  # stays so when all epochs of the stage were done
         return epoch
 
     def _restore_progress(self, state: dict[str, Any]) -> None:

@@ -42,7 +42,9 @@ def test_it_moves_new_rows_and_class_scales_alone(cls):
 def test_it_runs_in_every_experience_with_its_own_rates():
     run = Halves(Finetune, train_epochs=2)
     assert run.stages == [(t, name) for t in (0, 1) for name in ["train"] * 2 + ["lws"] * 4]
-    assert run.rates[0] == pytest.approx((0.1 * 0.5 * (1 + 2**-0.5),) * 1 + (0.01 * 0.5 * (1 + 2**-0.5),), rel=1e-5)
+    assert run.rates[0] == pytest.approx(
+        (0.1 * 0.5 * (1 + 2**-0.5),) * 1 + (0.01 * 0.5 * (1 + 2**-0.5),), rel=1e-5
+    )
     assert run.rates[3] == pytest.approx((0, 0), abs=1e-8)
     main = run.strategy.optimizer.param_groups[0]
     assert main["lr"] == 0.1

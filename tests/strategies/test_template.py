@@ -71,7 +71,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place(fast_data):
         group["lr"] = float("inf")
     with pytest.raises(UserError) as caught:
         strategy.train(experiences[1])
-    for part in ("'cross_entropy'", "nan", "experience 1", "stage 'train'", "epoch 1", "step 2", "training.lr"):
+    for part in (
+        "'cross_entropy'",
+        "nan",
+        "experience 1",
+        "stage 'train'",
+        "epoch 1",
+        "step 2",
+        "training.lr",
+    ):
         assert part in str(caught.value)
 
 
@@ -86,7 +94,11 @@ def test_the_first_experience_has_its_own_number_of_epochs():
 def test_warm_up_is_right_in_every_experience():
     rates = []
     strategy = toy.make(
-        Finetune, memory=0, lr=0.1, train_epochs=4, schedule=multistep_with_warmup([0.75], 0.1, warmup_epochs=2)
+        Finetune,
+        memory=0,
+        lr=0.1,
+        train_epochs=4,
+        schedule=multistep_with_warmup([0.75], 0.1, warmup_epochs=2),
     )
     strategy.on_epoch_end = lambda s: rates.append(s.epoch_lr)
     toy.train(strategy, toy.stream().train_stream[:2])
