@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import incrlt._compat
@@ -81,7 +82,7 @@ def stream(remap=True, per_class=None):
 def parts():
     """Label ids of each experience."""
     edges = [0, 4, 7, 10]
-    return [ORDER[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [ORDER[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def benchmark(kind):

@@ -36,7 +36,16 @@ class ConfusionRecorder(SupervisedPlugin):
         self.images_of_class: list[int] = []
         self.confusions: dict[str, list[np.ndarray]] = {}
         self._experience = -1
+        self._inside_training = False
         self._counting: dict[str, Tensor] = {}
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Evaluations from here on (``eval_every``) happen inside training and are not kept."""
+        self._inside_training = True
+
+    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Evaluations from here on are kept."""
+        self._inside_training = False
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Take note of the classes that arrive; an experience trained again (resumed) is not counted twice."""
@@ -85,7 +94,7 @@ class ConfusionRecorder(SupervisedPlugin):
         for readout, counts in self._counting.items():
             matrix = counts[:-1].reshape(size, size).cpu().numpy()
             kept = self.confusions.setdefault(readout, [])
-            if len(kept) in (self._experience, self._experience + 1):
+            if not self._inside_training and len(kept) in (self._experience, self._experience + 1):
                 self.confusions[readout] = [*kept[: self._experience], matrix]
         self._counting = {}
 

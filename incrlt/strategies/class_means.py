@@ -46,7 +46,10 @@ class ClassMeans:
         """Return scores ``[B, C]`` of the head and of the nearest mean; only the head's before the first update."""
         if self.means is None or self.means.shape[0] != output.logits.shape[1]:
             return {"cnn": output.logits}  # evaluation in the middle of an experience
-        scores = {"cnn": output.logits, "nme": normalised(output.known_features) @ self.means.T.to(output.logits.device)}
+        scores = {
+            "cnn": output.logits,
+            "nme": normalised(output.known_features) @ self.means.T.to(output.logits.device),
+        }
         return dict(reversed(scores.items())) if self.first else scores
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import toy
 import torch
 import torch.nn.functional as F
+import toy
 from avalanche.training.plugins import SupervisedPlugin
 
 from incrlt.strategies import ICaRL

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-import toy
 import torch
 import torch.nn.functional as F
+import toy
 from avalanche.training.plugins import SupervisedPlugin
 
 from incrlt.errors import UserError

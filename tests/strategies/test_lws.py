@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import toy
 import torch
+import toy
 
 from incrlt.strategies import LUCIR, Finetune, Replay
 from incrlt.strategies.stages.lws import LWS

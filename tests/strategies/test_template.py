@@ -5,8 +5,8 @@ from __future__ import annotations
 import incrlt._compat  # noqa: F401  (before avalanche)
 
 import pytest
-import toy
 import torch
+import toy
 from avalanche.benchmarks import nc_benchmark
 from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
