@@ -41,6 +41,8 @@ class RunFolder:
             raise UserError(
                 f"cannot make the run folder {path}: {error.strerror}. Choose another folder with --out."
             ) from error
+        for left in path.glob(".*.tmp"):  # a write that was killed
+            left.unlink(missing_ok=True)
         self.log_path = path / "log.jsonl"
         self._tensorboard: SummaryWriter | None = None
 
