@@ -92,7 +92,7 @@ def test_they_compose_with_plugins_and_loggers(cls, memory, kind, tmp_path, caps
         strategy.train(experience, eval_streams=[benchmark.train_stream[: t + 1]])
         metrics = strategy.eval(benchmark.test_stream)
     (accuracy,) = [v for k, v in metrics.items() if k.startswith("Top1_Acc_Stream/eval_phase/test")]
-    print("ACC", cls.name, kind, accuracy, epochs)
+    assert accuracy > (0.2 if cls is Finetune else 0.45), "one class in ten is chance"
     assert rates[: epochs.count(0)] == [0.1, 0.1, 0.01, 0.01][: epochs.count(0)]
     assert any(
         key.startswith("StreamForgetting") or key.startswith("ExperienceForgetting") for key in metrics
