@@ -41,3 +41,23 @@ def balanced_softmax(logits: Tensor, labels: Tensor, class_counts: Tensor) -> Te
     Reference: Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 3.
     """
     return cross_entropy(logits + class_counts.clamp(min=1).to(logits).log(), labels)
+
+
+def logit_adjusted(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, tau: float = 1.0) -> Tensor:
+    r"""Cross entropy on logits shifted by ``tau`` times the log prior of the training stream.
+
+    .. math:: -\log \frac{n_y^\tau e^{z_y}}{\sum_c n_c^\tau e^{z_c}}
+
+    Args:
+        expert_logits: ``[K, B, C]`` or ``[B, C]``, unshifted.
+        labels: Class positions ``[B]``.
+        class_counts: Images per class in the sampled stream, exemplars included ``[C]``; at least one is assumed.
+        tau: Strength of the shift; 0 is the cross entropy, 1 is :func:`balanced_softmax`.
+
+    Returns:
+        Scalar, in nats, averaged over batch and experts.
+
+    Reference: Menon et al., ICLR 2021, eq. 10. Counts stand for the prior, which differs by a constant.
+    """
+    prior = class_counts.clamp(min=1).to(expert_logits).log()
+    return cross_entropy(expert_logits + tau * prior, labels)

@@ -1,0 +1,54 @@
+"""What a router learns: which images another expert would help. Axes: K experts, B batch, C seen classes.
+
+Wang et al., RIDE, ICLR 2021, section 3.3; official code frank-xwang/RIDE-LongTailRecognition. Decision k of K - 1 is
+taken once experts 0 .. k have answered.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def running_means(expert_logits: Tensor) -> Tensor:
+    """Return the combined logits of the first one, two, ... K experts ``[K, B, C]``.
+
+    Args:
+        expert_logits: ``[K, B, C]``.
+    """
+    number = torch.arange(1, len(expert_logits) + 1, device=expert_logits.device).to(expert_logits)
+    return expert_logits.cumsum(0) / number[:, None, None]
+
+
+def routing_targets(expert_logits: Tensor, labels: Tensor) -> Tensor:
+    """Tell where more experts help: those so far are wrong, and some larger ensemble is right.
+
+    Args:
+        expert_logits: ``[K, B, C]``.
+        labels: Class positions ``[B]``.
+
+    Returns:
+        bool ``[K - 1, B]``, without gradient; of one expert ``[0, B]``.
+    """
+    right = running_means(expert_logits.detach()).argmax(-1) == labels
+    right_later = right.long().flip(0).cummax(0).values.flip(0)[1:].bool()
+    return right_later & ~right[:-1]
+
+
+def routing_loss(scores: Tensor, targets: Tensor, pos_weight: float = 100.0) -> Tensor:
+    """Binary cross entropy of the decisions to go on, averaged over decisions and batch.
+
+    Args:
+        scores: Decisions before the sigmoid ``[K - 1, B]``.
+        targets: 1 (or True) where to go on ``[K - 1, B]``.
+        pos_weight: Weight of images that should go on. Few do on training images, which the experts have learned;
+            100 in every official configuration. More of it buys accuracy for computation.
+
+    Returns:
+        Scalar, in nats; 0 where there is no decision. No host sync.
+    """
+    if not scores.numel():
+        return scores.sum()
+    weight = scores.new_full((), pos_weight)  # a fill, where a tensor of a number would be a transfer
+    return F.binary_cross_entropy_with_logits(scores, targets.to(scores), pos_weight=weight)
