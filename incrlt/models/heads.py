@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from incrlt.models.layout import Layout
+
 ALIGNMENT = 16
 """Row capacity is a multiple of this: tensor cores and 16-byte loads want it."""
 
@@ -129,15 +131,32 @@ class CosineHead(GrowingHead):
 
     Args:
         num_features: Width D of the input.
-        scale: Initial scale; LUCIR starts at 1.
+        scale: Initial scale; LUCIR starts at 1, RIDE and SHIKE keep 30.
+        learn_scale: Train the scale; otherwise it is a buffer of the same name.
+        unit_rows: New rows start with length 1 (RIDE, SHIKE), otherwise as those of a linear layer. Cosines do not
+            depend on it, but how far a step turns a row does.
 
     Note:
         A zero feature gives zero logits (norms are bounded below by 1e-12, as in the official code).
     """
 
-    def __init__(self, num_features: int, scale: float = 1.0) -> None:
+    scale: Tensor
+
+    def __init__(
+        self, num_features: int, scale: float = 1.0, learn_scale: bool = True, unit_rows: bool = False
+    ) -> None:
         super().__init__(num_features)
-        self.scale = nn.Parameter(torch.full((1,), float(scale)))
+        first = torch.full((1,), float(scale))
+        if learn_scale:
+            self.scale = nn.Parameter(first)
+        else:
+            self.register_buffer("scale", first)
+        self.unit_rows = unit_rows
+
+    def _draw(self, rows: slice) -> None:
+        super()._draw(rows)
+        if self.unit_rows:
+            self.weight[rows] = F.normalize(self.weight[rows], dim=-1)
 
     def cosines(self, features: Tensor) -> Tensor:
         """Return ``cos(x, w_c)`` for features ``[B, D]``: ``[B, C]``."""
@@ -176,3 +195,16 @@ class LinearHead(GrowingHead):
 
 HEADS: dict[str, type[GrowingHead]] = {"cosine": CosineHead, "linear": LinearHead}
 """Names that ``model.head`` may take."""
+
+
+def make_head(name: str, num_features: int, layout: Layout) -> GrowingHead:
+    """Build a head; ``scale``, ``learn_scale`` and ``unit_rows`` of the layout are for cosine heads.
+
+    Args:
+        name: A key of :data:`HEADS`.
+        num_features: Width D of the input.
+        layout: What the expert method asks for.
+    """
+    if name == "cosine":
+        return CosineHead(num_features, layout.scale, layout.learn_scale, layout.unit_rows)
+    return HEADS[name](num_features)

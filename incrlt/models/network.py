@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from incrlt.models.contrast import MomentumContrast
+from incrlt.models.grouped import GroupedRun
 from incrlt.models.heads import CosineHead, GrowingHead, Replaced
 from incrlt.types import ModelOutput
+
+if TYPE_CHECKING:
+    from incrlt.models.inference import Prediction
+
+Shared = Tensor | tuple[Tensor, ...]
+"""What the stem gives to branches: a map, or the maps of several stages."""
+
+ROUTER_SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared")
+"""Attributes of a router, and arguments that build it anew when a checkpoint is loaded."""
 
 UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
@@ -21,20 +32,40 @@ class ExpertNetwork(nn.Module):
     Inside, classes stand in arrival order; :meth:`forward` answers in the label ids of the benchmark.
 
     Args:
-        stem: Maps images ``[B, c, H, W]`` to what branches take.
+        stem: Maps images ``[B, c, H, W]`` to what branches take: a map, or a tuple of maps.
         branches: K modules that map the stem's output to features ``[B, D]``.
         heads: K growing heads.
+        second_heads: K more heads on the same features, which a rebalancing stage trains (SHIKE); they grow, freeze
+            and are imprinted like the first ones, and answer where rebalanced logits are asked for.
+        contrast: Momentum copies of the branches and their queue (NCL).
 
     Attributes:
         class_ids: Label id of each class, in arrival order.
+        architecture: Arguments of :func:`incrlt.models.build` as plain data, so that a checkpoint can be rebuilt.
+        router: Decides when the experts so far are enough; None until a stage attaches one.
+        grouped: Run the branches as one module of grouped convolutions: the same numbers up to rounding, from the
+            same parameters, with fewer and larger kernels. Branches must have equal shapes.
     """
 
-    def __init__(self, stem: nn.Module, branches: Sequence[nn.Module], heads: Sequence[GrowingHead]) -> None:
+    def __init__(
+        self,
+        stem: nn.Module,
+        branches: Sequence[nn.Module],
+        heads: Sequence[GrowingHead],
+        second_heads: Sequence[GrowingHead] | None = None,
+        contrast: MomentumContrast | None = None,
+    ) -> None:
         super().__init__()
         self.stem = stem
         self.branches = nn.ModuleList(branches)
         self.heads = nn.ModuleList(heads)
+        self.second_heads = None if second_heads is None else nn.ModuleList(second_heads)
+        self.contrast = contrast
+        self.router: nn.Module | None = None
+        self.grouped = False
         self.class_ids: list[int] = []
+        self.architecture: dict[str, Any] = {}
+        self._run_grouped = GroupedRun()
 
     @property
     def num_classes(self) -> int:
@@ -45,6 +76,16 @@ class ExpertNetwork(nn.Module):
     def num_experts(self) -> int:
         """Number K of experts."""
         return len(self.heads)
+
+    @property
+    def all_heads(self) -> list[GrowingHead]:
+        """First and second heads, K or 2 K of them."""
+        return [cast(GrowingHead, head) for head in (*self.heads, *(self.second_heads or ()))]
+
+    @property
+    def final_heads(self) -> nn.ModuleList:
+        """Heads that evaluation reads: the second ones where there are any."""
+        return self.heads if self.second_heads is None else self.second_heads
 
     @property
     def has_cosine_heads(self) -> bool:
@@ -63,21 +104,45 @@ class ExpertNetwork(nn.Module):
         known = set(self.class_ids) & set(new_class_ids)
         assert not known, f"classes {sorted(known)} have arrived already"
         self.class_ids = [*self.class_ids, *(int(label) for label in new_class_ids)]
-        return [pair for head in self.heads for pair in head.grow(len(new_class_ids))]
+        return [pair for head in self.all_heads for pair in head.grow(len(new_class_ids))]
+
+    def imprint(self, prototypes: Tensor) -> None:
+        """Imprint the newest rows of every head, second heads included.
+
+        Args:
+            prototypes: One unit vector per expert and new class ``[K, N, D]``.
+        """
+        for position, head in enumerate(self.all_heads):
+            head.imprint(prototypes[position % self.num_experts])
+
+    def shared(self, x: Tensor) -> Shared:
+        """Map images ``[B, c, H, W]`` to what every branch takes."""
+        return self.stem(x)
 
     def extract(self, x: Tensor) -> Tensor:
         """Map images ``[B, c, H, W]`` to the features of each expert ``[K, B, D]``."""
-        shared = self.stem(x)
+        shared = self.shared(x)
+        if self.grouped and self.num_experts > 1:
+            return self._run_grouped(list(self.branches), shared)
         return torch.stack([branch(shared) for branch in self.branches])
 
     def classify(self, features: Tensor, rebalanced: bool) -> ModelOutput:
-        """Map features ``[K, B, D]`` to the output of all experts; the combined logits are their mean."""
-        outputs = [head(features[k]) for k, head in enumerate(self.heads)]
+        """Map features ``[K, B, D]`` to the output of all experts; the combined logits are their mean.
+
+        Args:
+            features: Input of the heads.
+            rebalanced: Read the second heads where there are any, and apply the learnable class scales.
+        """
+        heads = self.final_heads if rebalanced else self.heads
+        outputs = [head(features[k]) for k, head in enumerate(heads)]
         if rebalanced:
-            outputs = [(head.rebalance(z), c) for head, (z, c) in zip(self.heads, outputs, strict=True)]
+            outputs = [(head.rebalance(z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
         expert_logits = torch.stack([logits for logits, _ in outputs])
-        cosines = torch.stack([c for _, c in outputs]) if self.has_cosine_heads else None
-        return ModelOutput(expert_logits.mean(0), expert_logits, features, cosines)
+        cosines, scales = None, None
+        if self.has_cosine_heads:
+            cosines = torch.stack([c for _, c in outputs])
+            scales = torch.cat([head.scale.detach() for head in heads])
+        return ModelOutput(expert_logits.mean(0), expert_logits, features, cosines, scales)
 
     def forward_all(
         self,
@@ -90,7 +155,7 @@ class ExpertNetwork(nn.Module):
 
         Args:
             x: Images ``[B, c, H, W]``.
-            rebalanced: Apply the learnable class scales; by default in evaluation mode only.
+            rebalanced: As in :meth:`classify`; by default in evaluation mode only.
             extract: Stands in for :meth:`extract`, e.g. compiled or under autocast.
         """
         features = (extract or self.extract)(x).float()
@@ -99,6 +164,17 @@ class ExpertNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``[B, c, H, W]`` to logits ``[B, L]`` whose column is the label id."""
         return self.to_labels(self.forward_all(x).logits)
+
+    def predict(self, x: Tensor, **options: Any) -> Prediction:
+        """Classify images, running later experts only where the router asks for them.
+
+        Args:
+            x: Images ``[B, c, H, W]``.
+            options: Of :func:`incrlt.models.inference.predict`: how much computation may be spent.
+        """
+        from incrlt.models.inference import predict
+
+        return predict(self, x, **options)
 
     def get_features(self, x: Tensor) -> Tensor:
         """Return the features of all experts side by side ``[B, K * D]`` (Avalanche's name for it)."""
@@ -130,12 +206,12 @@ class ExpertNetwork(nn.Module):
 
     def freeze_old(self, num_rows: int) -> None:
         """Freeze the first ``num_rows`` rows of every head."""
-        for head in self.heads:
+        for head in self.all_heads:
             head.freeze(num_rows)
 
     def restore_frozen(self) -> None:
         """Put the frozen rows of every head back."""
-        for head in self.heads:
+        for head in self.all_heads:
             head.restore_frozen()
 
     def freeze_backbone(self) -> None:
@@ -144,13 +220,31 @@ class ExpertNetwork(nn.Module):
         self.branches.eval()
 
     def state(self) -> dict[str, Any]:
-        """Return classes and tensors, plain data only."""
-        return {"class_ids": list(self.class_ids), "tensors": self.state_dict()}
+        """Return classes, tensors and the settings of the router, plain data only."""
+        router = self.router
+        settings = None if router is None else {name: getattr(router, name) for name in ROUTER_SETTINGS}
+        return {
+            "architecture": self.architecture,
+            "class_ids": list(self.class_ids),
+            "router": settings,
+            "tensors": self.state_dict(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state`, growing or shrinking the heads to it."""
+        """Restore :meth:`state`: grow or shrink the heads to it, attach or drop the router."""
         self.class_ids = list(state["class_ids"])
-        for head in self.heads:
+        for head in self.all_heads:
             head.resize(self.num_classes)
             head.freeze(0)
+        self.router = _rebuilt_router(state.get("router"), self.parameters())
         self.load_state_dict(state["tensors"])
+
+
+def _rebuilt_router(settings: dict[str, Any] | None, like: Iterable[Tensor]) -> nn.Module | None:
+    """Build a router where the network's parameters are, without touching the global random state."""
+    if settings is None:
+        return None
+    from incrlt.models.router import Router
+
+    with torch.random.fork_rng(devices=[]):
+        return Router(**settings).to(next(iter(like)))

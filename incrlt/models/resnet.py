@@ -1,11 +1,18 @@
 """ResNets for small images, cut in two: a stem that experts share and a branch that each owns.
 
-He et al. 2016 (CIFAR form): a 3x3 convolution and three stages of basic blocks of 16, 32 and 64 channels. As in
-LUCIR's code the shortcut of a shrinking block is a 1x1 convolution with batch norm, and the ReLU after the very
-last addition can be left out, so that features carry a sign (cosine heads need it).
+He et al. 2016 (CIFAR form): a 3x3 convolution and three stages of basic blocks of 16, 32 and 64 channels. The
+shortcut of a shrinking block is a 1x1 convolution with batch norm (as in LUCIR's code) or zero padding (as in RIDE's
+and NCL's), and the ReLU after the very last addition can be left out, so that features carry a sign (cosine heads
+need it). Where the cut lies is the method's doing: after the first stage (LUCIR, RIDE), after the second (SHIKE), or
+before the first convolution (NCL).
+
+Deviation: convolutions start as in LUCIR's code (fan-out); RIDE, NCL and SHIKE start them by fan-in, which differs
+only where the number of channels changes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +23,42 @@ DEPTHS = {"resnet8": 1, "resnet14": 2, "resnet20": 3, "resnet32": 5}
 """Network name to basic blocks per stage (depth = 6 n + 2)."""
 
 
+class PaddingShortcut(nn.Module):
+    """Shortcut without weights (He et al. 2016, option A): skip pixels, add channels of zeros on both sides.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, not fewer; of an odd number of zeros the last side gets one more.
+        stride: Every how many pixels one is kept.
+
+    Attributes:
+        groups: Runs of channels that are padded on their own; one per expert when experts run as one module.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        assert out_channels >= in_channels, "padding cannot lose channels"
+        zeros = out_channels - in_channels
+        self.pad = (zeros // 2, zeros - zeros // 2)
+        self.stride = stride
+        self.groups = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, in, H, W]`` to ``[B, out, H / stride, W / stride]``."""
+        x = x[:, :, :: self.stride, :: self.stride].unflatten(1, (self.groups, -1))
+        return F.pad(x, (0, 0, 0, 0, *self.pad)).flatten(1, 2)
+
+
+def _shortcut(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    if kind == "padding":
+        return PaddingShortcut(in_channels, out_channels, stride)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut.
 
@@ -24,19 +67,23 @@ class BasicBlock(nn.Module):
         out_channels: Channels of the output.
         stride: 2 halves height and width.
         last_relu: Apply the ReLU after the addition.
+        shortcut: ``projection`` or ``padding``, used where the shape changes.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, last_relu: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        last_relu: bool = True,
+        shortcut: str = "projection",
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+        self.shortcut = _shortcut(shortcut, in_channels, out_channels, stride)
         self.last_relu = last_relu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,9 +94,14 @@ class BasicBlock(nn.Module):
 
 
 def _stage(
-    in_channels: int, out_channels: int, blocks: int, stride: int, last_relu: bool = True
+    in_channels: int,
+    out_channels: int,
+    blocks: int,
+    stride: int,
+    last_relu: bool = True,
+    shortcut: str = "projection",
 ) -> nn.Sequential:
-    layers = [BasicBlock(in_channels, out_channels, stride, last_relu or blocks > 1)]
+    layers = [BasicBlock(in_channels, out_channels, stride, last_relu or blocks > 1, shortcut)]
     layers += [
         BasicBlock(out_channels, out_channels, last_relu=last_relu or index < blocks - 2)
         for index in range(blocks - 1)
@@ -77,6 +129,27 @@ class Stem(nn.Module):
         return self.stage1(F.relu(self.bn(self.conv(x)), inplace=True))
 
 
+class TwoStageStem(nn.Module):
+    """First convolution and the first two stages, both of which branches see (SHIKE).
+
+    Args:
+        in_channels: Channels of the images.
+        width: Channels of the first stage; the second one has twice as many.
+        blocks: Basic blocks per stage.
+        shortcut: ``projection`` or ``padding``.
+    """
+
+    def __init__(self, in_channels: int, width: int, blocks: int, shortcut: str) -> None:
+        super().__init__()
+        self.first = Stem(in_channels, width, blocks)
+        self.stage2 = _stage(width, 2 * width, blocks, stride=2, shortcut=shortcut)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images ``[B, in, H, W]`` to maps ``[B, width, H, W]`` and ``[B, 2 width, H / 2, W / 2]``."""
+        first = self.first(x)
+        return first, self.stage2(first)
+
+
 class Branch(nn.Module):
     """Second and third stage and global average pooling: one expert's own part.
 
@@ -84,17 +157,105 @@ class Branch(nn.Module):
         width: Channels of the stem; the branch doubles them twice.
         blocks: Basic blocks per stage.
         last_relu: Keep the last ReLU (features >= 0).
+        width_factor: Channels of both stages relative to the doubling; RIDE's experts take 0.75.
+        shortcut: ``projection`` or ``padding``.
     """
 
-    def __init__(self, width: int, blocks: int, last_relu: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        blocks: int,
+        last_relu: bool,
+        width_factor: float = 1.0,
+        shortcut: str = "projection",
+    ) -> None:
         super().__init__()
-        self.stage2 = _stage(width, 2 * width, blocks, stride=2)
-        self.stage3 = _stage(2 * width, 4 * width, blocks, stride=2, last_relu=last_relu)
-        self.num_features = 4 * width
+        second, third = (max(1, round(times * width * width_factor)) for times in (2, 4))
+        self.stage2 = _stage(width, second, blocks, stride=2, shortcut=shortcut)
+        self.stage3 = _stage(second, third, blocks, stride=2, last_relu=last_relu, shortcut=shortcut)
+        self.num_features = third
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, width, H, W]`` to features ``[B, 4 width]``."""
+        """Map ``[B, width, H, W]`` to features ``[B, 4 width width_factor]``."""
         return self.stage3(self.stage2(x)).mean(dim=(2, 3))
+
+
+class LateBranch(nn.Module):
+    """Third stage and pooling, after two shared stages; with SHIKE's fusion of a shallower map where wanted.
+
+    Jin et al. 2023: expert k brings the map of shared stage k mod 2 to the shape of its own by strided convolutions
+    and multiplies the two, so that experts differ in depth.
+
+    Args:
+        width: Channels of the first shared stage.
+        blocks: Basic blocks per stage.
+        last_relu: Keep the last ReLU of the third stage; where fused, the product can be signed all the same.
+        width_factor: Channels of the third stage, relative to ``4 width``.
+        shortcut: ``projection`` or ``padding``.
+        source: Number of the shared stage to fuse with, 0 or 1; None fuses with none.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        blocks: int,
+        last_relu: bool,
+        width_factor: float = 1.0,
+        shortcut: str = "projection",
+        source: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = max(1, round(4 * width * width_factor))
+        self.stage3 = _stage(
+            2 * width, self.num_features, blocks, stride=2, last_relu=last_relu, shortcut=shortcut
+        )
+        self.source = source
+        self.shallow: nn.Module | None = None
+        if source is not None:
+            self.shallow = _strided((1 + source) * width, self.num_features, steps=2 - source)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Map both shared maps, ``[B, width, H, W]`` and ``[B, 2 width, H / 2, W / 2]``, to features ``[B, D]``."""
+        return self.fuse(self.stage3(maps[-1]), maps)
+
+    def fuse(self, deep: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Multiply the third stage's map ``[B, D, H / 4, W / 4]`` by the shallow one, and pool to ``[B, D]``."""
+        if self.shallow is not None and self.source is not None:
+            deep = deep * self.shallow(maps[self.source])
+        return deep.mean(dim=(2, 3))
+
+
+def _strided(in_channels: int, out_channels: int, steps: int) -> nn.Sequential:
+    """Halve a map ``steps`` times; as in the official code only the first of the convolutions has a ReLU."""
+    layers: list[nn.Module] = []
+    for step in range(steps):
+        width = out_channels if step == steps - 1 else 2 * in_channels
+        layers += [
+            nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True) if step == 0 else nn.Identity(),
+        ]
+        in_channels = width
+    return nn.Sequential(*layers)
+
+
+class WholeNetwork(nn.Module):
+    """Stem and branch in one: an expert that shares nothing (NCL).
+
+    Args:
+        stem: Maps images to what the branch takes.
+        branch: Maps that to features.
+    """
+
+    def __init__(self, stem: Stem, branch: Branch) -> None:
+        super().__init__()
+        self.stem = stem
+        self.branch = branch
+        self.num_features = branch.num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``[B, in, H, W]`` to features ``[B, D]``."""
+        return self.branch(self.stem(x))
 
 
 def initialise(module: nn.Module) -> None:

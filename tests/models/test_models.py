@@ -1,71 +1,16 @@
-"""Networks and growing heads against the official forward passes and against what growth must keep."""
+"""Growing heads against official layers and against what growth must keep; networks of one and more experts."""
 
 from __future__ import annotations
 
-import numpy as np
+import io
+
 import pytest
 import torch
 
 from incrlt.errors import UserError
 from incrlt.models import CosineHead, LinearHead, build
 from incrlt.models.heads import capacity_for
-
-
-def _hash_fill(number: int, count: int) -> np.ndarray:
-    """The fill rule of the golden forwards: a 32-bit integer hash mapped to [-1, 1)."""
-    h = (np.arange(count, dtype=np.uint64) + 1 + 1000003 * (number + 1)) % 2**32
-    h ^= h >> np.uint64(16)
-    h = h * np.uint64(0x85EBCA6B) % 2**32
-    h ^= h >> np.uint64(13)
-    h = h * np.uint64(0xC2B2AE35) % 2**32
-    h ^= h >> np.uint64(16)
-    return h / 2.0**31 - 1
-
-
-def _fill(name: str, tensor: torch.Tensor, number: int) -> torch.Tensor:
-    w = torch.as_tensor(_hash_fill(number, tensor.numel())).reshape(tensor.shape)
-    if name.endswith("running_mean"):
-        return 0.05 * w
-    if name.endswith("running_var"):
-        return 1 + 0.2 * w
-    if tensor.dim() == 4:
-        return w * (6 / tensor[0].numel()) ** 0.5
-    if tensor.dim() == 2:
-        return 0.3 * w
-    return 0.1 * w if name.endswith("bias") else 1 + 0.1 * w
-
-
-def test_resnet32_is_lucirs_network(golden):
-    case = golden("lucir_resnet32_forward")
-    network = build("resnet32", head="cosine").double()
-    network.grow(range(50))
-    state = network.state_dict()
-    number = 0
-    for name, tensor in state.items():
-        if "num_batches_tracked" in name or "heads" in name:
-            continue
-        tensor.copy_(_fill(name, tensor, number))
-        number += 1
-    head = network.heads[0]
-    head.weight.data[:50] = _fill("weight", head.weight.data[:50], number)
-    images = torch.as_tensor(_hash_fill(100000, 2 * 3 * 32 * 32) * 3**0.5).reshape(2, 3, 32, 32)
-    for mode in ("eval", "train"):
-        network.train(mode == "train")
-        features = network.extract(images)
-        out = network.classify(features, rebalanced=False)
-        torch.testing.assert_close(
-            features[0], torch.as_tensor(case[f"features_{mode}"]), rtol=1e-8, atol=1e-10
-        )
-        torch.testing.assert_close(out.logits, torch.as_tensor(case[f"logits_{mode}"]), rtol=1e-8, atol=1e-10)
-
-
-def test_parameter_counts_are_the_published_ones():
-    network = build("resnet32", head="cosine")
-    backbone = sum(p.numel() for p in [*network.stem.parameters(), *network.branches.parameters()])
-    assert backbone == 466_256
-    network.grow(range(100))
-    head = network.heads[0]
-    assert backbone + head.num_classes * head.num_features + head.scale.numel() == 472_657
+from incrlt.models.router import Router
 
 
 def test_cosine_head_is_the_official_layer(golden):
@@ -168,6 +113,50 @@ def test_state_travels_between_networks_of_different_size():
     small.eval(), large.eval()
     images = torch.randn(2, 1, 8, 8)
     assert torch.equal(small(images), large(images))
+
+
+def _with_router(**settings):
+    network = build("resnet8", num_experts=2, in_channels=1, width=4)
+    network.grow(range(5))
+    network.router = Router(num_experts=2, num_features=16, **settings)
+    return network
+
+
+def test_router_travels_with_the_state():
+    network = _with_router(top=3, hidden=4, shared=False)
+    stored = io.BytesIO()
+    torch.save(network.state(), stored)
+    state = torch.load(io.BytesIO(stored.getvalue()), weights_only=True)  # tensors and plain data alone
+    other = build("resnet8", num_experts=2, in_channels=1, width=4)
+    random = torch.random.get_rng_state()
+    other.load_state(state)
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert list(other.state_dict()) == list(network.state_dict())
+    for key, tensor in other.state_dict().items():
+        torch.testing.assert_close(tensor, network.state_dict()[key], rtol=0, atol=0, equal_nan=True, msg=key)
+    network.eval(), other.eval()
+    logits, features = torch.randn(2, 3, 5), torch.randn(2, 3, 16)
+    assert torch.equal(other.router(logits, features), network.router(logits, features))
+
+
+def test_prediction_is_delegated_with_its_options():
+    network = _with_router(top=3).eval()
+    images = torch.randn(6, 1, 8, 8)
+    every, first = network.predict(images, budget=2), network.predict(images, budget=1)
+    assert every.experts_used.tolist() == [2] * 6 and first.experts_used.tolist() == [1] * 6
+    torch.testing.assert_close(every.logits, network(images))
+    with pytest.raises(TypeError, match="spend"):
+        network.predict(images, spend=1)
+
+
+def test_a_state_without_router_drops_it():
+    network, plain = _with_router(), build("resnet8", num_experts=2, in_channels=1, width=4)
+    plain.grow(range(5))
+    network.load_state(plain.state())
+    assert network.router is None
+    before = {key: value for key, value in plain.state().items() if key != "router"}  # of before routers were
+    network.load_state(before)
+    assert network.router is None
 
 
 def test_experts_are_averaged():

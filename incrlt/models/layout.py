@@ -1,0 +1,72 @@
+"""What an expert method asks of the network, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from incrlt.errors import UserError
+
+
+@dataclass(frozen=True)
+class ContrastLayout:
+    """Momentum encoder and queue of NCL's contrastive term; see :mod:`incrlt.models.contrast`."""
+
+    dim: int = 64
+    """Length of the vectors that are compared; NCL: 64 on CIFAR, 1,024 on Places."""
+    queue_size: int = 1024
+    """Keys that are remembered as negatives; NCL: 1,024 on CIFAR, 65,536 on Places."""
+    momentum: float = 0.999
+    """Part of the momentum encoder that a step keeps."""
+    published: bool = False
+    """As the official code: key networks start on their own, key projections never move."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.queue_size < 1:
+            raise UserError("a momentum encoder needs dim and queue_size of at least 1.")
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"momentum of the momentum encoder is {self.momentum}; it must lie in [0, 1].")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How K experts share a backbone, and which heads they have.
+
+    Raises:
+        UserError: Parts that cannot be had together.
+    """
+
+    num_experts: int = 1
+    """Number K of branches and heads."""
+    shared: Literal["stem", "two_stages", "nothing"] = "stem"
+    """``stem`` is the first convolution and stage, ``two_stages`` the second one too (SHIKE); with ``nothing`` each
+    expert is a whole network (NCL)."""
+    width_factor: float = 1.0
+    """Channels of the experts' own stages, relative to the plain network; RIDE: 0.75."""
+    shortcut: Literal["projection", "padding"] = "projection"
+    """Shortcut of a shrinking block (He et al. 2016): ``projection`` is a 1x1 convolution with batch norm (option B;
+    LUCIR, SHIKE), ``padding`` every second pixel and channels of zeros (option A; RIDE, NCL)."""
+    fusion: bool = False
+    """SHIKE's depth-wise knowledge fusion: the map of each expert is multiplied by one of a shared, shallower stage."""
+    scale: float = 1.0
+    """First value of the scale of cosine heads; LUCIR 1, RIDE and SHIKE 30."""
+    learn_scale: bool = True
+    """Train the scale of cosine heads."""
+    unit_rows: bool = False
+    """New rows of cosine heads start with length 1 (RIDE, SHIKE)."""
+    second_heads: bool = False
+    """A second head per expert, trained by a rebalancing stage (SHIKE)."""
+    contrast: ContrastLayout | None = None
+    """Momentum encoder of NCL's contrastive term."""
+
+    def __post_init__(self) -> None:
+        if self.num_experts < 1:
+            raise UserError(f"a network needs at least one expert, not {self.num_experts}.")
+        if self.fusion and self.shared != "two_stages":
+            raise UserError("fusion multiplies maps of two shared stages; set shared to 'two_stages'.")
+        if self.contrast is not None and self.shared != "nothing":
+            raise UserError("the momentum encoder copies whole networks; set shared to 'nothing'.")
+        if self.width_factor <= 0:
+            raise UserError(f"width_factor is {self.width_factor}; it must be positive.")
+        if self.shortcut == "padding" and self.shared != "nothing" and self.width_factor < 0.5:
+            raise UserError("a padding shortcut cannot lose channels: width_factor must be at least 0.5.")

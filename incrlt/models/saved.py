@@ -1,0 +1,42 @@
+"""A trained network from the run folder it was trained in, without the experiment around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from incrlt.checkpoint import CheckpointFolder
+from incrlt.errors import UserError
+from incrlt.models.layout import ContrastLayout, Layout
+from incrlt.models.network import ExpertNetwork
+
+
+def load(run_folder: str | Path) -> ExpertNetwork:
+    """Return the network of a run as its newest checkpoint holds it, on the CPU, in evaluation mode.
+
+    Images must be prepared as in the run (``augmentation: none``): scaled to [0, 1] and normalised by the data set's
+    mean and deviation.
+
+    Args:
+        run_folder: Folder that ``python -m incrlt.run`` named; finished or not.
+
+    Raises:
+        UserError: The folder holds no whole checkpoint, or one of another kind.
+    """
+    from incrlt.models import build
+
+    folder = Path(run_folder) / "checkpoints"
+    state = CheckpointFolder(folder).newest() if folder.is_dir() else None
+    if state is None:
+        raise UserError(
+            f"{run_folder} holds no checkpoint; give a folder that python -m incrlt.run has made."
+        )
+    saved = state["strategy"]["model"]
+    if not saved.get("architecture"):
+        raise UserError(f"the checkpoint in {run_folder} does not say what network it holds; run it anew.")
+    settings = dict(saved["architecture"])
+    layout = dict(settings.pop("layout"))
+    contrast = layout.pop("contrast")
+    layout["contrast"] = None if contrast is None else ContrastLayout(**contrast)
+    network = build(layout=Layout(**layout), **settings)
+    network.load_state(saved)
+    return network.eval()
