@@ -2,7 +2,8 @@
 
 Every operation here acts on rows and columns separately. So the operations only update two maps, one per
 image axis, and the pixels are touched once at the end: by a gather as long as the maps are indices, by two
-matrix products as soon as one operation interpolates.
+matrix products as soon as one operation interpolates. Operations that need the pixels themselves
+(:mod:`incrlt.data.pictures`, :mod:`incrlt.data.policy`) get what the maps before them show.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from incrlt.data.draw import Draw
+from incrlt.data.pictures import ColourJitter, Cutout, RandomBlur, RandomGrey, RandomRotation
+from incrlt.data.policy import AutoAugment
 from incrlt.errors import UserError, did_you_mean
 
 OUTSIDE = -1
@@ -75,30 +79,6 @@ class Axis:
         column = self.index.where(self.index >= 0, self.source)[:, None].expand(batch, outputs, -1)
         spread = weights.new_zeros(batch, outputs, self.source + 1).scatter_add_(2, column, weights)
         return Axis(self.source, weights=spread[:, :, : self.source])
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Source of random numbers of one call.
-
-    Attributes:
-        batch: Number of images B.
-        device: Where the numbers are needed.
-        generator: Generator on that device, or None for torch's global one.
-    """
-
-    batch: int
-    device: torch.device
-    generator: torch.Generator | None
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Return float32 [*shape, B] in [0, 1)."""
-        return torch.rand((*shape, self.batch), device=self.device, generator=self.generator)
-
-    def below(self, limit: Tensor | int) -> Tensor:
-        """Return int64 [B], uniform over 0 .. limit - 1."""
-        drawn = (self.uniform() * limit).long()
-        return drawn.clamp_(max=limit - 1)  # the product can round up to the limit
 
 
 @dataclass(frozen=True)
@@ -214,7 +194,9 @@ class RandomFlip:
         return rows, flip(columns, draw.uniform() < self.p)
 
 
-Op = Pad | RandomCrop | RandomResizedCrop | RandomFlip
+AxisOp = Pad | RandomCrop | RandomResizedCrop | RandomFlip
+PictureOp = RandomRotation | AutoAugment | Cutout | ColourJitter | RandomGrey | RandomBlur
+Op = AxisOp | PictureOp
 
 
 def crop(rows: Axis, columns: Axis, top: Tensor, left: Tensor, height: int, width: int) -> tuple[Axis, Axis]:
@@ -287,8 +269,8 @@ class Augmentation:
 
     Two augmentations are equal when their values are; the ``repr`` is stable and part of a protocol's hash.
     The random numbers of a batch differ from torchvision's per-sample ones, the distribution does not.
-    torchvision rounds to whole grey levels after resizing uint8 or PIL images; here nothing is rounded, so
-    a resized pixel may differ by up to one level of 255.
+    torchvision rounds to whole grey levels after resizing uint8 or PIL images; here nothing is rounded (but
+    before AutoAugment, which counts levels), so a resized pixel may differ by up to one level of 255.
 
     Attributes:
         ops: Operations in order.
@@ -347,13 +329,24 @@ class Augmentation:
             raise UserError(f"images have {images.shape[-3]} channels but mean and std have {len(self.mean)}")
 
     def _transform(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        rows, columns = identity_axes(images)
         draw = Draw(len(images), images.device, generator)
+        axes: tuple[Axis, Axis] | None = None
         for op in self.ops:
-            rows, columns = op.apply(rows, columns, draw)
-        pixels = render(images, rows, columns, self.fill) if self.ops else images.float()
+            if isinstance(op, AxisOp):
+                axes = op.apply(*(axes or identity_axes(images)), draw)
+            else:
+                images, axes = op.paint(self._read(images, axes), draw), None
+        pixels = self._read(images, axes).float()
         scale, shift = _scale_and_shift(self.mean, self.std, images.device)
         return pixels.mul_(scale).sub_(shift)
+
+    def _read(self, images: Tensor, axes: tuple[Axis, Axis] | None) -> Tensor:
+        """Return what the axes show, uint8 as long as nothing was interpolated."""
+        if axes is None:
+            return images
+        if images.dtype == torch.uint8 and axes[0].weights is None:
+            return _gather(images, *axes, self.fill)
+        return render(images, *axes, self.fill)
 
 
 def identity_axes(images: Tensor) -> tuple[Axis, Axis]:
@@ -372,7 +365,7 @@ def render(images: Tensor, rows: Axis, columns: Axis, fill: int) -> Tensor:
     """Read the pixels that the two axes ask for.
 
     Args:
-        images: uint8 [B, C, H, W].
+        images: uint8 or float32 [B, C, H, W] in 0..255.
         rows: Vertical axis.
         columns: Horizontal axis.
         fill: Grey level outside the image.
@@ -399,7 +392,8 @@ def _gather(images: Tensor, rows: Axis, columns: Axis, fill: int) -> Tensor:
 
 def _interpolate(images: Tensor, down: Tensor, across: Tensor, fill: int) -> Tensor:
     batch, channels, height, width = images.shape
-    pixels = images.permute(0, 2, 1, 3).float().reshape(batch, height, channels * width)
+    # Reordered while a pixel is still one byte.
+    pixels = images.permute(0, 2, 1, 3).contiguous().float().view(batch, height, channels * width)
     if fill:
         pixels = pixels - fill
     with torch.autocast(images.device.type, enabled=False):  # half precision would cost grey levels
@@ -439,6 +433,26 @@ def _shift(height: int, width: int) -> tuple[Op, ...]:
     return Pad(1, 1, 1, 1), RandomCrop(height, width)
 
 
+def _crop_rotate_flip(height: int, width: int) -> tuple[Op, ...]:
+    return *_crop_flip(height, width), RandomRotation(15)
+
+
+def _autoaugment_cutout(height: int, width: int) -> tuple[Op, ...]:
+    hole = max(2, min(height, width) // 4 * 2)  # 16 pixels of CIFAR's 32
+    return *_crop_flip(height, width), AutoAugment(fill=128), Cutout(hole)
+
+
+def _simclr(height: int, width: int) -> tuple[Op, ...]:
+    window = min(13, 2 * min(height, width) - 1)  # three standard deviations of at most 2 pixels
+    return (
+        RandomResizedCrop(height, width, scale=(0.2, 1.0)),
+        RandomFlip(),
+        ColourJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        RandomGrey(0.2),
+        RandomBlur(window, (0.1, 2.0), p=0.5),
+    )
+
+
 def _none(height: int, width: int) -> tuple[Op, ...]:
     return ()
 
@@ -448,11 +462,16 @@ NAMED: dict[str, Callable[[int, int], tuple[Op, ...]]] = {
     "crop-flip": _crop_flip,
     "resized-crop-flip": _resized_crop_flip,
     "shift": _shift,
+    "crop-rotate-flip": _crop_rotate_flip,
+    "autoaugment-cutout": _autoaugment_cutout,
+    "simclr": _simclr,
 }
 """Augmentations by name: image height and width to the training operations.
 
 ``crop-flip`` is the usual CIFAR recipe; ``resized-crop-flip`` is that of the Long-Tailed-CIL code (pad by 4,
 then a random resized crop with torchvision's default ranges); ``shift`` is for digits, which a flip spoils.
+``crop-rotate-flip`` is RIDE's (up to 15 degrees either way), ``autoaugment-cutout`` that of NCL and SHIKE, with
+their grey fill of 128 and a hole half as wide as the image; ``simclr`` is NCL's second, contrastive view.
 """
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from incrlt.data.augment import Augmentation
+from incrlt.data.augment import Augmentation, build
 from incrlt.errors import UserError
 
 Sampler = Literal["shuffle", "class_aware"]
@@ -135,6 +135,7 @@ class TensorBatches:
         self.channels_last = channels_last
         self.permutation_generator = permutation_generator
         self.augmentation_generator = augmentation_generator
+        self._shown: Tensor | None = None
         self._check()
 
     def _check(self) -> None:
@@ -180,12 +181,45 @@ class TensorBatches:
             ``[x, y, *columns]``.
         """
         rows = samples if self.rows is None else self.rows.index_select(0, samples)
+        self._shown = rows
+        images = self._augmented(rows, self.augmentation)
+        return [images, *(column.index_select(0, samples) for column in (self.targets, *self.columns))]
+
+    def second_view(self, augmentation: Augmentation | str) -> Tensor:
+        """Augment the images of the last batch once more, with the next random numbers of the same generator.
+
+        Args:
+            augmentation: Another augmentation, or the name of one; a named one normalises as the loader's own.
+
+        Returns:
+            float32 [B, C, h, w], row by row the images of the batch.
+
+        Raises:
+            UserError: No batch was made yet, the images are finished as stored, or the name is unknown.
+        """
+        if self._shown is None:
+            raise UserError("a second view is one of the last batch, and none was made yet")
+        if isinstance(augmentation, str):
+            augmentation = self._named(augmentation)
+        return self._augmented(self._shown, augmentation)
+
+    def _named(self, name: str) -> Augmentation:
+        """Return a named augmentation with the normalisation of the loader's own."""
+        own = self.augmentation
+        if own is None:
+            raise UserError(f"the second view '{name}' has no mean and std: the loader does not normalise")
+        channels, height, width = self.images.shape[1:]
+        mean, std = (values * (channels if len(values) == 1 else 1) for values in (own.mean, own.std))
+        return build(name, (channels, height, width), mean, std, train=True)
+
+    def _augmented(self, rows: Tensor, augmentation: Augmentation | None) -> Tensor:
+        """Return the images of the given rows, augmented."""
         images = self.images.index_select(0, rows)
-        if self.augmentation is not None:
-            images = self.augmentation(images, generator=self.augmentation_generator)
+        if augmentation is not None:
+            images = augmentation(images, generator=self.augmentation_generator)
         if self.channels_last and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        return [images, *(column.index_select(0, samples) for column in (self.targets, *self.columns))]
+        return images
 
     def with_sampler(self, sampler: Sampler, batch_size: int | None = None) -> TensorBatches:
         """Return a loader of the same images as one group under another sampler.

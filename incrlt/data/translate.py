@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from incrlt.data.augment import Augmentation, Op, Pad, RandomCrop, RandomFlip, RandomResizedCrop
+from incrlt.data.pictures import RandomRotation
+from incrlt.data.policy import AutoAugment
 
 
 class UntranslatableError(Exception):
@@ -22,7 +24,8 @@ def from_torchvision(transform: Any) -> Augmentation | None:
     """Translate a torchvision transform (v1 or v2), or a sequence of them.
 
     Known: Compose, Pad, RandomCrop, RandomResizedCrop, RandomHorizontalFlip, the conversions to a float
-    tensor in [0, 1], and Normalize. Padding must be constant and the resize bilinear.
+    tensor in [0, 1], and Normalize. Padding must be constant and the resize bilinear. On tensors also
+    RandomRotation and AutoAugment (v1, policy CIFAR10), both of mode nearest; PIL rounds otherwise.
 
     Returns:
         The same augmentation for batches, or None if any part has no exact counterpart.
@@ -88,15 +91,15 @@ class _State:
         """Append a constant border."""
         if mode != "constant":
             raise UntranslatableError(f"padding mode '{mode}' has no batched counterpart")
-        if self.norm is not None:
-            raise UntranslatableError("padding after Normalize shows another value than black")
-        self.fills.add(self._grey(fill))
+        self.fills.add(self.grey(fill))
         if len(self.fills) > 1:
             raise UntranslatableError("two paddings with different fill values")
         self.ops.append(Pad(*_sides(padding)))
 
-    def _grey(self, fill: Any) -> int:
+    def grey(self, fill: Any) -> int:
         """Return a fill value as a grey level 0..255."""
+        if self.norm is not None:
+            raise UntranslatableError("padding after Normalize shows another value than black")
         if not isinstance(fill, int | float | Sequence | None):
             raise UntranslatableError(f"padding with fill={fill} is not one grey level")
         values = {float(v) for v in fill} if isinstance(fill, Sequence) else {float(fill or 0)}
@@ -150,7 +153,7 @@ def _crop(state: _State, transform: Any) -> None:
 
 
 def _resized_crop(state: _State, transform: Any) -> None:
-    if getattr(transform.interpolation, "value", transform.interpolation) != "bilinear":
+    if _mode(transform) != "bilinear":
         raise UntranslatableError(f"RandomResizedCrop with {transform.interpolation} is not bilinear")
     antialias = bool(transform.antialias)
     if not antialias:
@@ -161,6 +164,31 @@ def _resized_crop(state: _State, transform: Any) -> None:
 
 def _flip(state: _State, transform: Any) -> None:
     state.ops.append(RandomFlip(float(transform.p)))
+
+
+def _rotation(state: _State, transform: Any) -> None:
+    low, high = _floats(transform.degrees)
+    if not state.is_tensor or _mode(transform) != "nearest":
+        raise UntranslatableError("RandomRotation is exact only for tensors and mode nearest")
+    if low != -high or transform.expand or transform.center is not None:
+        raise UntranslatableError("RandomRotation must be about the centre, by the same angle either way")
+    state.ops.append(RandomRotation(high, state.grey(transform.fill)))
+
+
+def _autoaugment(state: _State, transform: Any) -> None:
+    if type(transform).__module__ != "torchvision.transforms.autoaugment":
+        raise UntranslatableError("AutoAugment of transforms.v2 rounds otherwise; only v1's is known")
+    if getattr(transform.policy, "value", None) != "cifar10" or _mode(transform) != "nearest":
+        raise UntranslatableError("AutoAugment is known with policy CIFAR10 and mode nearest only")
+    if not state.is_tensor or state.is_float:
+        raise UntranslatableError("AutoAugment is exact only for uint8 tensors")
+    if any(isinstance(op, RandomResizedCrop) for op in state.ops):
+        raise UntranslatableError("AutoAugment would widen the rounding of a resize before it")
+    state.ops.append(AutoAugment(state.grey(transform.fill)))
+
+
+def _mode(transform: Any) -> Any:
+    return getattr(transform.interpolation, "value", transform.interpolation)
 
 
 def _to_tensor(state: _State, transform: Any) -> None:
@@ -196,6 +224,8 @@ _RULES: dict[str | None, Callable[[_State, Any], None]] = {
     "RandomCrop": _crop,
     "RandomResizedCrop": _resized_crop,
     "RandomHorizontalFlip": _flip,
+    "RandomRotation": _rotation,
+    "AutoAugment": _autoaugment,
     "ToTensor": _to_float_tensor,
     "PILToTensor": _to_tensor,
     "ToImage": _to_tensor,
