@@ -5,7 +5,7 @@ a frozen :class:`Experiment`, or raises one :class:`~incrlt.errors.UserError` th
 wrong, before any data are read. Importing this module loads neither torch nor Avalanche; ``python -m
 incrlt.config --schema`` writes the JSON schema for editors.
 
-Hyper-parameters of ``strategy``, ``experts`` and ``rebalance`` stand in the classes of those names
+Hyper-parameters of ``strategy``, ``experts``, ``rebalance`` and ``router`` stand in the classes of those names
 (``incrlt.resolve``); YAML chooses, Python has the defaults and their documentation.
 """
 
@@ -42,7 +42,9 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 Dataset = Literal["digits", "cifar10", "cifar100"]
 Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
-Augmentation = Literal["none", "crop-flip", "resized-crop-flip", "shift"]
+Augmentation = Literal[
+    "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
+]
 
 DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
     "output": None,
@@ -89,6 +91,8 @@ class Benchmark(Section):
     """Images of the head class over those of the rarest; 1 is balanced, the literature has 100."""
     profile: Literal["exponential", "step", "pareto"] = "exponential"
     """Shape of the long tail."""
+    image_choice: Literal["shuffled", "file-order"] = "shuffled"
+    """Which images the tail keeps: ``shuffled`` by ``seeds.images``, or the first of each class (SHIKE's code)."""
     holdout: Literal["none", "long-tailed-cil"] = "none"
     """``long-tailed-cil`` removes the 10 % of images that the published numbers do without."""
     augmentation: Augmentation | None = None
@@ -134,6 +138,8 @@ class Training(Section):
     """Learning rate of SGD at the start of every experience."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum (RIDE, NCL)."""
     weight_decay: NonNegative = 5e-4
     """L2 penalty (LUCIR: 5e-4)."""
     schedule: Literal["multistep", "cosine"] = "multistep"
@@ -250,6 +256,8 @@ class Experiment(Section):
     """Exemplars of old classes; null keeps none."""
     rebalance: Annotated[SerializeAsAny[Entry | None], _entry("rebalance", optional=True)] = None
     """A second stage after each experience that evens out the classes, such as ``lws``; null has none."""
+    router: Annotated[SerializeAsAny[Entry | None], _entry("router", optional=True)] = None
+    """A last stage that learns how many experts an image needs, such as ``expert_assignment``; null runs all."""
     training: Training = Training()
     """Optimisation of each experience, and how it is computed."""
     seeds: Seeds = Seeds()
@@ -293,6 +301,7 @@ class Experiment(Section):
             "image_seed": self.seeds.images,
             "profile": b.profile,
             "imbalance_ratio": b.imbalance_ratio,
+            "image_choice": b.image_choice,
             "holdout": b.holdout,
             "augmentation": b.augmentation,
             "memory": self.memory_rule(),
@@ -419,6 +428,11 @@ def _method_clashes(experiment: Experiment) -> list[str]:
         found.append(
             f"{cosine} needs a cosine head; model.head is '{experiment.model.head}'. Set model.head: cosine."
         )
+    if experiment.router is not None and experiment.experts.hyper_parameters.get("num_experts", 2) < 2:
+        found.append(
+            f"a router chooses between experts, but experts '{experiment.experts.name}' has one. "
+            "Set experts.num_experts: 3, or router: null."
+        )
     exemplars = _why_memory(experiment, facts)
     if exemplars and memory is None:
         found.append(f"{exemplars} needs exemplars; memory is null. Set memory: {{per_class: 20}}.")
@@ -437,6 +451,10 @@ def _why_cosine(experiment: Experiment, facts: Mapping[str, Any]) -> str:
     chosen = experiment.strategy.hyper_parameters
     if facts.get("needs_cosine"):
         return f"strategy '{experiment.strategy.name}'"
+    experts = experiment.experts.name
+    ldam = experiment.experts.hyper_parameters.get("objective") == "ldam"
+    if resolve.find("experts", experts).facts.get("needs_cosine") or ldam:
+        return f"experts '{experts}'{' with objective ldam' if ldam else ''}"
     terms = [key for key in ("margin_ranking", "mimic_scores") if chosen.get(key)]
     return f"strategy '{experiment.strategy.name}' with {terms[0]} {chosen[terms[0]]:g}" if terms else ""
 
@@ -463,6 +481,10 @@ def _training_clashes(experiment: Experiment) -> list[str]:
             f"training.warmup_epochs is {t.warmup_epochs}, but an experience has only {shortest} epochs. "
             "Warm up for fewer."
         )
+    if t.nesterov and not t.momentum:
+        found.append(
+            "training.nesterov needs momentum; got 0. Set training.momentum: 0.9, or nesterov: false."
+        )
     if t.precision == "fp16" and experiment.device == "cpu":
         found.append(
             "training.precision 'fp16' needs a GPU; device is 'cpu'. Set training.precision: bf16 or fp32."
@@ -473,11 +495,11 @@ def _training_clashes(experiment: Experiment) -> list[str]:
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of an experiment file, with every method's hyper-parameters."""
     document = Experiment.model_json_schema()
-    for kind in ("strategy", "experts", "rebalance"):
+    for kind in ("strategy", "experts", "rebalance", "router"):
         described = document["properties"][kind].get("description", "")
         choices: list[dict[str, Any]] = [_entry_schema(kind, name) for name in resolve.names(kind)]
         choices.append(_external_schema())
-        if kind == "rebalance":
+        if kind in ("rebalance", "router"):
             choices.append({"type": "null"})
         document["properties"][kind] = {"description": described, "anyOf": choices}
     document["$defs"].pop("Entry", None)

@@ -21,9 +21,9 @@ from incrlt.metrics import experience_rows, published, summarise
 from incrlt.plan import plan
 from incrlt.plugins.confusion import ConfusionRecorder
 from incrlt.plugins.memory import ExemplarMemory
-from incrlt.plugins.scheduler import cosine, multistep_with_warmup
-from incrlt.resolve import load_class
+from incrlt.resolve import Kind, load_class
 from incrlt.runfolder import RunFolder, environment
+from incrlt.schedules import cosine, multistep_with_warmup
 from incrlt.strategies.randomness import seed_everything
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     data = datasets.load(experiment.benchmark.dataset, experiment.data.root, experiment.data.download)
     resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
     folder = RunFolder(experiment.run_folder(resolved.hash))
-    if folder.is_done and options.resume != "restart":
-        _say_done(console, folder)
-        return 0
     try:
-        Run(experiment, options, device, data, resolved, folder, console).run()
+        if folder.is_done and options.resume != "restart":
+            _say_done(console, folder)
+        else:
+            Run(experiment, options, device, data, resolved, folder, console).run()
     finally:
         folder.close()
         console.close()
@@ -115,7 +115,7 @@ def build_strategy(
     experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
     model = incrlt.models.build(
         experiment.model.name,
-        num_experts=experts.num_experts,
+        layout=experts.layout,
         head=experiment.model.head,
         in_channels=in_channels,
         width=experiment.model.width,
@@ -124,14 +124,19 @@ def build_strategy(
     precision = choose_precision(training.precision, device)
     channels_last = precision != "fp32" if training.channels_last == "auto" else training.channels_last
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+        model.parameters(),
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        nesterov=training.nesterov,
     )
     return load_class("strategy", experiment.strategy.name)(
         model=model,
         optimizer=optimizer,
         experts=experts,
         memory=_memory(experiment),
-        rebalance=_rebalance(experiment),
+        rebalance=_entry("rebalance", experiment.rebalance),
+        router=_entry("router", experiment.router),
         schedule=_schedule(training),
         train_mb_size=training.batch_size,
         train_epochs=training.epochs,
@@ -155,9 +160,8 @@ def _memory(experiment: Experiment) -> ExemplarMemory | None:
     return ExemplarMemory(**experiment.memory.model_dump(), seed=experiment.seeds.filled()["batches"])
 
 
-def _rebalance(experiment: Experiment) -> Any:
-    entry = experiment.rebalance
-    return None if entry is None else load_class("rebalance", entry.name)(**entry.hyper_parameters)
+def _entry(kind: Kind, entry: Any) -> Any:
+    return None if entry is None else load_class(kind, entry.name)(**entry.hyper_parameters)
 
 
 def _schedule(training: Any) -> Any:
@@ -168,11 +172,23 @@ def _schedule(training: Any) -> Any:
 
 def method_name(experiment: Experiment) -> str:
     """Return the name a paper's table would use, e.g. ``LUCIR+LWS``."""
-    names = {"lucir": "LUCIR", "icarl": "iCaRL", "single": ""}
-    parts = [experiment.strategy.name, experiment.experts.name]
+    names = {"lucir": "LUCIR", "icarl": "iCaRL", "ride": "RIDE", "ncl": "NCL", "shike": "SHIKE"}
+    strategy = experiment.strategy.name
+    parts = [names.get(strategy, strategy.capitalize()), *_experts_name(experiment.experts, names)]
     parts += [] if experiment.rebalance is None else [experiment.rebalance.name.upper()]
-    shown = [names.get(part, part if part.isupper() else part.capitalize()) for part in parts]
-    return "+".join(part for part in shown if part)
+    parts += [] if experiment.router is None else ["router"]
+    return "+".join(parts)
+
+
+def _experts_name(experts: Any, names: dict[str, str]) -> list[str]:
+    if experts.name != "single":
+        return [names.get(experts.name, experts.name)]
+    chosen, found = experts.hyper_parameters, []
+    if chosen["objective"] != "cross_entropy":
+        found.append(chosen["objective"].replace("_", " "))
+    if chosen["num_experts"] > 1:
+        found.append(f"{chosen['num_experts']} branches")
+    return found
 
 
 class Run:
@@ -372,7 +388,7 @@ class Run:
         if not hasattr(self, "first_record"):
             self._write_counts()
         self.folder.log({"event": "end", "seconds": self._seconds})
-        self.folder.close()
+        self.folder.flush()
         line = published.distance(self.resolved.protocol.name, self.method, summarise(self.first_record))
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")

@@ -71,6 +71,8 @@ def _epochs(experiment: Experiment, has_old: bool) -> tuple[int, dict[str, int]]
     """Return the epochs of the first stage, and those of later ones by the data they draw from."""
     training, chosen = experiment.training, experiment.strategy.hyper_parameters
     first = training.epochs if has_old else training.base_epochs or training.epochs
-    second = experiment.rebalance.hyper_parameters.get("epochs", 0) if experiment.rebalance else 0
+    second = experiment.experts.hyper_parameters.get("classifier_epochs", 0)
+    for stage in (experiment.rebalance, experiment.router):
+        second += stage.hyper_parameters.get("epochs", 0) if stage else 0
     on_exemplars = chosen.get("class_balanced_finetune", 0) if has_old else 0
     return first, {"stream": second, "exemplars": on_exemplars}

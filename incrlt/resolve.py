@@ -31,12 +31,13 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from incrlt.errors import UserError, did_you_mean
 from incrlt.fields import ALIASES
 
-Kind = Literal["strategy", "experts", "rebalance"]
+Kind = Literal["strategy", "experts", "rebalance", "router"]
 
 FOLDERS: Final[dict[str, str]] = {
     "strategy": "strategies",
     "experts": "experts",
     "rebalance": "strategies/stages",
+    "router": "strategies/routers",
 }
 """Folder below the package for each kind of entry."""
 
@@ -75,7 +76,7 @@ class Declared:
     """What a source file says about a method."""
 
     kind: str
-    """``strategy``, ``experts`` or ``rebalance``."""
+    """``strategy``, ``experts``, ``rebalance`` or ``router``."""
     name: str
     """As written in YAML."""
     module: str

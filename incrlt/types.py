@@ -5,9 +5,10 @@ B batch, C seen classes, D features, K experts. A plain network is K = 1: no out
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +31,14 @@ class ModelOutput:
         expert_logits: Logits of each expert ``[K, B, C]``.
         features: Input of each expert's head ``[K, B, D]``; None for a network that does not tell.
         cosines: Cosines before the scale ``[K, B, C]``; None for a head that is not a cosine head.
+        scales: Scale of each head ``[K]``, without gradient; None where there are no cosines.
     """
 
     logits: Tensor
     expert_logits: Tensor
     features: Tensor | None = None
     cosines: Tensor | None = None
+    scales: Tensor | None = None
 
     @property
     def known_features(self) -> Tensor:
@@ -49,22 +52,42 @@ class ModelOutput:
         assert self.cosines is not None, "only cosine heads have cosines"
         return self.cosines
 
+    @property
+    def known_scales(self) -> Tensor:
+        """Scales ``[K]`` of a network with cosine heads."""
+        assert self.scales is not None, "only cosine heads have a scale"
+        return self.scales
+
 
 @dataclass(frozen=True)
 class LossContext:
     """What an expert method may know beside the batch.
 
     Attributes:
-        class_counts: Images per class in the stream that is being sampled, exemplars included ``[C]``.
+        class_counts: Images per class as the sampler draws them ``[C]``: the stream with its exemplars; the
+            exemplars alone in a stage on exemplars; equal numbers under a class-aware sampler.
         num_old: Number of classes that arrived before this experience.
         epoch: Epoch within the stage, from 0.
         epochs: Epochs of the stage.
+        network: The expert network that trains; None where only losses of outputs are asked for.
+        second_view: ``second_view(name)`` augments the images of this batch once more, by a named augmentation
+            ``[B, c, H, W]``; None where the loader cannot.
+        autocast: Context in which networks run.
+        guide: ``guide()`` runs a larger network, trained before, on this batch; None where the method has none.
     """
 
     class_counts: Tensor
     num_old: int
     epoch: int
     epochs: int
+    network: Any = None
+    second_view: Callable[[str], Tensor] | None = None
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    guide: Callable[[], ModelOutput] | None = None
+
+
+StageLoss = Callable[[LossContext, ModelOutput, Tensor], LossTerms]
+"""``loss(context, output, labels)`` of a stage that does not train with the strategy's loss."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +104,10 @@ class Stage:
         data: ``stream`` is the experience with its exemplars; ``exemplars`` is the memory alone, new classes included.
         frozen_backbone: Stem and branches stay in evaluation mode and get no gradient.
         freeze_old: Head rows of old classes stay as they are.
-        loss: ``full`` is the strategy's loss, ``classification`` plain cross entropy.
-        rebalanced: Multiply the logits by the learnable class scales.
+        loss: The stage's own loss; None trains with the strategy's.
+        rebalanced: Read the logits as in evaluation: second heads where there are any, times the class scales.
+        batch_size: Images per step; None takes the strategy's.
+        prepare: ``prepare(network, num_old)`` is called before the first epoch, not when a run goes on inside.
     """
 
     name: str
@@ -94,8 +119,10 @@ class Stage:
     data: Literal["stream", "exemplars"] = "stream"
     frozen_backbone: bool = False
     freeze_old: bool = True
-    loss: Literal["full", "classification"] = "full"
+    loss: StageLoss | None = None
     rebalanced: bool = False
+    batch_size: int | None = None
+    prepare: Callable[[Any, int], None] | None = None
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:

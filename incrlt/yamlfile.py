@@ -27,7 +27,7 @@ ALTERNATIVES: Final[dict[str, tuple[frozenset[str], ...]]] = {
     "memory": (frozenset({"per_class"}), frozenset({"total"})),
 }
 """Keys that replace one another: a child that sets one of a group drops the base's keys of the others."""
-NAMED: Final = frozenset({"strategy", "experts", "rebalance"})
+NAMED: Final = frozenset({"strategy", "experts", "rebalance", "router"})
 """Sections that start afresh when ``name`` changes: hyper-parameters of another method mean nothing here."""
 
 OVERRIDE: Final = re.compile(r"(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)?)=(?P<value>.*)", re.DOTALL)

@@ -108,10 +108,10 @@ def benchmark(kind):
     return made if kind == "from-datasets-no-timeline" else with_classes_timeline(made)
 
 
-def network(head="cosine", num_experts=1, seed=0):
+def network(head="cosine", layout=None, seed=0):
     """resnet8 of width 8 on one channel."""
     torch.manual_seed(seed)
-    return incrlt.models.build("resnet8", num_experts=num_experts, head=head, in_channels=1, width=8)
+    return incrlt.models.build("resnet8", layout=layout, head=head, in_channels=1, width=8)
 
 
 def quiet():
@@ -119,9 +119,10 @@ def quiet():
     return EvaluationPlugin(accuracy_metrics(stream=True), loggers=[BaseLogger()])
 
 
-def make(cls, *, head="cosine", num_experts=1, memory=5, lr=0.1, optimizer=None, seed=0, **options):
+def make(cls, *, head="cosine", memory=5, lr=0.1, optimizer=None, seed=0, **options):
     """Build one of our strategies; ``memory`` is images per class, 0 for none."""
-    model = network(head, num_experts, seed)
+    experts = options.get("experts")
+    model = network(head, experts.layout if experts else None, seed)
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     else:

@@ -30,8 +30,12 @@ NAMES = (
     "lfs-20",
     "lfs-ordered-10",
     "lfs-ordered-20",
+    "offline",
 )
-"""Protocols with published numbers; other task counts and ``reverse`` follow the same pattern."""
+"""Protocols with published numbers; ``offline`` is all classes at once, the long-tailed papers' own setting.
+
+Other task counts and ``reverse`` follow the same pattern.
+"""
 
 _PATTERN = re.compile(
     r"lf(?:h-(?P<half>shuffled|ordered|reverse)|s(?:-(?P<scratch>ordered|reverse))?)-(?P<n>[0-9]{1,6})"
@@ -111,7 +115,7 @@ class Protocol:
 
         ``lfh-<order>-N``: learn from half; half of the classes (rounded up), then N equal experiences.
         ``lfs-N``, ``lfs-ordered-N``: learn from scratch; N equal experiences. On 100 classes these are the
-        published splits; on another class count the same rule is applied.
+        published splits; on another class count the same rule is applied. ``offline`` is one experience.
 
         Args:
             protocol_name: One of :data:`NAMES`, or the same pattern with another N or ``reverse``.
@@ -124,6 +128,11 @@ class Protocol:
         Raises:
             UserError: Unknown id, or the classes cannot be divided so.
         """
+        if protocol_name == "offline":
+            rule = _with_facts(dataset, num_classes, rule)
+            rule["class_order"] = splits.class_order("ordered", rule["num_classes"], order_seed)
+            rule["classes_per_experience"] = (rule["num_classes"],)
+            return cls(name="offline", dataset=dataset, **rule)
         match = _PATTERN.fullmatch(str(protocol_name))
         if match is None:
             raise UserError(

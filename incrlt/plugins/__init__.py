@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "ExemplarMemory": "memory",
-    "SchedulerFactory": "scheduler",
-    "cosine": "scheduler",
-    "features_of": "features",
-    "multistep_with_warmup": "scheduler",
+    "ExemplarMemory": "incrlt.plugins.memory",
+    "SchedulerFactory": "incrlt.plugins.scheduler",
+    "cosine": "incrlt.schedules",
+    "features_of": "incrlt.plugins.features",
+    "multistep_with_warmup": "incrlt.schedules",
 }
 
 __all__ = ["ExemplarMemory", "SchedulerFactory", "cosine", "features_of", "multistep_with_warmup"]
@@ -22,7 +22,7 @@ __all__ = ["ExemplarMemory", "SchedulerFactory", "cosine", "features_of", "multi
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

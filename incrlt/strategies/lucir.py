@@ -104,10 +104,9 @@ class LUCIR(IncrTemplate):
         features, labels = features_of(self, experience.dataset)
         positions = self.model.positions(labels) - self.num_old
         width = self.model.heads[0].num_features
-        for k, head in enumerate(self.model.heads):
-            unit = F.normalize(features[:, k * width : (k + 1) * width], dim=-1)
-            means = torch.zeros(self.num_new, width).index_add_(0, positions, unit)
-            head.imprint(F.normalize(means, dim=-1))
+        unit = F.normalize(features.reshape(len(features), -1, width).transpose(0, 1), dim=-1)
+        means = torch.zeros(len(unit), self.num_new, width).index_add_(1, positions, unit)
+        self.model.imprint(F.normalize(means, dim=-1))
 
     def frozen_rows(self, stage: Stage) -> int:
         """Freeze old rows in the first stage too."""

@@ -13,7 +13,7 @@ def global_state(device: torch.device) -> dict[str, Any]:
     """Return the states of Python's, NumPy's and torch's global generators."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
     return {
-        "python": list(random.getstate()[1]),
+        "python": [list(random.getstate()[1]), random.getstate()[2]],
         "numpy": [
             str(name),
             torch.as_tensor(np.asarray(keys, dtype=np.int64)),
@@ -28,7 +28,8 @@ def global_state(device: torch.device) -> dict[str, Any]:
 
 def set_global_state(state: dict[str, Any], device: torch.device) -> None:
     """Restore :func:`global_state`."""
-    random.setstate((3, tuple(state["python"]), None))
+    python, gauss_next = state["python"]
+    random.setstate((3, tuple(python), gauss_next))
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.random.set_rng_state(state["torch"].cpu())

@@ -28,25 +28,15 @@ from torch.optim import Optimizer
 
 from incrlt.data.avalanche import class_aware_loader, convert
 from incrlt.data.stored import NotExactError, TensorCache
+from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
+from incrlt.strategies import state
+from incrlt.strategies.checks import PRECISIONS, check_settings
 from incrlt.strategies.optim import replace_parameters, stage_optimizer
-from incrlt.strategies.randomness import global_state, set_global_state
 from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Names that ``precision`` may take, and the autocast type of each."""
-
-CLOCK = (
-    "train_iterations",
-    "train_exp_counter",
-    "train_exp_epochs",
-    "train_exp_iterations",
-    "total_iterations",
-)
-"""Avalanche's counters that a checkpoint keeps."""
 
 
 def quiet_evaluator() -> EvaluationPlugin:
@@ -71,6 +61,8 @@ class IncrTemplate(SupervisedTemplate):
         experts: Expert method: the classification part of the loss.
         memory: An :class:`~incrlt.plugins.memory.ExemplarMemory`, or None.
         rebalance: Adds a second stage to each experience, e.g. :class:`~incrlt.strategies.stages.lws.LWS`.
+        router: Adds a last stage that learns which images need how many experts, e.g.
+            :class:`~incrlt.strategies.routers.expert_assignment.ExpertAssignment`; None runs all experts.
         schedule: ``schedule(optimizer, epochs)`` builds the learning-rate scheduler of the first stage, fresh in
             each experience; None leaves the rate to the user's plugins.
         train_mb_size: Images per training batch.
@@ -97,6 +89,8 @@ class IncrTemplate(SupervisedTemplate):
         stage: The stage that trains now.
         epoch_terms: Mean of each loss term over the last epoch.
         class_counts: Images per class in the training stream, exemplars included ``[C]``, arrival order.
+        stage_counts: The same as the sampler of the stage draws them ``[C]``.
+        mb_experts_used: Experts that the router ran for each image of the batch ``[B]``; None without a router.
 
     Raises:
         UserError: Settings that cannot work together, before any work starts.
@@ -117,6 +111,7 @@ class IncrTemplate(SupervisedTemplate):
         experts: ExpertMethod | None = None,
         memory: Any = None,
         rebalance: Any = None,
+        router: Any = None,
         schedule: Schedule | None = None,
         train_mb_size: int = 128,
         train_epochs: int = 1,
@@ -150,7 +145,7 @@ class IncrTemplate(SupervisedTemplate):
             peval_mode=peval_mode,
         )
         self.experts = Single() if experts is None else experts
-        self.memory, self.rebalance, self.schedule = memory, rebalance, schedule
+        self.memory, self.rebalance, self.router, self.schedule = memory, rebalance, router, schedule
         self.base_epochs, self.grad_clip = base_epochs, grad_clip
         self.precision, self.channels_last = precision, channels_last
         self.fast_data, self.reset_optimizer = fast_data, reset_optimizer
@@ -165,10 +160,13 @@ class IncrTemplate(SupervisedTemplate):
         self.stage = Stage("train", train_epochs)
         self.stage_epoch = 0
         self.class_counts = torch.zeros(0, dtype=torch.long)
+        self.stage_counts = self.class_counts
         self.epoch_terms: dict[str, float] = {}
         self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
         self.mb_out: ModelOutput | None = None
         self.mb_scores: dict[str, Tensor] = {}
+        self.mb_experts_used: Tensor | None = None
+        self._batches: Any = None
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
         self.fallback_reason: str | None = None
         self._step_terms: list[tuple[list[str], Tensor]] = []
@@ -176,10 +174,19 @@ class IncrTemplate(SupervisedTemplate):
         self._replaced: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._resume: dict[str, Any] | None = None
         self._resume_stream: Any = None
-        self._main_optimizer = optimizer
-        self._memory_before: dict[str, Any] | None = None
+        self.main_optimizer = optimizer
+        self.stage_index = 0
+        self.memory_before: dict[str, Any] | None = None
         self._position_table: Tensor | None = None
-        self._check_settings()
+        check_settings(self)
+        if router is not None:
+            router.attach(self.model)
+        self.guide = self._place_guide(self.experts.guide())
+
+    def _place_guide(self, guide: ExpertNetwork | None) -> ExpertNetwork | None:
+        if guide is not None:
+            self.place(guide).eval().requires_grad_(False)
+        return guide
 
     # ------------------------------------------------------------------ what a strategy writes
 
@@ -199,16 +206,26 @@ class IncrTemplate(SupervisedTemplate):
         """Conclude an experience after plugins have (exemplars are chosen), before the teacher is frozen."""
 
     def stages(self, experience: Any) -> tuple[Stage, ...]:
-        """Return the stages of this experience: training, then those of ``rebalance``."""
+        """Return the stages of this experience: training, the experts' own, those of ``rebalance``, the router's."""
         epochs = self.train_epochs if self.base_epochs is None or self.num_old else self.base_epochs
         first = Stage("train", epochs, schedule=self.schedule)
+        own = self.experts.stages()
+        router = () if self.router is None else (self.router.stage(),)
         if self.rebalance is None:
-            return (first,)
-        return tuple(self.rebalance.stages(self, first))
+            return (first, *own, *router)
+        first, *rest = self.rebalance.stages(self, first)
+        return (first, *own, *rest, *router)
 
     def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return scores ``[B, C]`` by name of read-out; the first one is what Avalanche's metrics see."""
         return {"cnn": output.logits}
+
+    def routed(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
+        if self.router is None or self.model.router is None:
+            return {}
+        logits, self.mb_experts_used = self.router.read_out(self.model.router, output)
+        return {"routed": logits}
 
     def extra_state(self) -> dict[str, Any]:
         """Return what the strategy itself must remember, as tensors and plain data."""
@@ -236,7 +253,35 @@ class IncrTemplate(SupervisedTemplate):
 
     def loss_context(self) -> LossContext:
         """Return what expert methods may know."""
-        return LossContext(self.class_counts, self.num_old, self.stage_epoch, self.stage.epochs)
+        return LossContext(
+            self.stage_counts,
+            self.num_old,
+            self.stage_epoch,
+            self.stage.epochs,
+            network=self.model,
+            second_view=self.second_view,
+            autocast=self.autocast,
+            guide=None if self.guide is None else self._guide_output,
+        )
+
+    @torch.no_grad()
+    def _guide_output(self) -> ModelOutput:
+        assert self.guide is not None
+        return self.run_network(self.guide, self.mb_x, rebalanced=True)
+
+    def second_view(self, augmentation: str) -> Tensor:
+        """Augment the images of this batch once more ``[B, c, H, W]``.
+
+        Raises:
+            UserError: The loader gives finished images only.
+        """
+        if not isinstance(self._batches, TensorBatches):
+            raise UserError(
+                f"experts '{self.experts.name}' want a second view of each image, but batches come from a loader "
+                f"that gives one ({self.fallback_reason or 'fast_data is off'}). Give uint8 images, or switch "
+                "the contrastive term off (contrastive: 0)."
+            )
+        return self._batches.second_view(augmentation)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which networks run."""
@@ -269,7 +314,7 @@ class IncrTemplate(SupervisedTemplate):
                 "run one process per experiment"
             )
         self._backbone_frozen = False
-        self._memory_before = None if self.memory is None else self.memory.state_dict()
+        self.memory_before = None if self.memory is None else self.memory.state_dict()
         super()._before_training_exp(**kwargs)
         if self.is_expert_network:
             self._count_classes()
@@ -281,6 +326,9 @@ class IncrTemplate(SupervisedTemplate):
             self.memory.load_state_dict(self._resume["memory"], self._resume_stream)
 
     def _start_experience(self) -> None:
+        if self.is_expert_network:
+            self._check_guide()
+            self.experts.begin_experience(self.model)
         for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
             if self.schedule is not None:
                 group["lr"] = lr
@@ -288,11 +336,21 @@ class IncrTemplate(SupervisedTemplate):
             self.optimizer.state.clear()
         self.begin_experience(self.experience)
 
+    def _check_guide(self) -> None:
+        if self.guide is not None and self.guide.class_ids != self.model.class_ids:
+            raise UserError(
+                f"experts.teacher knows {self.guide.num_classes} classes, in its own order; this experience has "
+                f"{self.model.num_classes}. Distil a teacher that was trained on the same classes in one task."
+            )
+
     def _count_classes(self) -> None:
-        labels = torch.as_tensor(list(self.adapted_dataset.targets))
         table = self.model.positions(torch.arange(max(self.model.class_ids) + 1))
         self._position_table = table.to(self.device)
-        self.class_counts = class_counts(table[labels], self.model.num_classes).to(self.device)
+        self.class_counts = self._counts_of(self.adapted_dataset)
+
+    def _counts_of(self, dataset: Any) -> Tensor:
+        labels = self.positions(torch.as_tensor(list(dataset.targets), device=self.device))
+        return class_counts(labels, self.model.num_classes)
 
     def positions(self, labels: Tensor) -> Tensor:
         """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
@@ -331,10 +389,11 @@ class IncrTemplate(SupervisedTemplate):
             if new:
                 self.num_old = model.num_classes
                 self._replaced += model.grow(new)
-            self._placed(model)
+            self.place(model)
         return model
 
-    def _placed(self, model: nn.Module) -> nn.Module:
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device, in the memory format of the strategy."""
         memory_format = torch.channels_last if self.channels_last else torch.preserve_format
         return model.to(self.device).to(memory_format=memory_format)
 
@@ -365,7 +424,7 @@ class IncrTemplate(SupervisedTemplate):
         self.mb_out = self.run_network(self.model, self.mb_x, rebalanced)
         if self.is_training:
             return self.model.to_labels(self.mb_out.logits)
-        self.mb_scores = self.readouts(self.mb_out)
+        self.mb_scores = {**self.readouts(self.mb_out), **self.routed(self.mb_out)}
         return self.model.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
 
     def criterion(self) -> Tensor:
@@ -379,10 +438,10 @@ class IncrTemplate(SupervisedTemplate):
     def _terms(self) -> LossTerms:
         if not self.is_expert_network:
             return {"criterion": self._criterion(self.mb_output, self.mb_y)}
-        labels = self.positions(self.mb_y)
-        if self.stage.loss == "classification":
-            return {"cross_entropy": self._criterion(self.mb_out.logits, labels)}
         assert self.mb_out is not None
+        labels = self.positions(self.mb_y)
+        if self.stage.loss is not None:
+            return self.stage.loss(self.loss_context(), self.mb_out, labels)
         return self.loss_terms(self.mb_out, labels)
 
     def backward(self) -> None:
@@ -409,11 +468,11 @@ class IncrTemplate(SupervisedTemplate):
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()
-        self.mb_out, self._stream_loader = None, []
+        self.mb_out, self._batches, self._stream_loader = None, None, []
 
     def _eval_cleanup(self) -> None:
         super()._eval_cleanup()
-        self.mb_out, self.mb_scores = None, {}
+        self.mb_out, self.mb_scores, self.mb_experts_used = None, {}, None
 
     # ------------------------------------------------------------------ stages and epochs
 
@@ -443,10 +502,10 @@ class IncrTemplate(SupervisedTemplate):
     @contextlib.contextmanager
     def _enter(self, index: int, stage: Stage) -> Iterator[int]:
         """Set up a stage, yield its first epoch, and leave model and optimizer as they were found."""
-        self._main_optimizer, self.stage, self.stage_index = self.optimizer, stage, index
+        self.main_optimizer, self.stage, self.stage_index = self.optimizer, stage, index
         if stage.lr is not None:
-            self.optimizer = stage_optimizer(self._main_optimizer, stage, self.model)
-        self.dataloader = self._stage_loader(stage)
+            self.optimizer = stage_optimizer(self.main_optimizer, stage, self.model)
+        self.dataloader = self._batches = self._stage_loader(stage)
         self.model.train()
         self._backbone_frozen = stage.frozen_backbone
         if self.is_expert_network:
@@ -455,9 +514,12 @@ class IncrTemplate(SupervisedTemplate):
                 self.model.freeze_backbone()
         self._scheduler = stage.schedule(self.optimizer, stage.epochs) if stage.schedule else None
         try:
-            yield self._catch_up()
+            start = self._catch_up()
+            if start == 0 and stage.prepare is not None:
+                stage.prepare(self.model, self.num_old)
+            yield start
         finally:
-            self.optimizer, self._backbone_frozen = self._main_optimizer, False
+            self.optimizer, self._backbone_frozen = self.main_optimizer, False
             if self.is_expert_network:
                 self.model.freeze_old(0)
             self.model.train()
@@ -467,15 +529,17 @@ class IncrTemplate(SupervisedTemplate):
         return self.num_old if stage.lr is not None and stage.freeze_old else 0
 
     def _stage_loader(self, stage: Stage) -> Any:
-        if stage.data == "stream" and stage.sampler == "shuffle":
+        self.stage_counts = self.class_counts
+        if stage.data == "stream" and stage.sampler == "shuffle" and stage.batch_size is None:
             return self._stream_loader
         dataset = self.adapted_dataset
         if stage.data == "exemplars":
             self.memory.update(self, self.experience)
             dataset = self.memory.dataset().train()
+        self.stage_counts = self._drawn(dataset, stage)
         return class_aware_loader(
             dataset,
-            batch_size=self.train_mb_size,
+            batch_size=stage.batch_size or self.train_mb_size,
             class_aware=stage.sampler == "class_aware",
             device=self.device,
             permutation_generator=self.batch_generator,
@@ -483,6 +547,15 @@ class IncrTemplate(SupervisedTemplate):
             channels_last=self.channels_last,
             fast=self.fast_data,
             cache=self.tensor_cache,
+        )
+
+    def _drawn(self, dataset: Any, stage: Stage) -> Tensor:
+        """Return images per class as the stage's sampler draws them: priors must not correct twice."""
+        if not self.is_expert_network:
+            return self.class_counts
+        counts = self._counts_of(dataset)
+        return (
+            torch.full_like(counts, len(dataset) // len(counts)) if stage.sampler == "class_aware" else counts
         )
 
     def _collect_terms(self) -> None:
@@ -529,109 +602,33 @@ class IncrTemplate(SupervisedTemplate):
         Raises:
             UserError: The model is not an expert network.
         """
-        if not self.is_expert_network:
-            raise UserError("only strategies with a network from incrlt.models.build can be saved")
-        alone = trained or self.optimizer is self._main_optimizer
-        return {
-            "format": 1,
-            "strategy": self.name,
-            "progress": {
-                "experience": self.experience_index,
-                "stage": getattr(self, "stage_index", 0),
-                "epoch": self.stage_epoch + 1,
-                "trained": trained,
-            },
-            "model": self.model.state(),
-            "teacher": None if self.teacher is None else self.teacher.state(),
-            "num_old": self.num_old,
-            "optimizer": self.optimizer.state_dict(),
-            "main_optimizer": None if alone else self._main_optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "memory": None if self.memory is None else self.memory.state_dict(),
-            "memory_before": None if trained else self._memory_before,  # what this experience trains on
-            "generators": [self.batch_generator.get_state(), self.augmentation_generator.get_state()],
-            "random": global_state(self.device),
-            "clock": {name: getattr(self.clock, name) for name in CLOCK},
-            "extra": self.extra_state(),
-        }
+        return state.save(self, trained)
 
-    def load_state_dict(self, state: dict[str, Any], train_stream: Any) -> None:
+    def load_state_dict(self, saved: dict[str, Any], train_stream: Any) -> None:
         """Restore :meth:`state_dict`; training then goes on with experience ``experience_index``.
 
         Args:
-            state: As saved.
+            saved: As returned by :meth:`state_dict`.
             train_stream: Stream of the same benchmark; exemplars are looked up in it.
 
         Raises:
             UserError: The state belongs to another strategy or format.
         """
-        if state.get("format") != 1 or state["strategy"] != self.name:
-            raise UserError(
-                f"the checkpoint is of strategy {state.get('strategy')!r}, format {state.get('format')}; "
-                f"this run wants {self.name!r}, format 1. Start it anew with --restart."
-            )
-        old = dict(self.model.named_parameters())
-        self.model.to(self.device)
-        self.model.load_state(state["model"])
-        after = dict(self.model.named_parameters())
-        replace_parameters(self.optimizer, [(old[k], after[k]) for k in after if old[k] is not after[k]])
-        if state["teacher"] is not None:
-            self.teacher = copy.deepcopy(self.model)
-            self.teacher.load_state(state["teacher"])
-            self._placed(self.teacher).eval().requires_grad_(False)
-        self.num_old = state["num_old"]
-        self.experience_index = state["progress"]["experience"]
-        if self.memory is not None:
-            before = None if state["progress"]["trained"] else state.get("memory_before")
-            self.memory.load_state_dict(state["memory"] if before is None else before, train_stream)
-        self.load_extra_state(state["extra"])
-        self._resume, self._resume_stream = state, train_stream
-        if state["progress"]["trained"]:
-            self._restore_progress(state)
+        state.load(self, saved, train_stream)
+
+    def resume_from(self, saved: dict[str, Any], train_stream: Any) -> None:
+        """Go on with the epoch after the saved one as soon as training reaches its experience."""
+        self._resume, self._resume_stream = saved, train_stream
 
     def _catch_up(self) -> int:
         """Return the first epoch of a stage; on resuming, restore optimizer, counters and random states first."""
-        state, self._resume = self._resume, None
-        if state is None or state["progress"]["stage"] != self.stage_index:
+        saved, self._resume = self._resume, None
+        if saved is None or saved["progress"]["stage"] != self.stage_index:
             return 0
-        epoch = state["progress"]["epoch"]
+        epoch = int(saved["progress"]["epoch"])
         for _ in range(epoch if self._scheduler is not None else 0):
             self.optimizer._opt_called = True  # type: ignore[attr-defined]  # the steps were made by the process that was killed
             self._scheduler.step()
-        self._restore_progress(state)
+        state.restore_progress(self, saved)
         self.stage_epoch = epoch - 1  # stays so when all epochs of the stage were done
         return epoch
-
-    def _restore_progress(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state.get("main_optimizer") is not None:
-            self._main_optimizer.load_state_dict(state["main_optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        for name, value in state["clock"].items():
-            setattr(self.clock, name, value)
-        self.batch_generator.set_state(state["generators"][0].cpu())
-        self.augmentation_generator.set_state(state["generators"][1].cpu())
-        set_global_state(state["random"], self.device)
-
-    # ------------------------------------------------------------------ checks
-
-    def _check_settings(self) -> None:
-        what = f"strategy '{self.name}'"
-        if self.precision not in PRECISIONS:
-            raise UserError(f"precision {self.precision!r} is not known; allowed: {', '.join(PRECISIONS)}.")
-        if self.precision == "fp16" and self.device.type != "cuda":
-            raise UserError("precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU.")
-        if (self.needs_network or self.rebalance is not None) and not self.is_expert_network:
-            raise UserError(
-                f"{what} needs features and a growing head; build the model with incrlt.models.build(...), "
-                f"got {type(self.model).__name__}."
-            )
-        if self.needs_cosine and not self.model.has_cosine_heads:
-            raise UserError(f"{what} needs a cosine head; set model.head: cosine.")
-        if self.needs_memory and self.memory is None:
-            raise UserError(f"{what} needs exemplars; set memory: {{per_class: 20}}.")
-        if self.is_expert_network and self.model.num_experts != self.experts.num_experts:
-            raise UserError(
-                f"experts '{self.experts.name}' wants {self.experts.num_experts} branches, "
-                f"the model has {self.model.num_experts}; build it with num_experts={self.experts.num_experts}."
-            )

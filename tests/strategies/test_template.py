@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from incrlt.errors import UserError
+from incrlt.experts.ride import RIDE
 from incrlt.plugins import ExemplarMemory, multistep_with_warmup
 from incrlt.strategies import LUCIR, Finetune, ICaRL, Joint, Replay
 from incrlt.strategies.stages.lws import LWS
@@ -245,7 +246,10 @@ def test_bf16_features_and_logits_come_back_in_fp32():
         (lambda: toy.make(Finetune, precision="fp8"), "allowed: fp32, bf16, fp16"),
         (lambda: toy.make(Replay, memory=0), "needs exemplars"),
         (lambda: toy.make(Joint, memory=5), "remove memory"),
-        (lambda: toy.make(Finetune, num_experts=3), "num_experts=1"),
+        (lambda: Finetune(
+                model=toy.network(), experts=RIDE(), optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1)
+            ),
+            "wants 3 branches",),
         (
             lambda: Replay(
                 model=(m := nn.Linear(2, 2)), optimizer=torch.optim.SGD(m.parameters()),

@@ -11,11 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from incrlt.fields import Count, Fraction, Index, Positive
-from incrlt.types import Stage
+from incrlt.losses import cross_entropy
+from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
+
+
+def classification(context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+    """Return plain cross entropy of the combined logits, as the official code does."""
+    return {"cross_entropy": cross_entropy(output.logits, labels)}
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,16 @@ class LWS:
             schedule=lambda optimizer, epochs: CosineAnnealingLR(optimizer, epochs),
             sampler="class_aware",
             frozen_backbone=True,
-            loss="classification",
+            loss=classification,
             rebalanced=True,
         )
 
     def _parameters(self, model: nn.Module) -> list[dict[str, object]]:
         rows = [
-            p for head in model.heads for name, p in head.named_parameters() if name in ("weight", "bias")
+            p
+            for head in model.final_heads
+            for name, p in head.named_parameters()
+            if name in ("weight", "bias")
         ]
-        scales = [head.class_scale for head in model.heads]
+        scales = [head.class_scale for head in model.final_heads]
         return [{"params": rows}, {"params": scales, "lr": self.lr * self.scale_lr, "weight_decay": 0.0}]

@@ -1,0 +1,137 @@
+"""NCL: nested collaborative learning.
+
+Li et al., CVPR 2022; official code Bazinga699/NCL. K whole networks learn side by side, on all classes and, nested
+inside, on each image's hardest ones; they teach each other on both, and a momentum encoder adds a contrastive term.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from incrlt.experts.base import ExpertMethod, scaled
+from incrlt.fields import Count, Fraction, NonNegative, Positive
+from incrlt.losses import (
+    balanced_softmax,
+    hard_category_cross_entropy,
+    hard_columns,
+    momentum_contrast,
+    online_distillation,
+)
+from incrlt.models.layout import ContrastLayout, Layout
+from incrlt.types import LossContext, LossTerms, ModelOutput
+
+
+@dataclass(frozen=True)
+class NCL(ExpertMethod):
+    """K separate networks with balanced softmax, hard categories and mutual distillation; mean of the logits.
+
+    Counts: the log prior in every term takes images per class as the sampler draws them.
+
+    Deviations of the default flavor from the official code: terms are averaged over experts; unselected categories
+    leave the softmax of the hard terms (the code leaves them in at logit 0); hard categories are those of the mean
+    answer, not of the first network; ``log_softmax`` in place of ``log(p + 1e-9)``; the momentum encoder starts as a
+    copy, includes the projection, and its queue is emptied when classes arrive.
+    """
+
+    name = "ncl"
+
+    num_experts: Count = 3
+    """Networks K."""
+    hard_share: Fraction = 0.3
+    """Hard categories of an image, as a share of the classes seen (30 of 100, 300 of 1000); at least 2."""
+    hard: NonNegative = 1.0
+    """Weight of the cross entropy over hard categories."""
+    distillation: NonNegative = 0.6
+    """Weight of mutual distillation over all classes."""
+    hard_distillation: NonNegative = 0.6
+    """Weight of mutual distillation over hard categories."""
+    contrastive: NonNegative = 0.0
+    """Weight of the contrastive term, which costs a second forward pass; the paper's setting with it has 1."""
+    contrastive_temperature: Positive = 0.2
+    """Softens its similarities."""
+    projection: Count = 64
+    """Width of the projections (CIFAR 64, Places 1024)."""
+    queue: Count = 1024
+    """Keys to tell apart from (CIFAR 1024, Places 65536)."""
+    momentum: Fraction = 0.999
+    """Share of the momentum encoder that stays at each step."""
+    scale: Positive = 16.0
+    """Scale of cosine heads at the start (16 on ImageNet-LT, 32 on iNaturalist; linear heads have none)."""
+    learn_scale: bool = True
+    """Let that scale train; the official one is fixed."""
+    flavor: Literal["sane", "published"] = "sane"
+    """``published``: the official code, accidents included."""
+
+    @property
+    def layout(self) -> Layout:
+        """K whole networks."""
+        contrast = None
+        if self.contrastive:
+            contrast = ContrastLayout(
+                dim=self.projection,
+                queue_size=self.queue,
+                momentum=self.momentum,
+                published=self.flavor == "published",
+            )
+        return Layout(
+            num_experts=self.num_experts,
+            shared="nothing",
+            shortcut="padding",
+            scale=self.scale,
+            learn_scale=self.learn_scale,
+            contrast=contrast,
+        )
+
+    def num_hard(self, num_classes: int) -> int:
+        """Return the number of hard categories among the classes seen, the label included."""
+        return min(num_classes, max(2, round(self.hard_share * num_classes)))
+
+    def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        """Return the nested individual, the mutual and the contrastive terms."""
+        published = self.flavor == "published"
+        counts, logits = context.class_counts, output.expert_logits
+        columns = hard_columns(
+            logits[0] if published else logits.mean(0), labels, self.num_hard(logits.shape[-1])
+        )
+        terms = {"balanced_softmax": balanced_softmax(logits, labels, counts)}
+        options: dict[str, Any] = {"floor": 1e-9} if published else {}
+        if self.hard:
+            terms["hard_categories"] = self.hard * hard_category_cross_entropy(
+                logits, labels, counts, columns, flavor=self.flavor
+            )
+        if self.num_experts > 1 and self.distillation:
+            terms["distillation"] = self.distillation * online_distillation(logits, counts, **options)
+        if self.num_experts > 1 and self.hard_distillation:
+            terms["hard_distillation"] = self.hard_distillation * online_distillation(
+                logits, counts, columns, flavor=self.flavor, **options
+            )
+        if self.contrastive:
+            terms["contrastive"] = self.contrastive * self._contrast(context, output)
+        return scaled(terms, self.num_experts if published else 1)
+
+    def _contrast(self, context: LossContext, output: ModelOutput) -> Tensor:
+        """Advance the momentum encoder, compare with its keys of a second view, and queue them (MoCo's order)."""
+        network, contrast = context.network, context.network.contrast
+        assert context.second_view is not None, "the strategy gives views of its batches"
+        contrast.update(network.branches)
+        with torch.no_grad(), context.autocast():
+            keys = contrast.keys(context.second_view("simclr"))
+        negatives, valid = contrast.negatives()
+        loss = momentum_contrast(
+            contrast.project(output.known_features),
+            keys.float(),
+            negatives.clone(),
+            valid.clone(),
+            self.contrastive_temperature,
+        )
+        contrast.enqueue(keys.float())
+        return loss
+
+    def begin_experience(self, network: Any) -> None:
+        """Copy the networks into the momentum encoder and empty its queue: old keys are of another model."""
+        if network.contrast is not None and self.flavor == "sane":
+            network.contrast.restart(network.branches)

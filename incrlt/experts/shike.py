@@ -1,0 +1,132 @@
+"""SHIKE: self-heterogeneous integration with knowledge excavation.
+
+Jin et al., CVPR 2023; official code jinyan-06/SHIKE. Experts fuse the shared features of one depth with their own
+last stage, learn from each other's non-target answers, and get a second classifier, balanced, once features are
+learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from incrlt.experts.base import ExpertMethod, scaled
+from incrlt.fields import Count, Index, NonNegative, Positive
+from incrlt.losses import (
+    balanced_softmax,
+    cross_entropy,
+    dynamic_knowledge_transfer,
+    mutual_distillation,
+)
+from incrlt.models.layout import Layout
+from incrlt.schedules import cosine
+from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
+
+OFFICIAL_CLASSES = 100
+"""Classes of the only setting whose code is public."""
+
+
+@dataclass(frozen=True)
+class SHIKE(ExpertMethod):
+    """K experts over two shared stages, fused depth-wise, with a second classifier; mean of the logits.
+
+    Counts: the first stage uses none; the prior of the classifier stage takes images per class as drawn.
+
+    Deviations of the default flavor from the official code: terms are averaged over experts; the target column
+    leaves teacher and student of the transfer term (the code leaves a logit of 0 against one of -30); weights do not
+    change with the number of classes; the second classifier starts as a copy of the first, not at random, and
+    batch-norm statistics stay while it trains.
+    """
+
+    name = "shike"
+    needs_cosine = True
+
+    num_experts: Count = 3
+    """Experts K."""
+    objective: Literal["cross_entropy", "balanced_softmax"] = "cross_entropy"
+    """Loss of the first stage; the paper's is plain."""
+    transfer: NonNegative = 0.1
+    """Weight of dynamic knowledge transfer (the code's 10 / 100 classes)."""
+    mutual: NonNegative = 0.01
+    """Weight of mutual distillation per pair of experts (the code's 1 / 100 classes)."""
+    classifier_epochs: Index = 20
+    """Epochs of the classifier stage; 0 keeps the first classifier alone."""
+    classifier_lr: Positive = 0.1
+    """Its learning rate, cosine to 0 after the warm-up."""
+    classifier_warmup: Index = 5
+    """Its epochs of linear warm-up."""
+    scale: Positive = 30.0
+    """Scale of the cosine heads at the start."""
+    learn_scale: bool = False
+    """Let the scale train, as LUCIR does."""
+    flavor: Literal["sane", "published"] = "sane"
+    """``published``: the official code, accidents included."""
+
+    @property
+    def layout(self) -> Layout:
+        """Two shared stages, depth-wise fusion, two heads per expert on the unit sphere."""
+        return Layout(
+            num_experts=self.num_experts,
+            shared="two_stages",
+            fusion=True,
+            scale=self.scale,
+            learn_scale=self.learn_scale,
+            unit_rows=True,
+            second_heads=self.classifier_epochs > 0,
+        )
+
+    def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        """Return the experts' loss, dynamic knowledge transfer and mutual distillation."""
+        logits = output.expert_logits
+        plain = self.objective == "cross_entropy"
+        base = (
+            cross_entropy(logits, labels) if plain else balanced_softmax(logits, labels, context.class_counts)
+        )
+        terms: LossTerms = {self.objective: base}
+        # the official code averages over batch and classes: 10 and 1 there are 0.1 and 0.01 at 100 classes alone
+        factor = OFFICIAL_CLASSES / logits.shape[-1] if self.flavor == "published" else 1.0
+        if self.num_experts > 1 and self.transfer:
+            transfer = dynamic_knowledge_transfer(logits, labels, flavor=self.flavor)
+            terms["transfer"] = self.transfer * factor * transfer
+        if self.num_experts > 1 and self.mutual:
+            terms["mutual"] = self.mutual * factor * mutual_distillation(logits)
+        return scaled(terms, self.num_experts if self.flavor == "published" else 1)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the classifier stage: second heads alone, on balanced softmax, on all the stream."""
+        if not self.classifier_epochs:
+            return ()
+        sane = self.flavor == "sane"
+        return (
+            Stage(
+                "classifier",
+                self.classifier_epochs,
+                lr=self.classifier_lr,
+                parameters=_second_heads,
+                schedule=cosine(self.classifier_warmup),
+                frozen_backbone=sane,
+                freeze_old=False,
+                loss=_balanced,
+                rebalanced=True,
+                prepare=_start_at_first if sane else None,
+            ),
+        )
+
+
+def _balanced(context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+    return {"balanced_softmax": balanced_softmax(output.expert_logits, labels, context.class_counts)}
+
+
+def _second_heads(model: Any) -> list[dict[str, object]]:
+    return [{"params": [head.weight for head in model.second_heads]}]
+
+
+@torch.no_grad()
+def _start_at_first(network: Any, num_old: int) -> None:
+    """Copy the rows of new classes from the first classifier; old ones keep what their own stage taught them."""
+    for first, second in zip(network.heads, network.second_heads, strict=True):
+        second.weight[num_old : network.num_classes] = first.weight[num_old : network.num_classes]
+        second.scale.copy_(first.scale)

@@ -1,0 +1,61 @@
+"""Settings that cannot work together, said before any work starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from incrlt.errors import UserError
+
+if TYPE_CHECKING:
+    from incrlt.strategies.template import IncrTemplate
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Names that ``precision`` may take, and the autocast type of each."""
+
+
+def check_settings(strategy: IncrTemplate) -> None:
+    """Refuse settings of a strategy that contradict each other.
+
+    Raises:
+        UserError: What was given, what is allowed, what to do.
+    """
+    _check_precision(strategy)
+    _check_model(strategy)
+    if strategy.needs_memory and strategy.memory is None:
+        raise UserError(f"strategy '{strategy.name}' needs exemplars; set memory: {{per_class: 20}}.")
+
+
+def _check_precision(strategy: IncrTemplate) -> None:
+    if strategy.precision not in PRECISIONS:
+        raise UserError(f"precision {strategy.precision!r} is not known; allowed: {', '.join(PRECISIONS)}.")
+    if strategy.precision == "fp16" and strategy.device.type != "cuda":
+        raise UserError("precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU.")
+
+
+def _check_model(strategy: IncrTemplate) -> None:
+    experts, model = strategy.experts, strategy.model
+    if not strategy.is_expert_network:
+        wanted = strategy.needs_network or strategy.rebalance is not None or strategy.router is not None
+        if wanted or experts.layout.num_experts > 1:
+            raise UserError(
+                f"strategy '{strategy.name}' with these settings needs features and a growing head; build the "
+                f"model with incrlt.models.build(...), got {type(model).__name__}."
+            )
+        return
+    if strategy.needs_cosine and not model.has_cosine_heads:
+        raise UserError(f"strategy '{strategy.name}' needs a cosine head; set model.head: cosine.")
+    if experts.needs_cosine and not model.has_cosine_heads:
+        raise UserError(f"experts '{experts.name}' need cosine heads; set model.head: cosine.")
+    wanted_experts = experts.layout.num_experts
+    if model.num_experts != wanted_experts:
+        raise UserError(
+            f"experts '{experts.name}' wants {wanted_experts} branches, the model has {model.num_experts}; "
+            f"build it with incrlt.models.build(..., layout=experts.layout)."
+        )
+    if strategy.router is not None and model.num_experts < 2:
+        raise UserError(
+            f"a router chooses between experts, and experts '{experts.name}' has only one; "
+            "set experts: {name: ride} or leave the router out."
+        )

@@ -1,0 +1,1 @@
+"""What decides how many experts an image needs: a last stage of each experience, one file per router."""

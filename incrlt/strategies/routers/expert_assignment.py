@@ -1,0 +1,134 @@
+"""Expert assignment: the last stage of RIDE, which learns when the experts so far are enough.
+
+Wang et al., ICLR 2021, section 3.3; official code frank-xwang/RIDE-LongTailRecognition. It serves any method with two
+experts or more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from incrlt.fields import Count, Fraction, Positive
+from incrlt.losses.routing import routing_loss, routing_targets
+from incrlt.models.inference import early_exit
+from incrlt.models.router import Router
+from incrlt.schedules import cosine
+from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
+
+SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared")
+"""What two routers must have in common for one to take the place of the other."""
+
+
+@dataclass(frozen=True)
+class ExpertAssignment:
+    """Freeze the experts, draw classes uniformly, and train a router that sends on what later experts get right.
+
+    It trains in each experience, on the stream with its exemplars, and goes on from the router of the experience
+    before. Counts: none. What it saves is computation; accuracy rather falls a little (the authors say so).
+
+    Deviations from the official code: momentum and weight decay are the strategy's (published: nesterov 0.9, 5e-4);
+    one router serves all experiences, where the official code knows one task.
+    """
+
+    name = "expert_assignment"
+
+    epochs: Count = 5
+    """Epochs of the stage."""
+    lr: Positive = 0.01
+    """Learning rate, cosine schedule to 0."""
+    batch_size: Count = 512
+    """Images per step."""
+    pos_weight: Positive = 100.0
+    """Weight of images that should go on; more of it buys accuracy for computation."""
+    top: Count = 30
+    """Largest logits that the router looks at: 30 on CIFAR, 50 for RIDE's larger networks."""
+    hidden: Count = 16
+    """Width to which the router brings a feature."""
+    shared: bool = True
+    """One last layer for all decisions; otherwise one for each."""
+    threshold: Fraction = 0.5
+    """Probability above which an image goes on to the next expert."""
+
+    def attach(self, network: Any) -> None:
+        """Give the network a router, unless it has one of this shape.
+
+        Args:
+            network: An :class:`~incrlt.models.ExpertNetwork` with two experts or more.
+
+        Weights are drawn from a copy of the global random state: a run with a router trains the same experts as one
+        without.
+        """
+        features = network.heads[0].num_features
+        wanted = (network.num_experts, features, self.top, self.hidden, self.shared)
+        if network.router is None or _settings(network.router) != wanted:
+            with torch.random.fork_rng(devices=[]):
+                network.router = Router(*wanted).to(network.heads[0].weight)
+        network.router.threshold.fill_(self.score_threshold)
+
+    @property
+    def score_threshold(self) -> float:
+        """``threshold`` before the sigmoid; infinite at 0 and 1."""
+        if self.threshold in (0, 1):
+            return math.inf if self.threshold else -math.inf
+        return math.log(self.threshold / (1 - self.threshold))
+
+    def stage(self) -> Stage:
+        """Return the stage: only the router trains, on logits as evaluation reads them."""
+        return Stage(
+            "router",
+            self.epochs,
+            lr=self.lr,
+            parameters=_router_parameters,
+            schedule=cosine(),
+            sampler="class_aware",
+            frozen_backbone=True,
+            loss=self.loss,
+            rebalanced=True,
+            batch_size=self.batch_size,
+            prepare=_forget_calibration,
+        )
+
+    def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        """Return the routing loss; in the last epoch the router also records its scores, for budgets.
+
+        Args:
+            context: Gives the network and the epoch.
+            output: Answers of the frozen experts.
+            labels: Class positions ``[B]``.
+        """
+        router: Router = context.network.router
+        scores = router(output.expert_logits, output.known_features)
+        if context.epoch == context.epochs - 1:
+            router.record(scores)
+        targets = routing_targets(output.expert_logits, labels)
+        return {"routing": routing_loss(scores, targets, self.pos_weight)}
+
+    def read_out(self, router: Router, output: ModelOutput) -> tuple[Tensor, Tensor]:
+        """Return the answer of routed inference, and experts used, where all experts have run.
+
+        Args:
+            router: The network's.
+            output: The network's answer as evaluation reads it.
+
+        Returns:
+            Logits ``[B, C]`` in arrival order, and experts used per image ``[B]``.
+        """
+        scores = router(output.expert_logits, output.known_features)
+        return early_exit(output.expert_logits, scores, router.threshold)
+
+
+def _settings(router: nn.Module) -> tuple[Any, ...]:
+    return tuple(getattr(router, name, None) for name in SETTINGS)
+
+
+def _router_parameters(model: nn.Module) -> list[dict[str, object]]:
+    return [{"params": list(model.router.parameters())}]
+
+
+def _forget_calibration(network: Any, num_old: int) -> None:
+    network.router.forget()

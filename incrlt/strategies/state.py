@@ -1,0 +1,102 @@
+"""What a strategy must remember to go on bit-exactly after its process was killed: tensors and plain data."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from incrlt.errors import UserError
+from incrlt.strategies.optim import replace_parameters
+from incrlt.strategies.randomness import global_state, set_global_state
+
+if TYPE_CHECKING:
+    from incrlt.strategies.template import IncrTemplate
+
+FORMAT = 1
+"""Raised whenever a checkpoint of before can no longer be read."""
+
+CLOCK = (
+    "train_iterations",
+    "train_exp_counter",
+    "train_exp_epochs",
+    "train_exp_iterations",
+    "total_iterations",
+)
+"""Avalanche's counters that a checkpoint keeps."""
+
+
+def save(strategy: IncrTemplate, trained: bool) -> dict[str, Any]:
+    """Return the state; see :meth:`incrlt.strategies.template.IncrTemplate.state_dict`."""
+    if not strategy.is_expert_network:
+        raise UserError("only strategies with a network from incrlt.models.build can be saved")
+    memory, main = strategy.memory, strategy.main_optimizer
+    alone = trained or strategy.optimizer is main
+    return {
+        "format": FORMAT,
+        "strategy": strategy.name,
+        "progress": {
+            "experience": strategy.experience_index,
+            "stage": strategy.stage_index,
+            "epoch": strategy.stage_epoch + 1,
+            "trained": trained,
+        },
+        "model": strategy.model.state(),
+        "teacher": None if strategy.teacher is None else strategy.teacher.state(),
+        "num_old": strategy.num_old,
+        "optimizer": strategy.optimizer.state_dict(),
+        "main_optimizer": None if alone else main.state_dict(),
+        "scaler": strategy.scaler.state_dict(),
+        "memory": None if memory is None else memory.state_dict(),
+        "memory_before": None if trained else strategy.memory_before,  # what this experience trains on
+        "generators": [
+            strategy.batch_generator.get_state(),
+            strategy.augmentation_generator.get_state(),
+        ],
+        "random": global_state(strategy.device),
+        "clock": {name: getattr(strategy.clock, name) for name in CLOCK},
+        "extra": strategy.extra_state(),
+    }
+
+
+def load(strategy: IncrTemplate, saved: dict[str, Any], train_stream: Any) -> None:
+    """Restore model, teacher and memory; the rest waits until training has reached the place."""
+    if saved.get("format") != FORMAT or saved["strategy"] != strategy.name:
+        raise UserError(
+            f"the checkpoint is of strategy {saved.get('strategy')!r}, format {saved.get('format')}; "
+            f"this run wants {strategy.name!r}, format {FORMAT}. Start it anew with --restart."
+        )
+    _load_model(strategy, saved["model"])
+    if saved["teacher"] is not None:
+        strategy.teacher = copy.deepcopy(strategy.model)
+        strategy.teacher.load_state(saved["teacher"])
+        strategy.place(strategy.teacher).eval().requires_grad_(False)
+    strategy.num_old = saved["num_old"]
+    strategy.experience_index = saved["progress"]["experience"]
+    if strategy.memory is not None:
+        before = saved["memory_before"]
+        strategy.memory.load_state_dict(saved["memory"] if before is None else before, train_stream)
+    strategy.load_extra_state(saved["extra"])
+    strategy.resume_from(saved, train_stream)
+    if saved["progress"]["trained"]:
+        restore_progress(strategy, saved)
+
+
+def _load_model(strategy: IncrTemplate, model: dict[str, Any]) -> None:
+    old = dict(strategy.model.named_parameters())
+    strategy.model.to(strategy.device)
+    strategy.model.load_state(model)
+    after = dict(strategy.model.named_parameters())
+    replace_parameters(strategy.optimizer, [(old[k], after[k]) for k in after if old[k] is not after[k]])
+
+
+def restore_progress(strategy: IncrTemplate, saved: dict[str, Any]) -> None:
+    """Restore what moves from step to step: optimizers, counters and random states."""
+    strategy.optimizer.load_state_dict(saved["optimizer"])
+    if saved["main_optimizer"] is not None:
+        strategy.main_optimizer.load_state_dict(saved["main_optimizer"])
+    strategy.scaler.load_state_dict(saved["scaler"])
+    for name, value in saved["clock"].items():
+        setattr(strategy.clock, name, value)
+    strategy.batch_generator.set_state(saved["generators"][0].cpu())
+    strategy.augmentation_generator.set_state(saved["generators"][1].cpu())
+    set_global_state(saved["random"], strategy.device)

@@ -1,0 +1,192 @@
+"""What expert methods do over time: their stages, the counts they see, the teacher they may have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import toy
+
+from incrlt.checkpoint import CheckpointFolder
+from incrlt.errors import UserError
+from incrlt.experts.ncl import NCL
+from incrlt.experts.ride import RIDE
+from incrlt.experts.shike import SHIKE
+from incrlt.experts.single import Single
+from incrlt.models import load
+from incrlt.strategies import LUCIR, Finetune, Replay
+from incrlt.strategies.stages.lws import LWS
+
+
+def trained(cls, experiences=2, watch=None, **options):
+    """A strategy after some experiences of the digits; ``watch`` is called at each epoch's end."""
+    strategy = toy.make(cls, **{"train_epochs": 2, **options})
+    strategy.on_epoch_end = watch
+    torch.manual_seed(1)
+    toy.train(strategy, toy.stream(per_class=24).train_stream[:experiences])
+    return strategy
+
+
+# ---------------------------------------------------------------------------- SHIKE's classifier stage
+
+
+def test_the_classifier_stage_moves_second_heads_alone():
+    kept, moved = [], []
+
+    def watch(strategy):
+        if strategy.stage.name == "train" and strategy.stage_epoch + 1 == strategy.stage.epochs:
+            kept[:] = [toy.weights(strategy.model)]
+        if strategy.stage.name == "classifier" and strategy.stage_epoch + 1 == strategy.stage.epochs:
+            moved.append(toy.changed(kept[0], toy.weights(strategy.model)))
+
+    trained(LUCIR, experts=SHIKE(num_experts=2, classifier_epochs=2, classifier_warmup=0), watch=watch)
+    assert moved == [{"second_heads.0.weight", "second_heads.1.weight"}] * 2
+
+
+def test_the_published_classifier_stage_lets_batch_norm_drift():
+    names, kept = set(), []
+
+    def watch(strategy):
+        if strategy.stage.name == "train":
+            kept[:] = [toy.weights(strategy.model)]
+        else:
+            names.update(toy.changed(kept[0], toy.weights(strategy.model)))
+
+    experts = SHIKE(num_experts=1, classifier_epochs=1, classifier_warmup=0, flavor="published")
+    trained(Finetune, 1, watch, experts=experts, memory=0)
+    assert any(name.startswith("stem.") and name.endswith("running_mean") for name in names)
+    assert not any(name.startswith("heads.") or name.endswith("conv1.weight") for name in names)
+
+
+def test_second_heads_start_at_the_first_and_keep_old_rows():
+    """With a learning rate of almost nothing the stage leaves what it started from."""
+    experts = SHIKE(num_experts=2, classifier_epochs=1, classifier_lr=1e-12, classifier_warmup=0)
+    strategy = toy.make(LUCIR, experts=experts, train_epochs=2)
+    torch.manual_seed(1)
+    stream = toy.stream().train_stream
+    strategy.train(stream[0])
+    first = [head.weight[:4].detach().clone() for head in strategy.model.heads]
+    second = [head.weight[:4].detach().clone() for head in strategy.model.second_heads]
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        for head in strategy.model.second_heads:
+            head.weight[:4] += 1.0
+    strategy.train(stream[1])
+    for before, one, two in zip(second, strategy.model.heads, strategy.model.second_heads, strict=True):
+        torch.testing.assert_close(two.weight[:4].detach(), before + 1.0)
+        torch.testing.assert_close(two.weight[4:7], one.weight[4:7])
+
+
+def test_evaluation_reads_second_heads():
+    strategy = trained(
+        Finetune, 1, experts=SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0), memory=0
+    )
+    x = torch.rand(3, 1, 8, 8)
+    strategy.model.eval()
+    output = strategy.model.forward_all(x)
+    features = strategy.model.extract(x)
+    expected = torch.stack([h(f)[0] for h, f in zip(strategy.model.second_heads, features, strict=True)])
+    torch.testing.assert_close(output.expert_logits, expected)
+
+
+# ---------------------------------------------------------------------------- which counts a term sees
+
+
+def counts_by_stage(cls, **options):
+    """Counts that the loss saw, by (experience, stage)."""
+    seen = {}
+
+    def watch(strategy):
+        context = strategy.loss_context()
+        seen[strategy.experience_index, strategy.stage.name] = context.class_counts.tolist()
+
+    trained(cls, watch=watch, **options)
+    return seen
+
+
+def test_the_first_stage_counts_new_images_and_exemplars():
+    seen = counts_by_stage(Replay, memory=5, experts=Single(objective="balanced_softmax"))
+    assert seen == {(0, "train"): [24] * 4, (1, "train"): [5] * 4 + [24] * 3}
+
+
+def test_a_class_aware_stage_sees_equal_counts_and_one_on_exemplars_those_of_the_memory():
+    options = {"rebalance": LWS(epochs=1), "class_balanced_finetune": 1, "memory": 5}
+    seen = counts_by_stage(LUCIR, **options)
+    assert len(set(seen[1, "lws"])) == 1
+    assert seen[1, "class_balanced_finetune"] == [5] * 7
+    assert seen[1, "train"] == [5] * 4 + [24] * 3
+
+
+def test_the_classifier_stage_counts_the_whole_stream():
+    seen = counts_by_stage(
+        Replay, memory=5, experts=SHIKE(num_experts=1, classifier_epochs=1, classifier_warmup=0)
+    )
+    assert seen[1, "classifier"] == [5] * 4 + [24] * 3
+
+
+# ---------------------------------------------------------------------------- NCL's hard categories and queue
+
+
+@pytest.mark.parametrize(("classes", "hard"), [(1, 1), (2, 2), (4, 2), (10, 3), (100, 30), (1000, 300)])
+def test_hard_categories_grow_with_the_classes(classes, hard):
+    assert NCL().num_hard(classes) == hard
+
+
+def test_the_queue_is_emptied_and_the_encoder_copied_when_classes_arrive():
+    experts = NCL(num_experts=2, contrastive=1.0, queue=64, projection=8)
+    filled, distances = [], []
+
+    def watch(strategy):
+        contrast = strategy.model.contrast
+        _, valid = contrast.negatives()
+        filled.append((strategy.experience_index, int(valid.sum())))
+        own = dict(strategy.model.branches[0].named_parameters())
+        distances.append(max(
+            float((own[name] - value).detach().abs().max())
+            for name, value in contrast.key_branches[0].named_parameters()
+        ))  # fmt: skip
+
+    strategy = trained(Replay, watch=watch, experts=experts, head="linear", train_epochs=1)
+    assert filled == [(0, 64), (1, 64)], "96 and 92 images fill a queue of 64"
+    assert all(0 < distance < 1 for distance in distances), "it follows, slowly"
+    assert {"contrastive", "balanced_softmax"} <= set(strategy.epoch_terms)
+
+
+def test_a_second_view_needs_images_that_can_be_augmented():
+    strategy = toy.make(
+        Finetune, memory=0, experts=NCL(contrastive=1.0, num_experts=1), fast_data=False, head="linear"
+    )
+    with pytest.raises(UserError, match="second view"):
+        strategy.train(toy.stream().train_stream[0])
+
+
+# ---------------------------------------------------------------------------- RIDE's larger teacher
+
+
+def saved(strategy, folder):
+    CheckpointFolder(folder / "checkpoints").save({"strategy": strategy.state_dict(trained=True)})
+    return str(folder)
+
+
+def test_a_network_comes_back_from_its_run_folder(tmp_path):
+    strategy = trained(LUCIR, experts=SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0))
+    network = load(saved(strategy, tmp_path))
+    x = torch.rand(5, 1, 8, 8)
+    strategy.model.eval()
+    assert torch.equal(network(x), strategy.model(x))
+    assert network.class_ids == strategy.seen_classes
+
+
+def test_a_larger_teacher_is_distilled_and_one_of_other_classes_refused(tmp_path):
+    teacher = saved(trained(Finetune, 1, experts=RIDE(num_experts=3), memory=0), tmp_path)
+    student = toy.make(Finetune, memory=0, experts=RIDE(num_experts=2, teacher=teacher), train_epochs=2)
+    torch.manual_seed(1)
+    student.train(toy.stream().train_stream[0])
+    assert student.epoch_terms["distillation"] > 0
+    with pytest.raises(UserError, match="knows 4 classes"):
+        student.train(toy.stream().train_stream[1])
+
+
+def test_a_teacher_without_checkpoint_is_refused_before_any_work(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        toy.make(Finetune, memory=0, experts=RIDE(teacher=str(tmp_path)))
