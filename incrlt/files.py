@@ -31,6 +31,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
             file.flush()
             os.fsync(file.fileno())  # the rename must not reach the disk before the bytes do
         os.replace(beside, path)
+        _sync_folder(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise UserError(
@@ -38,3 +39,14 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
             "Free some space or choose another folder with --out."
         ) from error
     return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the rename itself to the disk; systems that cannot open a folder do without."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
 import incrlt
@@ -30,7 +31,7 @@ class RunFolder:
         path: The folder; made here.
 
     Raises:
-        UserError: It cannot be made or written to.
+        UserError: It cannot be made or written to, or another process is writing to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,10 +42,26 @@ class RunFolder:
             raise UserError(
                 f"cannot make the run folder {path}: {error.strerror}. Choose another folder with --out."
             ) from error
+        self._lock = self._locked()
         for left in path.glob(".*.tmp"):  # a write that was killed
             left.unlink(missing_ok=True)
         self.log_path = path / "log.jsonl"
         self._tensorboard: SummaryWriter | None = None
+
+    def _locked(self) -> FileLock:
+        """Take the folder for this process; the system lets go of it however the process ends."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is running in {self.path}. Wait for it, stop it, or choose another folder with --out."
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the run folder {self.path}: {error.strerror}. Choose another folder with --out."
+            ) from error
+        return lock
 
     @property
     def is_done(self) -> bool:
@@ -101,7 +118,12 @@ class RunFolder:
         return write_results(self.path, records, extra)
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard and let go of the folder."""
+        self.flush()
+        self._lock.release()
+
+    def flush(self) -> None:
+        """Write what TensorBoard still holds."""
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
