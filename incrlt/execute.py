@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from incrlt.config import Experiment
 from incrlt.console import Console
 from incrlt.errors import UserError
 from incrlt.metrics import experience_rows, published, summarise
+from incrlt.models import cost
 from incrlt.plan import plan
 from incrlt.plugins.confusion import ConfusionRecorder
 from incrlt.plugins.memory import ExemplarMemory
+from incrlt.plugins.routing import RoutingRecorder
 from incrlt.resolve import Kind, load_class
 from incrlt.runfolder import RunFolder, environment
 from incrlt.schedules import cosine, multistep_with_warmup
@@ -39,6 +42,8 @@ WRITTEN_LATER = (
     "results.json",
     "results.csv",
     "per_class.csv",
+    "routing.csv",
+    "routing_sweep.csv",
     "published.txt",
     "report.html",
 )
@@ -105,7 +110,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def build_strategy(
-    experiment: Experiment, in_channels: int, device: torch.device, recorder: Any
+    experiment: Experiment, in_channels: int, device: torch.device, recorders: Sequence[Any]
 ) -> IncrTemplate:
     """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``."""
     training, seeds = experiment.training, experiment.seeds.filled()
@@ -143,7 +148,7 @@ def build_strategy(
         base_epochs=training.base_epochs,
         eval_mb_size=training.eval_batch_size,
         device=device,
-        plugins=[recorder],
+        plugins=recorders,
         evaluator=quiet_evaluator(),
         precision=precision,
         channels_last=channels_last,
@@ -221,7 +226,10 @@ class Run:
         self.checkpoints = CheckpointFolder(folder.path / "checkpoints")
         self.benchmark = streams.build(data, resolved)
         self.recorder = ConfusionRecorder()
-        self.strategy = build_strategy(experiment, data.train_images.shape[1], device, self.recorder)
+        self.routing = RoutingRecorder()
+        self.image_shape = tuple(data.train_images.shape[1:])
+        recorders = [self.recorder, self.routing]
+        self.strategy = build_strategy(experiment, self.image_shape[0], device, recorders)
         self.strategy.on_epoch_end = self._epoch_end
         self.method = method_name(experiment)
         self._begun = time.perf_counter()
@@ -269,6 +277,7 @@ class Run:
         self.folder.cut_log(state["log_size"])
         self._seconds_before, self._steps = state["seconds"], state["steps"]
         self.recorder.load_state_dict(state["recorder"])
+        self.routing.load_state_dict(state["routing"])
         self.strategy.load_state_dict(state["strategy"], self.benchmark.train_stream)
         progress = state["strategy"]["progress"]
         where = f"experience {progress['experience'] + (not progress['trained'])}"
@@ -281,8 +290,8 @@ class Run:
         return int(progress["experience"])
 
     def _banner(self, first: int) -> None:
-        parameters = sum(p.numel() for p in self.strategy.model.stem.parameters())
-        parameters += sum(p.numel() for p in self.strategy.model.branches.parameters())
+        body = (self.strategy.model.stem, self.strategy.model.branches)
+        parameters = sum(p.numel() for part in body for p in part.parameters())
         facts = {
             "experiment": self.experiment.name,
             "method": self.method,
@@ -323,6 +332,7 @@ class Run:
         state = {
             "strategy": self.strategy.state_dict(trained),
             "recorder": self.recorder.state_dict(),
+            "routing": self.routing.state_dict(),
             "log_size": self.folder.log_size,
             "steps": self._steps,
             "seconds": self._seconds,
@@ -368,9 +378,13 @@ class Run:
             "protocol": self.resolved.protocol.name,
             "protocol_hash": self.resolved.hash,
             "seconds": self._seconds,
+            "parameters": cost.parameters(self.strategy.model),
+            "mega_macs": cost.macs(self.strategy.model, self.image_shape) / 1e6,
         }
         self.results = self.folder.write_counts(records, labels, extra)
         self.first_record = next(iter(records.values()))
+        record = self.first_record
+        self.routing.write(self.folder.path, record.experience_of_class, record.images_of_class)
         return records
 
     def _tensorboard(self, t: int, records: dict[str, Any]) -> None:

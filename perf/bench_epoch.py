@@ -76,7 +76,7 @@ class Setting:
         """Return the strategy as a run of the experiment builds it."""
         training = self.experiment.training.model_copy(update={"precision": precision})
         experiment = self.experiment.model_copy(update={"training": training})
-        return build_strategy(experiment, 3, CPU, ConfusionRecorder())
+        return build_strategy(experiment, 3, CPU, [ConfusionRecorder()])
 
     def copy_of_model(self, channels_last: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Return a network from the common weights and its optimizer."""

@@ -25,6 +25,7 @@ from incrlt.losses.mutual import (
     pairwise_divergence,
 )
 from incrlt.losses.ranking import margin_ranking
+from incrlt.losses.routing import routing_loss, routing_targets, running_means
 from incrlt.losses.transfer import dynamic_knowledge_transfer, mutual_distillation
 
 __all__ = [
@@ -50,5 +51,8 @@ __all__ = [
     "mutual_distillation",
     "online_distillation",
     "pairwise_divergence",
+    "routing_loss",
+    "routing_targets",
+    "running_means",
     "sigmoid_distillation",
 ]

@@ -10,13 +10,23 @@ from typing import Any
 
 _HOMES = {
     "ExemplarMemory": "incrlt.plugins.memory",
+    "ConfusionRecorder": "incrlt.plugins.confusion",
+    "RoutingRecorder": "incrlt.plugins.routing",
     "SchedulerFactory": "incrlt.plugins.scheduler",
     "cosine": "incrlt.schedules",
     "features_of": "incrlt.plugins.features",
     "multistep_with_warmup": "incrlt.schedules",
 }
 
-__all__ = ["ExemplarMemory", "SchedulerFactory", "cosine", "features_of", "multistep_with_warmup"]
+__all__ = [
+    "ConfusionRecorder",
+    "ExemplarMemory",
+    "RoutingRecorder",
+    "SchedulerFactory",
+    "cosine",
+    "features_of",
+    "multistep_with_warmup",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,104 @@
+"""What a router decides on every test image: counts for the run folder, and the curve of accuracy over computation."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import incrlt._compat  # noqa: F401  (before avalanche)
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor
+
+from incrlt.losses import running_means
+from incrlt.metrics.routing import RoutingTable, count_experts_used, routing_rows, sweep, write_routing
+from incrlt.models.cost import macs
+
+
+class RoutingRecorder(SupervisedPlugin):
+    """Collect scores and answers of a routed strategy in each evaluation; without a router it does nothing.
+
+    Attach it to one of our strategies with a ``router``. As with
+    :class:`~incrlt.plugins.confusion.ConfusionRecorder` the last evaluation after an experience counts, and those
+    inside training do not.
+
+    Attributes:
+        used: Per experience the number of test images of each class by experts used, int64 ``[C_t, K]``.
+        macs: Per experience what an image costs with 1, 2, ... K experts, multiply-adds.
+        table: Scores and answers of the last evaluation, for a sweep of thresholds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: list[Tensor] = []
+        self.macs: list[list[float]] = []
+        self.table: RoutingTable | None = None
+        self._batches: list[tuple[Tensor, ...]] = []
+        self._experience = -1
+        self._inside_training = False
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Evaluations from here on happen inside training and are not kept."""
+        self._inside_training = True
+
+    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Evaluations from here on are kept."""
+        self._inside_training = False
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take note of the experience."""
+        self._experience = int(strategy.experience.logging().current_experience)
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Start collecting."""
+        self._batches = []
+
+    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Keep the decisions on a batch, on the device, without a host sync."""
+        if strategy.mb_experts_used is None or self._inside_training:
+            return
+        output, router = strategy.mb_out, strategy.model.router
+        scores = router(output.expert_logits, output.known_features)
+        answers = running_means(output.expert_logits).argmax(-1)
+        known = strategy.positions(strategy.mb_y)
+        self._image_shape = tuple(strategy.mb_x.shape[1:])
+        self._batches.append((scores, answers, known, strategy.mb_experts_used))
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Count under the experience trained last."""
+        if not self._batches or len(self.used) not in (self._experience, self._experience + 1):
+            return
+        columns = zip(*self._batches, strict=True)
+        scores, answers, labels, used = (torch.cat(parts, dim=-1).cpu().numpy() for parts in columns)
+        self._batches = []
+        network = strategy.model
+        experts = network.num_experts
+        counts = count_experts_used(labels, used, network.num_classes, experts)
+        costs = [macs(network, self._image_shape, experts=k + 1) for k in range(experts)]
+        self.used = [*self.used[: self._experience], torch.as_tensor(counts)]
+        self.macs = [*self.macs[: self._experience], costs]
+        self.table = RoutingTable(scores, answers, labels)
+
+    def write(self, folder: str | os.PathLike[str], experience_of_class: Any, images_of_class: Any) -> None:
+        """Write ``routing.csv`` and, after an evaluation in this process, ``routing_sweep.csv``.
+
+        Args:
+            folder: The run folder.
+            experience_of_class: Experience in which each class arrived ``[C]``.
+            images_of_class: Training images of each class ``[C]``.
+        """
+        if not self.used:
+            return
+        used = [counts.numpy() for counts in self.used]
+        rows = routing_rows(used, experience_of_class, images_of_class, self.macs)
+        curve = None if self.table is None else sweep(self.table, self.macs[-1], images_of_class)
+        write_routing(folder, rows, curve)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts and costs as tensors and plain data."""
+        return {"used": list(self.used), "macs": [list(costs) for costs in self.macs]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.used, self.macs = list(state["used"]), [list(costs) for costs in state["macs"]]
