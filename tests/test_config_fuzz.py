@@ -19,7 +19,7 @@ from incrlt.plan import plan
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 MUTANTS = 500
-BATCH = 50
+BATCH = 250
 
 WORDS = (
     r"""null true -1 0 1 3.5 .nan .inf -.inf 1e400 99999999999999999999 0x7fffffffffffffff 5e-4 '' "\0" ~""",
