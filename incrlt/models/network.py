@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Shared = Tensor | tuple[Tensor, ...]
 """What the stem gives to branches: a map, or the maps of several stages."""
 
-ROUTER_SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared")
+ROUTER_SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared", "normalise")
 """Attributes of a router, and arguments that build it anew when a checkpoint is loaded."""
 
 UNSEEN_LOGIT = -1000.0

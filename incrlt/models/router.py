@@ -17,6 +17,10 @@ TABLE_SIZE = 4096
 """Decisions that the calibration remembers; with three experts those on 2,048 images."""
 
 
+MEASURE_RATE = 0.1
+"""Share of a new batch in the average square of logits, as batch norm has it."""
+
+
 class Router(nn.Module):
     """K - 1 small decisions, each from the largest running mean logits and the feature of the last expert that ran.
 
@@ -26,11 +30,14 @@ class Router(nn.Module):
         top: Largest logits that are looked at; RIDE: 30 on CIFAR, 50 for its larger networks.
         hidden: Width to which a feature is brought.
         shared: One last layer for all decisions, as published; otherwise one for each.
+        normalise: Divide logits by their root mean square, averaged over training. Without it (as published) thirty
+            logits of scale 30 make a step of the published learning rate overshoot: the loss grows.
 
     Attributes:
         threshold: Score above which an image goes on ``[]``; 0 is a probability of one half.
         calibration: Scores that decide how many experts run, NaN where none was recorded ``[4096]``.
         recorded: How many were recorded ``[]``.
+        mean_square: Average square of the logits looked at ``[]``; 0 before the first batch.
 
     The router reads experts and never trains them: no gradient passes to logits or features.
 
@@ -44,15 +51,22 @@ class Router(nn.Module):
     threshold: Tensor
     calibration: Tensor
     recorded: Tensor
+    mean_square: Tensor
 
     def __init__(
-        self, num_experts: int, num_features: int, top: int = 30, hidden: int = 16, shared: bool = True
+        self,
+        num_experts: int,
+        num_features: int,
+        top: int = 30,
+        hidden: int = 16,
+        shared: bool = True,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
         if num_experts < 2:
             raise UserError(f"a router chooses between experts; {num_experts} leaves nothing to choose.")
         self.num_experts, self.num_features = num_experts, num_features
-        self.top, self.hidden, self.shared = top, hidden, shared
+        self.top, self.hidden, self.shared, self.normalise = top, hidden, shared, normalise
         self.reduce = nn.ModuleList(nn.Linear(num_features, hidden) for _ in range(num_experts - 1))
         self.decide = nn.ModuleList(
             nn.Linear(top + hidden, 1) for _ in range(1 if shared else num_experts - 1)
@@ -60,6 +74,7 @@ class Router(nn.Module):
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("calibration", torch.full((TABLE_SIZE,), torch.nan))
         self.register_buffer("recorded", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean_square", torch.zeros(()))
 
     def forward(self, expert_logits: Tensor, features: Tensor) -> Tensor:
         """Score every decision.
@@ -72,6 +87,8 @@ class Router(nn.Module):
             ``[K - 1, B]``, before the sigmoid: the larger, the more an image needs the next expert.
         """
         means = running_means(expert_logits)
+        if self.normalise and self.training:
+            self._measure(means[:-1])
         return torch.stack([self.score(k, means[k], features[k]) for k in range(self.num_experts - 1)])
 
     def score(self, k: int, mean_logits: Tensor, features: Tensor) -> Tensor:
@@ -86,8 +103,18 @@ class Router(nn.Module):
             ``[B]``, before the sigmoid.
         """
         reduced = F.relu(self.reduce[k](F.normalize(features.detach(), dim=-1)))
-        seen = torch.cat([self._largest(mean_logits.detach()), reduced], dim=-1)
+        logits = self._largest(mean_logits.detach())
+        if self.normalise:
+            logits = logits / self.mean_square.clamp(min=1e-12).sqrt()
+        seen = torch.cat([logits, reduced], dim=-1)
         return self.decide[0 if self.shared else k](seen).squeeze(-1)
+
+    @torch.no_grad()
+    def _measure(self, means: Tensor) -> None:
+        """Follow the mean square of the largest logits; the first batch sets it. No host sync."""
+        square = self._largest(means.flatten(0, 1)).square().mean()
+        followed = torch.lerp(self.mean_square, square, MEASURE_RATE)
+        self.mean_square.copy_(torch.where(self.mean_square == 0, square, followed))
 
     def _largest(self, logits: Tensor) -> Tensor:
         """Return the largest logits in descending order ``[B, top]``, filled up with the smallest."""

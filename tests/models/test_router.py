@@ -200,3 +200,25 @@ def test_everything_travels_in_the_state():
     assert torch.equal(other(logits, features), router(logits, features))
     assert other.threshold == pytest.approx(0.7)
     assert isinstance(other.reduce, nn.ModuleList)
+
+
+def test_normalised_logits_do_not_depend_on_their_scale():
+    """After one batch, logits ten times larger are decided alike; published ones are not."""
+    torch.manual_seed(0)
+    logits, features = torch.randn(3, 64, 12), torch.randn(3, 64, 8)
+    for normalise in (True, False):
+        small, large = (Router(3, 8, top=5, hidden=4, normalise=normalise) for _ in range(2))
+        large.load_state_dict(small.state_dict())
+        scores = small(logits, features), large(10 * logits, features)
+        assert torch.allclose(*scores, atol=1e-5) == normalise
+        small.eval(), large.eval()
+        scores = small(logits, features), large(10 * logits, features)
+        assert torch.allclose(*scores, atol=1e-5) == normalise
+
+
+def test_evaluation_measures_nothing():
+    router = Router(2, 8, top=5, hidden=4, normalise=True)
+    router(torch.randn(2, 16, 12), torch.randn(2, 16, 8))
+    before = router.mean_square.clone()
+    router.eval()(100 * torch.randn(2, 16, 12), torch.randn(2, 16, 8))
+    assert torch.equal(before, router.mean_square)

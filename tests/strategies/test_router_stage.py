@@ -70,7 +70,7 @@ def test_only_the_router_moves():
     _train(network, method, images, labels)
     moved = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
     layers = {f"router.{name}" for name, _ in network.router.named_parameters()}
-    assert moved == layers | {"router.calibration", "router.recorded"}
+    assert moved == layers | {"router.calibration", "router.recorded", "router.mean_square"}
     assert all(p.grad is None for name, p in network.named_parameters() if not name.startswith("router"))
 
 
