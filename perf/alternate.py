@@ -38,9 +38,11 @@ def alternate(
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Return number, median and quartiles."""
+    """Return number, median and quartiles; of a single value that value."""
+    count = len(values)
+    values = values if len(values) > 1 else 2 * values
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"n": len(values), "median": middle, "quartiles": [low, high]}
+    return {"n": count, "median": middle, "quartiles": [low, high]}
 
 
 def ratio(times: Mapping[str, list[float]], of: str, over: str) -> dict[str, Any]:

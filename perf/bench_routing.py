@@ -7,6 +7,9 @@ the mean number of experts is what the name says. Arithmetic saved, the figure o
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -164,3 +167,18 @@ def test_routed_inference_on_a_gpu(benchmark):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     benchmark.extra_info.update(benchmark.pedantic(lambda: measure(device="cuda"), rounds=1))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no round after this time")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    sys.stdout.write(json.dumps(measure(**vars(options)), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

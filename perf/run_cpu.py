@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from incrlt.runfolder import environment
-from perf import bench_epoch, bench_herding, bench_memory
+from perf import bench_epoch, bench_experts, bench_herding, bench_memory, bench_routing
 
 DATA = Path(__file__).resolve().parent / "data"
 KEPT = ("incrlt", "python", "torch", "torchvision", "avalanche", "numpy", "git_commit", "git_dirty")
@@ -39,7 +39,9 @@ def machine() -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure the parts asked for; parts already in the file of today are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="herding, epoch, memory; default: all")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="herding, epoch, memory, experts, routing; default: all"
+    )
     parser.add_argument("--images", type=int, default=640, help="images per turn")
     parser.add_argument("--rounds", type=int, default=12, help="turns of each competitor")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no round after this time")
@@ -52,6 +54,12 @@ def main(arguments: list[str] | None = None) -> None:
             options.images, options.rounds, options.seconds, options.threads
         ),
         "memory": lambda: bench_memory.measure(threads=options.threads),
+        "experts": lambda: bench_experts.measure(
+            rounds=options.rounds, seconds=options.seconds, threads=options.threads
+        ),
+        "routing": lambda: bench_routing.measure(
+            rounds=options.rounds, seconds=options.seconds, threads=options.threads
+        ),
     }
     unknown = set(options.parts) - set(parts)
     if unknown:
