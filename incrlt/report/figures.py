@@ -203,6 +203,21 @@ def _points(group: str, rows: Sequence[Json]) -> Figure:
     }
 
 
+def routing_curve(sweep: Sequence[Json]) -> Figure | None:
+    """Accuracy over computation at rising thresholds: all classes, and those of each group."""
+    if len(sweep) < 2:
+        return None
+    names = {"accuracy/over_classes": ("over classes", "@ink")}
+    names |= {f"accuracy/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
+    costs = [row["mean_mmacs"] for row in sweep]
+    lines = [
+        {**_line(label, [row.get(name) for row in sweep], colour), "x": costs}
+        for name, (label, colour) in names.items()
+        if any(row.get(name) is not None for row in sweep)
+    ]
+    return _figure(lines, "million multiply-adds per image", "accuracy, %", hovermode="closest")
+
+
 def confusion(summary: Json, side: str) -> Figure | None:
     """Stacked bars: what the test images of the old (or new) classes are taken for after each experience."""
     other = "new" if side == "old" else "old"

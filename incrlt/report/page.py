@@ -68,6 +68,7 @@ def contents(run: Run) -> Json:
         "distance": made("The distance to published rows", lambda: distance(run), None),
         "remarks": made("The remarks", lambda: tables.published_remarks(run), []),
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
+        "routing": made("The table of routing", lambda: tables.routing(run), []),
         "classes": made("The table of classes", lambda: tables.classes(run.records), []),
         "charts": {
             name: chart
@@ -92,6 +93,7 @@ def _charts(run: Run) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
         "forgetting": ("The forgetting curves", lambda: figures.forgetting_over_time(run.summaries)),
         "losses": ("The loss curves", lambda: figures.losses(run)),
         "rate": ("The learning rate", lambda: figures.learning_rate(run)),
+        "sweep": ("The routing curve", lambda: figures.routing_curve(run.sweep)),
     }
     for readout, summary in run.summaries.items():
         charts |= {f"{name}-{readout}": value for name, value in _charts_of(summary).items()}

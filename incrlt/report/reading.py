@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import incrlt
 from incrlt.errors import UserError
 from incrlt.metrics import StreamRecord, load_records, summarise
 from incrlt.metrics.results import FORMAT
+from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 
 Json = dict[str, Any]
 
@@ -45,6 +47,10 @@ class Run:
     """Counts per read-out, "cnn" first."""
     summaries: Mapping[str, Json] = field(default_factory=dict)
     """Metrics per read-out: from the counts, or from results.json where those cannot be read."""
+    routing: tuple[Json, ...] = ()
+    """Rows of routing.csv, one per experience; empty without a router."""
+    sweep: tuple[Json, ...] = ()
+    """Rows of routing_sweep.csv: accuracy over computation."""
     finished: bool = False
     problems: tuple[str, ...] = ()
     """Sentences on what is missing, damaged or of another version."""
@@ -125,6 +131,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         records=records,
         summaries={name: summarise(record) for name, record in records.items()}
         or _saved_summaries(results, problems),
+        routing=_table(folder / ROUTING_FILE, problems),
+        sweep=_table(folder / SWEEP_FILE, problems),
         finished=(folder / "DONE").exists(),
     )
     return _with_problems(run, problems)
@@ -236,6 +244,22 @@ def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:
             f"{len(events) - len(good)} of {len(events)} lines of log.jsonl are damaged and left out."
         )
     return good
+
+
+def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
+    """Return the rows of a CSV file of numbers, empty cells as None; only runs with a router have one."""
+    if not path.exists():
+        return ()
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [
+                {key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        problems.append(f"{path.name} is damaged ({_first_line(error)}): the router's figures are not shown.")
+        return ()
+    return tuple(rows)
 
 
 def _event(line: str) -> Json | None:

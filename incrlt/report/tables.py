@@ -178,11 +178,40 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Hold-out", str(run.protocol.get("holdout", ""))),
         ("Memory", _words(run.protocol.get("memory"))),
         ("Model", section_name(run.config.get("model"))),
+        ("Experts", _experts(run.config.get("experts"))),
+        ("Size", _size(run.results)),
         ("Seeds", _words(run.config.get("seed", run.config.get("seeds")))),
         *_where(run.environment),
         *_cost(run),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _experts(section: Any) -> str:
+    count = section.get("num_experts") if isinstance(section, Mapping) else None
+    return f"{section_name(section)}, K = {count}" if count else section_name(section)
+
+
+def _size(results: Json) -> str:
+    """Return what the network costs: experts are not free, so it stands beside every number."""
+    parameters, cost = number(results.get("parameters")), number(results.get("mega_macs"))
+    if parameters is None or cost is None:
+        return ""
+    return f"{parameters / 1e6:.2f} M parameters, {cost:.1f} M multiply-adds an image"
+
+
+def routing(run: Run) -> list[Json]:
+    """Return the rows of the routing table, one per experience."""
+    columns = (
+        "mean_experts",
+        "mean_mmacs",
+        "macs_saved",
+        *(f"experts/{name}_over_classes" for name in GROUPS),
+    )
+    return [
+        {"experience": int(row["experience"]), "values": [row.get(key) for key in columns]}
+        for row in run.routing
+    ]
 
 
 def _plain(value: Any) -> str:

@@ -167,3 +167,43 @@ def test_large_run_stays_small(make_run, tmp_path):
     folder = make_run(tmp_path, sizes=(10,) * 100, epochs=160, readouts=("cnn",))
     path = report.write(folder)
     assert path.stat().st_size < 8e6
+
+
+GROUP_COLUMNS = ",".join(f"experts/{name}_over_classes" for name in ("many", "medium", "few"))
+ROUTING = f"""experience,mean_experts,mean_mmacs,macs_saved,{GROUP_COLUMNS}
+0,1.5,60.25,40.0,1.25,1.75,
+1,2.0,70.5,30.0,1.5,2.5,2.75
+"""
+SWEEP = """threshold,accuracy/over_images,accuracy/over_classes,accuracy/many_over_classes,mean_mmacs
+2.0,40.0,41.5,50.0,49.0
+-2.0,44.0,45.25,52.0,100.5
+"""
+
+
+def test_a_routed_run_shows_experts_and_the_curve(make_run, tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "routing.csv").write_text(ROUTING)
+    (folder / "routing_sweep.csv").write_text(SWEEP)
+    text = report.write(folder).read_text()
+    assert '<section id="routing">' in text
+    assert "<td>1.50</td><td>60.25</td><td>40.00</td><td>1.25</td><td>1.75</td><td>–</td>" in text
+    assert '"x":[49.0,100.5]' in text and '"y":[41.5,45.25]' in text
+
+
+def test_a_run_without_a_router_has_no_such_section(make_run, tmp_path):
+    assert '<section id="routing">' not in report.write(make_run(tmp_path)).read_text()
+
+
+def test_a_damaged_routing_file_is_said_and_left_out(make_run, tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "routing.csv").write_text("experience,mean_experts\n0,many\n")
+    text = report.write(folder).read_text()
+    assert "routing.csv is damaged" in text and '<section id="routing">' not in text
+
+
+def test_the_size_of_the_network_stands_in_the_head(make_run, tmp_path):
+
+    folder = make_run(tmp_path)
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**results, "parameters": 783856, "mega_macs": 100.36}))
+    assert "0.78 M parameters, 100.4 M multiply-adds an image" in report.write(folder).read_text()
