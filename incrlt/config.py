@@ -195,8 +195,9 @@ class Data(Section):
     """Folder with the datasets' files; null takes ``INCRLT_DATA``, else ``data``."""
     download: bool = False
     """Fetch files that are missing."""
-    on_device: bool | Literal["auto"] = "auto"
-    """Keep all images as uint8 on the device; false takes an ordinary loader."""
+    on_device: bool = True
+    """Keep images as uint8 on the device and augment them there in batches; false takes an ordinary loader, whose
+    random numbers differ."""
 
 
 class Output(Section):
@@ -427,6 +428,18 @@ def _method_clashes(experiment: Experiment) -> list[str]:
     if cosine and experiment.model.head != "cosine":
         found.append(
             f"{cosine} needs a cosine head; model.head is '{experiment.model.head}'. Set model.head: cosine."
+        )
+    experts = experiment.experts.hyper_parameters
+    stage = experts.get("classifier_epochs", 0)
+    if stage and experiment.strategy.hyper_parameters.get("class_balanced_finetune"):
+        found.append(
+            f"strategy.class_balanced_finetune would train heads that experts '{experiment.experts.name}' do not "
+            "answer with. Set class_balanced_finetune: 0, or experts.classifier_epochs: 0."
+        )
+    if stage and experts.get("classifier_warmup", 0) >= stage:
+        found.append(
+            f"experts.classifier_warmup is {experts['classifier_warmup']}, but the classifier stage has only "
+            f"{stage} epochs. Warm up for fewer."
         )
     if experiment.router is not None and experiment.experts.hyper_parameters.get("num_experts", 2) < 2:
         found.append(

@@ -153,6 +153,7 @@ def build_strategy(
         precision=precision,
         channels_last=channels_last,
         grad_clip=training.grad_clip,
+        fast_data=experiment.data.on_device,
         batch_seed=seeds["batches"],
         augmentation_seed=seeds["augmentation"],
         **experiment.strategy.hyper_parameters,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -42,11 +43,12 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the rename itself to the disk; systems that cannot open a folder do without."""
+    """Bring the rename itself to the disk; file systems that cannot do it for a folder do without."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -107,6 +107,7 @@ class Stage:
         loss: The stage's own loss; None trains with the strategy's.
         rebalanced: Read the logits as in evaluation: second heads where there are any, times the class scales.
         batch_size: Images per step; None takes the strategy's.
+        aside: Draw from random generators of its own, so that later experiences train as they would without it.
         prepare: ``prepare(network, num_old)`` is called before the first epoch, not when a run goes on inside.
     """
 
@@ -122,6 +123,7 @@ class Stage:
     loss: StageLoss | None = None
     rebalanced: bool = False
     batch_size: int | None = None
+    aside: bool = False
     prepare: Callable[[Any, int], None] | None = None
 
 

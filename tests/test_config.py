@@ -262,7 +262,7 @@ def test_seeds_left_out_follow_all():
         ("seeds.all=-1", "seeds.all must be a whole number from 0 to 4294967295; got -1."),
         ("device=gpu", "device must be auto, cpu, cuda or cuda:N; got 'gpu'."),
         ("output.name=a/b", "output.name must be a name of letters, digits"),
-        ("data.on_device=2", "data.on_device must be true or false, or auto; got 2."),
+        ("data.on_device=2", "data.on_device must be true or false; got 2."),
         ("base=x.yaml", "is not of the form section.key=value"),
         ("training.epochs", "is not of the form section.key=value"),
         ("a.b.c=1", "is not of the form section.key=value"),

@@ -124,8 +124,8 @@ class NCL(ExpertMethod):
         loss = momentum_contrast(
             contrast.project(output.known_features),
             keys.float(),
-            negatives.clone(),
-            valid.clone(),
+            negatives,
+            valid,
             self.contrastive_temperature,
         )
         contrast.enqueue(keys.float())

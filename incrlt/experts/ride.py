@@ -61,7 +61,7 @@ class RIDE(ExpertMethod):
     """Weight of the divergence from the mean; negative pushes experts apart. -0.45 on CIFAR, -0.2 on ImageNet-LT
     and iNaturalist; 0 switches it off."""
     diversity_classes: Literal["new", "all"] = "new"
-    """Classes whose logits are to differ; in one task both are the same."""
+    """Classes whose logits, and whose images, are to differ; in one task both are the same."""
     temperature_share: Fraction = 0.05
     """How far temperatures follow the class prior: 0.05 on CIFAR, 0.02 on ImageNet-LT, 0.015 on iNaturalist."""
     width_factor: Positive = 0.75
@@ -101,7 +101,7 @@ class RIDE(ExpertMethod):
         late = context.epoch >= self.reweight_after * context.epochs
         terms: LossTerms = {self.objective: self._base(context, output, labels, late)}
         if self.diversity and self.num_experts > 1:
-            terms["diversity"] = self.diversity * self._divergence(context, output, late)
+            terms["diversity"] = self.diversity * self._divergence(context, output, labels, late)
         if (
             self.flavor == "published"
         ):  # the code sums over experts, and with a teacher multiplies by K once more
@@ -125,8 +125,10 @@ class RIDE(ExpertMethod):
             return ldam(output.logits, labels, margins, output.known_scales[0], weights)
         return ldam(output.expert_logits, labels, margins, output.scales, weights)
 
-    def _divergence(self, context: LossContext, output: ModelOutput, late: bool) -> Tensor:
+    def _divergence(self, context: LossContext, output: ModelOutput, labels: Tensor, late: bool) -> Tensor:
         temperatures = class_temperatures(context.class_counts, self.temperature_share if late else 0.0)
         first = 0 if self.flavor == "published" or self.diversity_classes == "all" else context.num_old
-        divergence = distribution_aware_diversity(output.expert_logits, temperatures, first_class=first)
+        divergence = distribution_aware_diversity(
+            output.expert_logits, temperatures, first_class=first, images=labels >= first
+        )
         return temperatures.mean().square() * divergence

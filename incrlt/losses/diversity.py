@@ -33,7 +33,12 @@ def class_temperatures(class_counts: Tensor, rho: float) -> Tensor:
 
 
 def distribution_aware_diversity(
-    expert_logits: Tensor, temperatures: Tensor, *, first_class: int = 0, cap: float | None = None
+    expert_logits: Tensor,
+    temperatures: Tensor,
+    *,
+    first_class: int = 0,
+    images: Tensor | None = None,
+    cap: float | None = None,
 ) -> Tensor:
     r"""Divergence of each expert from the mean of all, which takes no gradient; weighted negatively, experts differ.
 
@@ -44,6 +49,8 @@ def distribution_aware_diversity(
         temperatures: One per logit column ``[C]``, see :func:`class_temperatures`.
         first_class: Only columns from here on take part. With the number of old classes experts may differ about
             new classes alone: disagreement about old ones would destroy what they keep.
+        images: Images that take part, bool ``[B]``; others count as 0. With ``first_class`` leave out images of old
+            classes: without the column of its label nothing ties the answers about an image, and they drift apart.
         cap: Divergences of one image above this count as this and give no gradient. For linear heads, whose term has
             no bound when maximised; scaled cosines are bounded by themselves. None is published.
 
@@ -56,7 +63,9 @@ def distribution_aware_diversity(
     logits = expert_logits[..., first_class:] / temperatures[first_class:].to(expert_logits)
     log_mean = F.log_softmax(logits.mean(0), dim=-1).detach()
     divergence = (log_mean.exp() * (log_mean - F.log_softmax(logits, dim=-1))).sum(-1)
-    return (divergence if cap is None else divergence.clamp(max=cap)).mean()
+    if cap is not None:
+        divergence = divergence.clamp(max=cap)
+    return (divergence if images is None else divergence * images).mean()
 
 
 def ensemble_distillation(expert_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.5) -> Tensor:

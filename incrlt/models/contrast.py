@@ -23,7 +23,7 @@ class MomentumContrast(nn.Module):
     """Projections of K experts, slowly following copies of experts and projections, and K queues of their keys.
 
     A training step asks for :meth:`project` (view 1), :meth:`keys` (view 2) and :meth:`negatives`, computes the loss,
-    then calls :meth:`enqueue` and, once the optimizer has stepped, :meth:`update`.
+    then calls :meth:`enqueue`; :meth:`update` comes before the keys of a step, as in MoCo.
 
     Args:
         branches: K whole networks that map images to features ``[B, D]``; copied.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from incrlt.checkpoint import CheckpointFolder
 from incrlt.errors import UserError
 from incrlt.models.layout import ContrastLayout, Layout
@@ -37,6 +39,9 @@ def load(run_folder: str | Path) -> ExpertNetwork:
     layout = dict(settings.pop("layout"))
     contrast = layout.pop("contrast")
     layout["contrast"] = None if contrast is None else ContrastLayout(**contrast)
-    network = build(layout=Layout(**layout), **settings)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # its first weights are thrown away: they must not cost random numbers
+        network = build(layout=Layout(**layout), **settings)
     network.load_state(saved)
     return network.eval()

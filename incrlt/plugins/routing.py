@@ -53,6 +53,9 @@ class RoutingRecorder(SupervisedPlugin):
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Start collecting."""
         self._batches = []
+        if getattr(strategy.model, "class_ids", None):
+            width = max(strategy.model.class_ids) + 1
+            self._table = strategy.model.positions(torch.arange(width)).to(strategy.device)
 
     def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Keep the decisions on a batch, on the device, without a host sync."""
@@ -61,7 +64,10 @@ class RoutingRecorder(SupervisedPlugin):
         output, router = strategy.mb_out, strategy.model.router
         scores = router(output.expert_logits, output.known_features)
         answers = running_means(output.expert_logits).argmax(-1)
-        known = strategy.positions(strategy.mb_y)
+        labels = strategy.mb_y
+        known = torch.where(
+            labels < len(self._table), self._table[labels.clamp(max=len(self._table) - 1)], -1
+        )
         self._image_shape = tuple(strategy.mb_x.shape[1:])
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
 
@@ -70,7 +76,9 @@ class RoutingRecorder(SupervisedPlugin):
         if not self._batches or len(self.used) not in (self._experience, self._experience + 1):
             return
         columns = zip(*self._batches, strict=True)
-        scores, answers, labels, used = (torch.cat(parts, dim=-1).cpu().numpy() for parts in columns)
+        tensors = [torch.cat(parts, dim=-1).cpu() for parts in columns]
+        known = tensors[2] >= 0  # test images of classes yet to come are left out
+        scores, answers, labels, used = (tensor[..., known].numpy() for tensor in tensors)
         self._batches = []
         network = strategy.model
         experts = network.num_experts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,19 @@ def check_settings(strategy: IncrTemplate) -> None:
     _check_model(strategy)
     if strategy.needs_memory and strategy.memory is None:
         raise UserError(f"strategy '{strategy.name}' needs exemplars; set memory: {{per_class: 20}}.")
+
+
+def _check_layout(strategy: IncrTemplate) -> None:
+    wanted, found = asdict(strategy.experts.layout), strategy.model.architecture.get("layout")
+    if found is None:  # put together by hand
+        return
+    names = [name for name, value in wanted.items() if found[name] != value]
+    if names:
+        differ = ", ".join(f"{name} {found[name]!r} for {wanted[name]!r}" for name in names)
+        raise UserError(
+            f"the model was not built for experts '{strategy.experts.name}': it has {differ}. "
+            "Build it with incrlt.models.build(..., layout=experts.layout)."
+        )
 
 
 def _check_precision(strategy: IncrTemplate) -> None:
@@ -54,6 +68,7 @@ def _check_model(strategy: IncrTemplate) -> None:
             f"experts '{experts.name}' wants {wanted_experts} branches, the model has {model.num_experts}; "
             f"build it with incrlt.models.build(..., layout=experts.layout)."
         )
+    _check_layout(strategy)
     if strategy.router is not None and model.num_experts < 2:
         raise UserError(
             f"a router chooses between experts, and experts '{experts.name}' has only one; "

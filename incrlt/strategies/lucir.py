@@ -89,6 +89,11 @@ class LUCIR(IncrTemplate):
             raise UserError(
                 "readout: nme and class_balanced_finetune need exemplars; set memory: {per_class: 20}."
             )
+        if self.class_balanced_finetune and self.experts.layout.second_heads:
+            raise UserError(
+                f"class_balanced_finetune would train heads that experts '{self.experts.name}' do not answer with; "
+                "set class_balanced_finetune: 0, or experts.classifier_epochs: 0."
+            )
 
     @property
     def less_forget_weight(self) -> float:

@@ -51,6 +51,7 @@ def save(strategy: IncrTemplate, trained: bool) -> dict[str, Any]:
         "generators": [
             strategy.batch_generator.get_state(),
             strategy.augmentation_generator.get_state(),
+            *(generator.get_state() for generator in strategy.aside_generators),
         ],
         "random": global_state(strategy.device),
         "clock": {name: getattr(strategy.clock, name) for name in CLOCK},
@@ -85,8 +86,11 @@ def _load_model(strategy: IncrTemplate, model: dict[str, Any]) -> None:
     old = dict(strategy.model.named_parameters())
     strategy.model.to(strategy.device)
     strategy.model.load_state(model)
+    if strategy.router is not None:
+        strategy.router.attach(strategy.model)  # the state may be of a run without one
     after = dict(strategy.model.named_parameters())
-    replace_parameters(strategy.optimizer, [(old[k], after[k]) for k in after if old[k] is not after[k]])
+    replaced = [(old[k], after[k]) for k in after if k in old and old[k] is not after[k]]
+    replace_parameters(strategy.optimizer, replaced)
 
 
 def restore_progress(strategy: IncrTemplate, saved: dict[str, Any]) -> None:
@@ -97,6 +101,7 @@ def restore_progress(strategy: IncrTemplate, saved: dict[str, Any]) -> None:
     strategy.scaler.load_state_dict(saved["scaler"])
     for name, value in saved["clock"].items():
         setattr(strategy.clock, name, value)
-    strategy.batch_generator.set_state(saved["generators"][0].cpu())
-    strategy.augmentation_generator.set_state(saved["generators"][1].cpu())
+    generators = (strategy.batch_generator, strategy.augmentation_generator, *strategy.aside_generators)
+    for generator, state in zip(generators, saved["generators"], strict=True):
+        generator.set_state(state.cpu())
     set_global_state(saved["random"], strategy.device)

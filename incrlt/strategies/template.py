@@ -38,6 +38,9 @@ from incrlt.strategies.checks import PRECISIONS, check_settings
 from incrlt.strategies.optim import replace_parameters, stage_optimizer
 from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
 
+ASIDE = 1_000_003
+"""Distance between the seeds of stages with generators of their own, beyond any seed that users count up."""
+
 
 def quiet_evaluator() -> EvaluationPlugin:
     """Return an evaluation plugin without metrics and loggers, for runs that record counts instead."""
@@ -152,6 +155,8 @@ class IncrTemplate(SupervisedTemplate):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.batch_generator = torch.Generator().manual_seed(batch_seed)
         self.augmentation_generator = torch.Generator(self.device).manual_seed(augmentation_seed)
+        self.aside_generators = (torch.Generator(), torch.Generator(self.device))
+        self._seeds = batch_seed, augmentation_seed
 
         self.tensor_cache = TensorCache(self.device)
         self.teacher: ExpertNetwork | None = None
@@ -222,7 +227,7 @@ class IncrTemplate(SupervisedTemplate):
 
     def routed(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
-        if self.router is None or self.model.router is None:
+        if self.router is None or not self.model.num_classes:
             return {}
         logits, self.mb_experts_used = self.router.read_out(self.model.router, output)
         return {"routed": logits}
@@ -537,17 +542,26 @@ class IncrTemplate(SupervisedTemplate):
             self.memory.update(self, self.experience)
             dataset = self.memory.dataset().train()
         self.stage_counts = self._drawn(dataset, stage)
+        permutation, augmentation = self._generators(stage)
         return class_aware_loader(
             dataset,
             batch_size=stage.batch_size or self.train_mb_size,
             class_aware=stage.sampler == "class_aware",
             device=self.device,
-            permutation_generator=self.batch_generator,
-            augmentation_generator=self.augmentation_generator,
+            permutation_generator=permutation,
+            augmentation_generator=augmentation,
             channels_last=self.channels_last,
             fast=self.fast_data,
             cache=self.tensor_cache,
         )
+
+    def _generators(self, stage: Stage) -> tuple[torch.Generator, torch.Generator]:
+        """Return the generators of a stage; its own begin from the seeds and the experience."""
+        if not stage.aside:
+            return self.batch_generator, self.augmentation_generator
+        for generator, seed in zip(self.aside_generators, self._seeds, strict=True):
+            generator.manual_seed(seed + ASIDE * (self.experience_index + 1))
+        return self.aside_generators
 
     def _drawn(self, dataset: Any, stage: Stage) -> Tensor:
         """Return images per class as the stage's sampler draws them: priors must not correct twice."""

@@ -98,3 +98,18 @@ def test_a_routed_network_comes_back_with_its_router(run, tmp_path):
     ours, theirs = network.predict(x), strategy.model.predict(x)
     assert torch.equal(ours.logits, theirs.logits)
     assert torch.equal(ours.experts_used, theirs.experts_used)
+
+
+def test_test_images_of_classes_yet_to_come_are_left_out():
+    routing = RoutingRecorder()
+    strategy = toy.make(
+        LUCIR,
+        experts=RIDE(num_experts=2),
+        router=ExpertAssignment(epochs=1),
+        train_epochs=1,
+        plugins=[routing],
+    )
+    strategy.eval(toy.stream().test_stream)  # nothing has arrived: no router to ask
+    strategy.train(toy.stream().train_stream[0])
+    strategy.eval(toy.stream().test_stream)
+    assert [int(used.sum()) for used in routing.used] == [40]

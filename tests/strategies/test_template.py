@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import incrlt._compat  # noqa: F401  (before avalanche)
 
 import pytest
@@ -14,8 +16,10 @@ from torch.utils.data import TensorDataset
 
 from incrlt.errors import UserError
 from incrlt.experts.ride import RIDE
+from incrlt.models.layout import Layout
 from incrlt.plugins import ExemplarMemory, multistep_with_warmup
 from incrlt.strategies import LUCIR, Finetune, ICaRL, Joint, Replay
+from incrlt.strategies.routers.expert_assignment import ExpertAssignment
 from incrlt.strategies.stages.lws import LWS
 
 
@@ -262,3 +266,59 @@ def test_bf16_features_and_logits_come_back_in_fp32():
 def test_settings_that_cannot_work_are_refused_at_once(build, words):
     with pytest.raises(UserError, match=words):
         build()
+
+
+def test_a_router_changes_nothing_but_itself():
+    """Its stage draws from generators of its own: later experiences train as without it."""
+    found = []
+    for router in (None, ExpertAssignment(epochs=2, batch_size=16)):
+        strategy = toy.make(LUCIR, experts=RIDE(num_experts=2), router=router)
+        torch.manual_seed(1)
+        toy.train(strategy, toy.stream().train_stream)
+        found.append({k: v for k, v in toy.weights(strategy.model).items() if not k.startswith("router")})
+    assert not toy.changed(*found)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_run_killed_in_the_router_stage_goes_on_to_the_same_bits(epoch):
+    def make():
+        return toy.make(LUCIR, experts=RIDE(num_experts=2), router=ExpertAssignment(epochs=2, batch_size=16))
+
+    whole, first, saved = make(), make(), {}
+    torch.manual_seed(1)
+    toy.train(whole, toy.stream().train_stream)
+
+    def stop(strategy):
+        if (strategy.experience_index, strategy.stage.name, strategy.stage_epoch) == (1, "router", epoch):
+            saved.update(copy.deepcopy(strategy.state_dict()))
+            raise KeyboardInterrupt
+
+    first.on_epoch_end = stop
+    torch.manual_seed(1)
+    with pytest.raises(KeyboardInterrupt):
+        toy.train(first, toy.stream().train_stream)
+    second = make()
+    second.load_state_dict(saved, toy.stream().train_stream)
+    toy.train(second, list(toy.stream().train_stream)[1:])
+    before, after = toy.weights(whole.model), toy.weights(second.model)
+    assert {n for n in before if not torch.equal(before[n].nan_to_num(), after[n].nan_to_num())} == set()
+
+
+def test_a_checkpoint_without_router_serves_a_strategy_with_one_and_the_other_way_round():
+    plain = toy.make(LUCIR, experts=RIDE(num_experts=2))
+    routed = toy.make(LUCIR, experts=RIDE(num_experts=2), router=ExpertAssignment(epochs=1, batch_size=16))
+    for strategy in (plain, routed):
+        strategy.train(toy.stream().train_stream[0])
+    for source, router in ((plain, ExpertAssignment(epochs=1, batch_size=16)), (routed, None)):
+        strategy = toy.make(LUCIR, experts=RIDE(num_experts=2), router=router)
+        strategy.load_state_dict(source.state_dict(trained=True), toy.stream().train_stream)
+        strategy.train(toy.stream().train_stream[1])
+        strategy.eval(toy.stream().test_stream[:2])
+        assert strategy.seen_classes == list(range(7))
+
+
+def test_a_network_of_another_layout_is_refused():
+    model = toy.network(layout=Layout(num_experts=3))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UserError, match=r"width_factor 1.0 for 0.75.*scale 1.0 for 30.0"):
+        Finetune(model=model, optimizer=sgd, experts=RIDE(num_experts=3))

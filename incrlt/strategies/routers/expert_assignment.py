@@ -61,8 +61,8 @@ class ExpertAssignment:
         Args:
             network: An :class:`~incrlt.models.ExpertNetwork` with two experts or more.
 
-        Weights are drawn from a copy of the global random state: a run with a router trains the same experts as one
-        without.
+        Weights are drawn from a copy of the global random state, and the stage has generators of its own: a run with
+        a router trains the same experts as one without.
         """
         features = network.heads[0].num_features
         wanted = dict(
@@ -97,6 +97,7 @@ class ExpertAssignment:
             loss=self.loss,
             rebalanced=True,
             batch_size=self.batch_size,
+            aside=True,
             prepare=_forget_calibration,
         )
 
