@@ -449,6 +449,10 @@ def _method_clashes(experiment: Experiment) -> list[str]:
     exemplars = _why_memory(experiment, facts)
     if exemplars and memory is None:
         found.append(f"{exemplars} needs exemplars; memory is null. Set memory: {{per_class: 20}}.")
+    if memory and name == "finetune":
+        found.append(
+            "strategy 'finetune' with exemplars is strategy 'replay'. Set memory: null, or name: replay."
+        )
     if memory and name in KEEPS_EVERYTHING:
         found.append(f"strategy '{name}' keeps all images already, but memory is given. Set memory: null.")
     if memory and (memory.per_class is None) == (memory.total is None):

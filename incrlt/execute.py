@@ -232,6 +232,7 @@ class Run:
         recorders = [self.recorder, self.routing]
         self.strategy = build_strategy(experiment, self.image_shape[0], device, recorders)
         self.strategy.on_epoch_end = self._epoch_end
+        self.strategy.model.normalisation = {"mean": list(data.mean), "std": list(data.std)}
         self.method = method_name(experiment)
         self._begun = time.perf_counter()
         self._seconds_before = 0.0
@@ -360,6 +361,9 @@ class Run:
         self._save(trained=True)  # last: what comes before it is done again when the process is killed
         rows = {readout: experience_rows(record)[t] for readout, record in records.items()}
         self.console.experience(event, rows)
+        line = self.routing.line()
+        if line is not None:
+            self.console.plain(line)
 
     def _write_counts(self) -> dict[str, Any]:
         records = self.recorder.records(self.resolved.counts_before_holdout, None)

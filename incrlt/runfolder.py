@@ -121,6 +121,9 @@ class RunFolder:
         """Flush TensorBoard and let go of the folder."""
         self.flush()
         self._lock.release()
+        if [file.name for file in self.path.iterdir()] == [".lock"]:  # refused before anything was written
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
 
     def flush(self) -> None:
         """Write what TensorBoard still holds."""

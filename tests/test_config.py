@@ -281,6 +281,38 @@ def test_joint_refuses_exemplars(minimal):
     assert "keeps all images already" in refused(minimal, "strategy={name: joint}", "memory.per_class=20")
 
 
+def test_finetune_with_exemplars_is_replay(minimal):
+    assert "is strategy 'replay'" in refused(minimal, "strategy={name: finetune}", "memory.per_class=20")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["experts={name: ride}", "model.head=linear", "strategy={name: finetune}"], "needs a cosine head"),
+        (
+            ["experts={name: single, objective: ldam}", "model.head=linear", "strategy={name: finetune}"],
+            "ldam needs",
+        ),
+        (["router={name: expert_assignment}"], "a router chooses between experts"),
+        (
+            ["experts={name: ride, num_experts: 1}", "router={name: expert_assignment}"],
+            "Set experts.num_experts: 3",
+        ),
+        (
+            ["experts={name: shike, classifier_epochs: 3}"],
+            "the classifier stage has only 3 epochs",
+        ),
+        (
+            ["experts={name: shike}", "strategy.class_balanced_finetune=5", "memory.per_class=5"],
+            "would train heads that experts 'shike' do not answer with",
+        ),
+        (["training.nesterov=true", "training.momentum=0"], "training.nesterov needs momentum"),
+    ],
+)
+def test_parts_that_cannot_work_together(minimal, overrides, sentence):
+    assert sentence in refused(minimal, *overrides)
+
+
 def test_lucir_without_cosine_terms_may_have_a_linear_head(minimal):
     experiment = config.load(minimal, ["model.head=linear", "strategy.margin_ranking=0"])
     assert experiment.model.head == "linear"

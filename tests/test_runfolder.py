@@ -31,9 +31,19 @@ def test_a_killed_process_holds_no_folder(tmp_path):
     RunFolder(tmp_path / "run").close()
 
 
+def test_a_folder_in_which_nothing_was_written_goes_away(tmp_path):
+    RunFolder(tmp_path / "empty").close()
+    assert not (tmp_path / "empty").exists()
+    kept = RunFolder(tmp_path / "kept")
+    kept.write_text("config.yaml", "a: 1")
+    kept.close()
+    assert (tmp_path / "kept" / "config.yaml").exists()
+
+
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".results.json.1-ab.tmp").write_text("half")
+    (tmp_path / "run" / "config.yaml").write_text("a: 1")
     RunFolder(tmp_path / "run").close()
     assert [file.name for file in (tmp_path / "run").iterdir() if file.suffix == ".tmp"] == []
 

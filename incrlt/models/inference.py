@@ -77,6 +77,11 @@ def predict(
         UserError: Options that contradict each other or a network that cannot answer.
     """
     router = _checked(network, budget, threshold)
+    if not x.is_floating_point() or x.dim() != 4:
+        raise UserError(
+            f"images are {x.dtype} of shape {tuple(x.shape)}; give floats [B, c, H, W], normalised as in training: "
+            "network.prepare(images)."
+        )
     shared = network.shared(x)
     rule = None if router is None else _rule(router, len(x), budget, threshold)
     logits, used = _run(network, shared, len(x), rule, smallest_gather)

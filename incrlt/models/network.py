@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from incrlt.errors import UserError
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.grouped import GroupedRun
 from incrlt.models.heads import CosineHead, GrowingHead, Replaced
@@ -41,6 +42,8 @@ class ExpertNetwork(nn.Module):
 
     Attributes:
         class_ids: Label id of each class, in arrival order.
+        normalisation: ``mean`` and ``std`` per channel of the images it was trained on, scaled to [0, 1]; None where
+            nobody said.
         architecture: Arguments of :func:`incrlt.models.build` as plain data, so that a checkpoint can be rebuilt.
         router: Decides when the experts so far are enough; None until a stage attaches one.
         grouped: Run the branches as one module of grouped convolutions: the same numbers up to rounding, from the
@@ -65,6 +68,7 @@ class ExpertNetwork(nn.Module):
         self.grouped = False
         self.class_ids: list[int] = []
         self.architecture: dict[str, Any] = {}
+        self.normalisation: dict[str, list[float]] | None = None
         self._run_grouped = GroupedRun()
 
     @property
@@ -165,11 +169,32 @@ class ExpertNetwork(nn.Module):
         """Map images ``[B, c, H, W]`` to logits ``[B, L]`` whose column is the label id."""
         return self.to_labels(self.forward_all(x).logits)
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """Bring images to what the network was trained on.
+
+        Args:
+            images: uint8 ``[B, c, H, W]``, or floats in [0, 1].
+
+        Returns:
+            Normalised float32 ``[B, c, H, W]``.
+
+        Raises:
+            UserError: The network does not know its normalisation.
+        """
+        if self.normalisation is None:
+            raise UserError(
+                "this network does not know how its images were normalised; set network.normalisation = "
+                "{'mean': [...], 'std': [...]}, one number per channel."
+            )
+        x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        mean, std = (x.new_tensor(self.normalisation[key]).view(-1, 1, 1) for key in ("mean", "std"))
+        return (x - mean) / std
+
     def predict(self, x: Tensor, **options: Any) -> Prediction:
         """Classify images, running later experts only where the router asks for them.
 
         Args:
-            x: Images ``[B, c, H, W]``.
+            x: Images ``[B, c, H, W]``, normalised as in training (see :meth:`prepare`).
             options: Of :func:`incrlt.models.inference.predict`: how much computation may be spent.
         """
         from incrlt.models.inference import predict
@@ -225,6 +250,7 @@ class ExpertNetwork(nn.Module):
         settings = None if router is None else {name: getattr(router, name) for name in ROUTER_SETTINGS}
         return {
             "architecture": self.architecture,
+            "normalisation": self.normalisation,
             "class_ids": list(self.class_ids),
             "router": settings,
             "tensors": self.state_dict(),
@@ -233,6 +259,7 @@ class ExpertNetwork(nn.Module):
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state`: grow or shrink the heads to it, attach or drop the router."""
         self.class_ids = list(state["class_ids"])
+        self.normalisation = state.get("normalisation", self.normalisation)
         for head in self.all_heads:
             head.resize(self.num_classes)
             head.freeze(0)

@@ -15,8 +15,8 @@ from incrlt.models.network import ExpertNetwork
 def load(run_folder: str | Path) -> ExpertNetwork:
     """Return the network of a run as its newest checkpoint holds it, on the CPU, in evaluation mode.
 
-    Images must be prepared as in the run (``augmentation: none``): scaled to [0, 1] and normalised by the data set's
-    mean and deviation.
+    Images must be prepared as in the run's evaluation: scaled to [0, 1] and normalised. Where the run folder was made
+    by ``python -m incrlt.run`` the network knows how: :meth:`~incrlt.models.ExpertNetwork.prepare`.
 
     Args:
         run_folder: Folder that ``python -m incrlt.run`` named; finished or not.
@@ -27,11 +27,11 @@ def load(run_folder: str | Path) -> ExpertNetwork:
     from incrlt.models import build
 
     folder = Path(run_folder) / "checkpoints"
-    state = CheckpointFolder(folder).newest() if folder.is_dir() else None
+    checkpoints = CheckpointFolder(folder)
+    state = checkpoints.newest() if folder.is_dir() else None
     if state is None:
-        raise UserError(
-            f"{run_folder} holds no checkpoint; give a folder that python -m incrlt.run has made."
-        )
+        what = "only damaged checkpoints" if checkpoints.damaged else "no checkpoint"
+        raise UserError(f"{run_folder} holds {what}; give a folder that python -m incrlt.run has made.")
     saved = state["strategy"]["model"]
     if not saved.get("architecture"):
         raise UserError(f"the checkpoint in {run_folder} does not say what network it holds; run it anew.")
@@ -39,9 +39,7 @@ def load(run_folder: str | Path) -> ExpertNetwork:
     layout = dict(settings.pop("layout"))
     contrast = layout.pop("contrast")
     layout["contrast"] = None if contrast is None else ContrastLayout(**contrast)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # its first weights are thrown away: they must not cost random numbers
+    with torch.random.fork_rng(devices=[]):  # first weights are thrown away: they must cost no random numbers
         network = build(layout=Layout(**layout), **settings)
     network.load_state(saved)
     return network.eval()

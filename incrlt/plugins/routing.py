@@ -12,7 +12,14 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from incrlt.losses import running_means
-from incrlt.metrics.routing import RoutingTable, count_experts_used, routing_rows, sweep, write_routing
+from incrlt.metrics.routing import (
+    RoutingTable,
+    computation,
+    count_experts_used,
+    routing_rows,
+    sweep,
+    write_routing,
+)
 from incrlt.models.cost import macs
 
 
@@ -87,6 +94,13 @@ class RoutingRecorder(SupervisedPlugin):
         self.used = [*self.used[: self._experience], torch.as_tensor(counts)]
         self.macs = [*self.macs[: self._experience], costs]
         self.table = RoutingTable(scores, answers, labels)
+
+    def line(self) -> str | None:
+        """Return what the router did in the last evaluation, in a line for the terminal; None without a router."""
+        if not self.used:
+            return None
+        found = computation(self.used[-1].numpy(), self.macs[-1])
+        return f"router: {found['mean_experts']:.2f} experts per image, {found['macs_saved']:.1f} % of multiply-adds saved"
 
     def write(self, folder: str | os.PathLike[str], experience_of_class: Any, images_of_class: Any) -> None:
         """Write ``routing.csv`` and, after an evaluation in this process, ``routing_sweep.csv``.

@@ -54,7 +54,7 @@ def report(folders: Sequence[Path], out: Path | None) -> list[Path]:
     Raises:
         UserError: A folder is no run, or ``out`` is needed or cannot be written.
     """
-    runs = [read_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+    runs = _read(list(dict.fromkeys(folder.resolve() for folder in folders)))
     if out is None:
         if len(runs) > 1:
             raise UserError(f"{len(runs)} runs were given and no folder for their pages; add -o FOLDER.")
@@ -66,6 +66,21 @@ def report(folders: Sequence[Path], out: Path | None) -> list[Path]:
     pages = [(run, write_page(run, out / name)) for run, name in zip(runs, page_names(runs), strict=True)]
     paths = [path for _, path in pages]
     return [write_index(pages, out), *paths] if len(pages) > 1 else paths
+
+
+def _read(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders; among several, one that holds nothing yet is said and left out."""
+    runs: list[Run] = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            sys.stderr.write(f"left out: {error}\n")
+    if not runs:
+        raise UserError("none of these folders holds a run; give folders such as runs/<experiment>/<run>.")
+    return runs
 
 
 def page_names(runs: Sequence[Run]) -> list[str]:

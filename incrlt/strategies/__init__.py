@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _CLASSES = {
+    "ExpertAssignment": "routers.expert_assignment",
     "Finetune": "finetune",
     "ICaRL": "icarl",
     "IncrTemplate": "template",

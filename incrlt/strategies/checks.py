@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from incrlt.errors import UserError
+from incrlt.experts.base import ExpertMethod
 
 if TYPE_CHECKING:
     from incrlt.strategies.template import IncrTemplate
@@ -16,16 +17,34 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Names that ``precision`` may take, and the autocast type of each."""
 
 
+USUAL = {"rebalance": "LWS(epochs=30)", "router": "ExpertAssignment()"}
+
+
 def check_settings(strategy: IncrTemplate) -> None:
     """Refuse settings of a strategy that contradict each other.
 
     Raises:
         UserError: What was given, what is allowed, what to do.
     """
+    _check_parts(strategy)
     _check_precision(strategy)
     _check_model(strategy)
     if strategy.needs_memory and strategy.memory is None:
         raise UserError(f"strategy '{strategy.name}' needs exemplars; set memory: {{per_class: 20}}.")
+
+
+def _check_parts(strategy: IncrTemplate) -> None:
+    if not isinstance(strategy.experts, ExpertMethod):
+        raise UserError(
+            f"experts is {strategy.experts!r}; give an object of a subclass of incrlt.experts.ExpertMethod, such as "
+            "RIDE(num_experts=3)."
+        )
+    for name, method in (("rebalance", "stages"), ("router", "stage")):
+        part = getattr(strategy, name)
+        if part is not None and not hasattr(part, method):
+            raise UserError(
+                f"{name} is {part!r}; give an object with a method {method}, such as {USUAL[name]}."
+            )
 
 
 def _check_layout(strategy: IncrTemplate) -> None:

@@ -447,7 +447,13 @@ class IncrTemplate(SupervisedTemplate):
         labels = self.positions(self.mb_y)
         if self.stage.loss is not None:
             return self.stage.loss(self.loss_context(), self.mb_out, labels)
-        return self.loss_terms(self.mb_out, labels)
+        terms = self.loss_terms(self.mb_out, labels)
+        if not isinstance(terms, dict):
+            raise UserError(
+                f"the loss of experts '{self.experts.name}' is a {type(terms).__name__}; return named terms, such as "
+                '{"focal": value}.'
+            )
+        return terms
 
     def backward(self) -> None:
         """Run the backward pass; gradients are unscaled before plugins and clipping see them."""

@@ -261,3 +261,26 @@ def test_what_cannot_be_answered_is_refused():
         calibrate(network, [x])
     with pytest.raises(UserError, match="no class"):
         predict(build("resnet8", in_channels=1).eval(), x)
+
+
+def test_bytes_are_refused_and_prepared_images_are_not():
+    network = build("resnet8", in_channels=1, width=4)
+    network.grow(range(3))
+    network.eval()
+    images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"network\.prepare"):
+        network.predict(images)
+    with pytest.raises(UserError, match="does not know how its images were normalised"):
+        network.prepare(images)
+    network.normalisation = {"mean": [0.25], "std": [0.5]}
+    expected = (images.float() / 255 - 0.25) / 0.5
+    torch.testing.assert_close(network.prepare(images), expected)
+    torch.testing.assert_close(network.prepare(images.float() / 255), expected)
+    assert torch.equal(network.predict(network.prepare(images)).logits, network.predict(expected).logits)
+
+
+def test_the_normalisation_travels_with_the_state():
+    first, second = (build("resnet8", in_channels=1, width=4) for _ in range(2))
+    first.normalisation = {"mean": [0.25], "std": [0.5]}
+    second.load_state(first.state())
+    assert second.normalisation == first.normalisation

@@ -115,3 +115,12 @@ def test_page_names_are_unique_and_plain(make_run, tmp_path):
     names = page_names(runs)
     assert len(set(names)) == 3
     assert all(re.fullmatch(r"[A-Za-z0-9._~-]+\.html", name) for name in names)
+
+
+def test_a_folder_that_holds_nothing_yet_is_left_out_of_many(make_run, tmp_path, capsys):
+    runs = [make_run(tmp_path / name, sizes=(3, 3), epochs=1) for name in ("a", "b")]
+    (tmp_path / "empty").mkdir()
+    assert main([*map(str, runs), str(tmp_path / "empty"), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "left out:" in said.err and len(said.out.splitlines()) == 3
+    assert main([str(tmp_path / "empty")]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from incrlt.errors import UserError
+from incrlt.experts.base import ExpertMethod
 from incrlt.experts.ride import RIDE
 from incrlt.models.layout import Layout
 from incrlt.plugins import ExemplarMemory, multistep_with_warmup
@@ -322,3 +324,29 @@ def test_a_network_of_another_layout_is_refused():
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(UserError, match=r"width_factor 1.0 for 0.75.*scale 1.0 for 30.0"):
         Finetune(model=model, optimizer=sgd, experts=RIDE(num_experts=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"experts": "shike"}, "subclass of incrlt.experts.ExpertMethod"),
+        ({"rebalance": "lws"}, "a method stages"),
+        ({"router": "expert_assignment"}, "a method stage"),
+    ],
+)
+def test_names_in_place_of_objects_are_refused(options, words):
+    model = toy.network()
+    with pytest.raises(UserError, match=words):
+        Finetune(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **options)
+
+
+def test_a_loss_without_names_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Unnamed(ExpertMethod):
+        name = "unnamed"
+
+        def loss(self, context, output, labels):
+            return output.logits.sum()
+
+    with pytest.raises(UserError, match="return named terms"):
+        toy.make(Finetune, experts=Unnamed()).train(toy.stream().train_stream[0])
