@@ -189,7 +189,8 @@ class LateBranch(nn.Module):
     Args:
         width: Channels of the first shared stage.
         blocks: Basic blocks per stage.
-        last_relu: Keep the last ReLU of the third stage; where fused, the product can be signed all the same.
+        last_relu: Keep the last ReLU of the third stage. Where fused it is always kept: the shallow map gives the signs,
+            and the product of two signed maps nearly vanishes when it is averaged over the image.
         width_factor: Channels of the third stage, relative to ``4 width``.
         shortcut: ``projection`` or ``padding``.
         source: Number of the shared stage to fuse with, 0 or 1; None fuses with none.
@@ -206,8 +207,9 @@ class LateBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = max(1, round(4 * width * width_factor))
+        keep = last_relu or source is not None
         self.stage3 = _stage(
-            2 * width, self.num_features, blocks, stride=2, last_relu=last_relu, shortcut=shortcut
+            2 * width, self.num_features, blocks, stride=2, last_relu=keep, shortcut=shortcut
         )
         self.source = source
         self.shallow: nn.Module | None = None

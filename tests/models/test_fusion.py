@@ -44,12 +44,16 @@ def test_without_fusion_the_third_stage_stands_alone():
     torch.testing.assert_close(network.extract(_images()), expected)
 
 
-def test_signs_of_features():
-    kept, removed = _network(last_relu=True).eval(), _network().eval()
-    features = kept.extract(_images(16))
+@pytest.mark.parametrize("last_relu", [True, False])
+def test_signs_of_fused_features_come_from_the_shallow_map_alone(last_relu):
+    features = _network(last_relu=last_relu).eval().extract(_images(16))
     assert (features[1] >= 0).all()  # both maps end with a ReLU
     assert (features[0] < 0).any()  # the shallow map of two convolutions does not
-    assert all((f < 0).any() for f in removed.extract(_images(16)))
+
+
+def test_without_fusion_the_last_relu_can_go():
+    network = _network(Layout(num_experts=2, shared="two_stages"), last_relu=False).eval()
+    assert all((features < 0).any() for features in network.extract(_images(16)))
 
 
 def test_fusion_has_the_right_gradient():
