@@ -44,6 +44,7 @@ class ExpertNetwork(nn.Module):
         class_ids: Label id of each class, in arrival order.
         normalisation: ``mean`` and ``std`` per channel of the images it was trained on, scaled to [0, 1]; None where
             nobody said.
+        class_names: Name of each class by label id, where :func:`incrlt.models.load` found them; otherwise None.
         architecture: Arguments of :func:`incrlt.models.build` as plain data, so that a checkpoint can be rebuilt.
         router: Decides when the experts so far are enough; None until a stage attaches one.
         grouped: Run the branches as one module of grouped convolutions: the same numbers up to rounding, from the
@@ -67,6 +68,7 @@ class ExpertNetwork(nn.Module):
         self.router: nn.Module | None = None
         self.grouped = False
         self.class_ids: list[int] = []
+        self.class_names: dict[int, str] | None = None
         self.architecture: dict[str, Any] = {}
         self.normalisation: dict[str, list[float]] | None = None
         self._run_grouped = GroupedRun()

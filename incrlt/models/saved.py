@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,12 +12,16 @@ from incrlt.errors import UserError
 from incrlt.models.layout import ContrastLayout, Layout
 from incrlt.models.network import ExpertNetwork
 
+CLASSES_FILE = "classes.json"
+"""Where a run folder keeps what is known of its classes, in arrival order."""
+
 
 def load(run_folder: str | Path) -> ExpertNetwork:
     """Return the network of a run as its newest checkpoint holds it, on the CPU, in evaluation mode.
 
     Images must be prepared as in the run's evaluation: scaled to [0, 1] and normalised. Where the run folder was made
-    by ``python -m incrlt.run`` the network knows how: :meth:`~incrlt.models.ExpertNetwork.prepare`.
+    by ``python -m incrlt.run`` the network knows how: :meth:`~incrlt.models.ExpertNetwork.prepare`. There label ids are
+    arrival positions, not the ids of the dataset: ``network.class_names`` says what each one is.
 
     Args:
         run_folder: Folder that ``python -m incrlt.run`` named; finished or not.
@@ -42,4 +47,14 @@ def load(run_folder: str | Path) -> ExpertNetwork:
     with torch.random.fork_rng(devices=[]):  # first weights are thrown away: they must cost no random numbers
         network = build(layout=Layout(**layout), **settings)
     network.load_state(saved)
+    network.class_names = _class_names(Path(run_folder) / CLASSES_FILE)
     return network.eval()
+
+
+def _class_names(path: Path) -> dict[int, str] | None:
+    """Return the names by arrival position; None where the file is missing or damaged: answers do not need it."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["class_names"]
+        return {position: str(name) for position, name in enumerate(names)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -175,6 +175,17 @@ def test_a_network_comes_back_from_its_run_folder(tmp_path):
     strategy.model.eval()
     assert torch.equal(network(x), strategy.model(x))
     assert network.class_ids == strategy.seen_classes
+    assert network.class_names is None, "a folder without the names still loads"
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [('{"class_names": ["road", "palm"]}', {0: "road", 1: "palm"}), ('{"class_names": null}', None), ("{", None)],
+)
+def test_a_loaded_network_names_its_classes(tmp_path, content, names):
+    folder = saved(trained(Finetune, 1, memory=0), tmp_path)
+    (tmp_path / "classes.json").write_text(content)
+    assert load(folder).class_names == names
 
 
 def test_a_larger_teacher_is_distilled_and_one_of_other_classes_refused(tmp_path):
