@@ -156,6 +156,9 @@ class Training(Section):
     """``auto``: bf16 where the GPU or the CPU multiplies in it, fp32 elsewhere. fp16 needs a GPU."""
     channels_last: bool | Literal["auto"] = "auto"
     """Memory layout of images; ``auto``: with bf16 and fp16. Does not change results beyond rounding."""
+    kernels: Literal["auto", "reference", "closed_form", "triton"] = "auto"
+    """What computes the experts' losses: ``triton`` (CUDA kernels), ``closed_form`` (PyTorch with gradients of its own)
+    or ``reference`` (the readable formulas); ``auto`` takes the fastest. The same numbers, up to rounding."""
     eval_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 512
     """Images per step of evaluation."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -151,6 +151,7 @@ def build_strategy(
         plugins=recorders,
         evaluator=quiet_evaluator(),
         precision=precision,
+        kernels=training.kernels,
         channels_last=channels_last,
         grad_clip=training.grad_clip,
         fast_data=experiment.data.on_device,

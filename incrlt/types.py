@@ -6,14 +6,16 @@ B batch, C seen classes, D features, K experts. A plain network is K = 1: no out
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+T = TypeVar("T")
 
 LossTerms = dict[str, Tensor]
 """Named scalar loss terms; the template sums them, logs each, and names the one that is not finite."""
@@ -74,6 +76,8 @@ class LossContext:
             ``[B, c, H, W]``; None where the loader cannot.
         autocast: Context in which networks run.
         guide: ``guide()`` runs a larger network, trained before, on this batch; None where the method has none.
+        kernels: Backend of the fused losses, see :data:`incrlt.kernels.BACKENDS`.
+        constants: What :meth:`constant` has computed in this stage.
     """
 
     class_counts: Tensor
@@ -84,6 +88,20 @@ class LossContext:
     second_view: Callable[[str], Tensor] | None = None
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     guide: Callable[[], ModelOutput] | None = None
+    kernels: str = "auto"
+    constants: dict[Any, Any] = field(default_factory=dict)
+
+    def constant(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what depends on the counts alone: computed when first asked for, then kept for the stage.
+
+        Args:
+            key: Tells it from others, settings included.
+            compute: Computes it, from ``class_counts``.
+        """
+        if key not in self.constants:
+            self.constants[key] = compute()
+        value: T = self.constants[key]
+        return value
 
 
 StageLoss = Callable[[LossContext, ModelOutput, Tensor], LossTerms]

@@ -230,3 +230,27 @@ def test_its_state_is_plain_and_brings_it_back(pair, trained):
     copy.load_state_dict(run.strategy.state_dict(trained=True), toy.stream().train_stream)
     assert not toy.changed(toy.weights(run.strategy.model), toy.weights(copy.model))
     assert toy.accuracy(copy, toy.stream().test_stream) == run.accuracies[-1]
+
+
+def test_kernels_change_nothing_beyond_rounding(pair):
+    """Terms of each epoch and the weights after two experiences, computed by two backends.
+
+    At a small rate: a large one turns differences in the last digit into different trajectories.
+    """
+
+    def run(kernels):
+        torch.manual_seed(0)
+        strategy = build(pair, lr=1e-3, train_epochs=2, kernels=kernels)
+        terms = []
+        strategy.on_epoch_end = lambda strategy: terms.append(dict(strategy.epoch_terms))
+        for experience in toy.stream().train_stream[:2]:
+            strategy.train(experience)
+        return terms, toy.weights(strategy.model)
+
+    terms, weights = run("auto")
+    expected_terms, expected_weights = run("reference")
+    assert [list(epoch) for epoch in terms] == [list(epoch) for epoch in expected_terms]
+    for epoch, expected in zip(terms, expected_terms, strict=True):
+        assert epoch == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected_weights[name], rtol=1e-3, atol=1e-4, msg=name)

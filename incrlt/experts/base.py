@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from incrlt.kernels import TermSpec, TermTensors, expert_loss
+from incrlt.losses import class_balanced_weights, ldam_margins
+from incrlt.losses.margins import at_least_one
 from incrlt.models import ExpertNetwork
 from incrlt.models.layout import Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
@@ -50,6 +53,61 @@ class ExpertMethod:
 
     def begin_experience(self, network: Any) -> None:
         """Prepare the grown network before the first epoch; not called when a run is resumed."""
+
+
+def fused(
+    context: LossContext,
+    output: ModelOutput,
+    labels: Tensor,
+    spec: TermSpec,
+    tensors: TermTensors | None = None,
+    **names: str,
+) -> LossTerms:
+    """Return the terms of a spec over the experts' logits, from the fused op.
+
+    Args:
+        context: Says which backend computes.
+        output: The network's answer.
+        labels: Class positions ``[B]``.
+        spec: Terms and weights.
+        tensors: What the terms read beside the logits.
+        names: Names in logs of terms that have another one there.
+    """
+    terms = expert_loss(output.expert_logits, labels, spec, tensors, kernels=context.kernels)
+    return {names.get(name, name): term for name, term in terms.items()}
+
+
+def log_prior(context: LossContext, tau: float = 1.0) -> Tensor:
+    """Return ``tau`` times the log of the images per class as drawn ``[C]``; at least one image is assumed."""
+    return context.constant(("log_prior", tau), lambda: tau * at_least_one(context.class_counts).log())
+
+
+def ldam_tensors(
+    context: LossContext,
+    output: ModelOutput,
+    max_margin: float,
+    smallest: float | None,
+    beta: float,
+    reweight_after: float,
+) -> TermTensors:
+    """Return what LDAM-DRW reads: margins, the heads' scales and, late in the stage, class weights.
+
+    Args:
+        context: Counts and progress.
+        output: Tells the scales; none of linear heads.
+        max_margin: Margin of the rarest class, in cosine.
+        smallest: Images of a class that gets it; None: the rarest class of the stream.
+        beta: Base of the effective numbers.
+        reweight_after: Fraction of the epochs after which classes are re-weighted.
+    """
+    counts = context.class_counts
+    margins = context.constant(
+        ("margins", max_margin, smallest), lambda: ldam_margins(counts, max_margin, smallest)
+    )
+    weights = None
+    if context.epoch >= reweight_after * context.epochs:
+        weights = context.constant(("weights", beta), lambda: class_balanced_weights(counts, beta))
+    return TermTensors(margins=margins, scales=output.scales, class_weights=weights)
 
 
 def scaled(terms: LossTerms, factor: float) -> LossTerms:

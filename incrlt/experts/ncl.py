@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from incrlt.experts.base import ExpertMethod, scaled
+from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
 from incrlt.fields import Count, Fraction, NonNegative, Positive
+from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,
     hard_category_cross_entropy,
@@ -23,6 +24,17 @@ from incrlt.losses import (
 )
 from incrlt.models.layout import ContrastLayout, Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput
+
+FLOOR = 1e-9
+"""What the official code adds to a probability inside a logarithm."""
+
+NAMES = {
+    "classification": "balanced_softmax",
+    "hard_classification": "hard_categories",
+    "mutual": "distillation",
+    "hard_mutual": "hard_distillation",
+}
+"""The paper's terms by their names in the fused op."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +105,38 @@ class NCL(ExpertMethod):
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the nested individual, the mutual and the contrastive terms."""
         published = self.flavor == "published"
-        counts, logits = context.class_counts, output.expert_logits
-        columns = hard_columns(
-            logits[0] if published else logits.mean(0), labels, self.num_hard(logits.shape[-1])
-        )
-        terms = {"balanced_softmax": balanced_softmax(logits, labels, counts)}
-        options: dict[str, Any] = {"floor": 1e-9} if published else {}
-        if self.hard:
-            terms["hard_categories"] = self.hard * hard_category_cross_entropy(
-                logits, labels, counts, columns, flavor=self.flavor
-            )
-        if self.num_experts > 1 and self.distillation:
-            terms["distillation"] = self.distillation * online_distillation(logits, counts, **options)
-        if self.num_experts > 1 and self.hard_distillation:
-            terms["hard_distillation"] = self.hard_distillation * online_distillation(
-                logits, counts, columns, flavor=self.flavor, **options
-            )
+        terms = (self._published if published else self._nested)(context, output, labels)
         if self.contrastive:
             terms["contrastive"] = self.contrastive * self._contrast(context, output)
         return scaled(terms, self.num_experts if published else 1)
+
+    def _nested(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        several = self.num_experts > 1
+        spec = TermSpec(
+            classification=1.0,
+            hard_classification=self.hard,
+            mutual=self.distillation if several else 0.0,
+            hard_mutual=self.hard_distillation if several else 0.0,
+            num_hard=self.num_hard(output.expert_logits.shape[-1]),
+        )
+        tensors = TermTensors(prior=log_prior(context))
+        return fused(context, output, labels, spec, tensors, **NAMES)
+
+    def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        counts, logits = context.class_counts, output.expert_logits
+        columns = hard_columns(logits[0], labels, self.num_hard(logits.shape[-1]))
+        terms = {"balanced_softmax": balanced_softmax(logits, labels, counts)}
+        if self.hard:
+            terms["hard_categories"] = self.hard * hard_category_cross_entropy(
+                logits, labels, counts, columns, flavor="published"
+            )
+        if self.num_experts > 1 and self.distillation:
+            terms["distillation"] = self.distillation * online_distillation(logits, counts, floor=FLOOR)
+        if self.num_experts > 1 and self.hard_distillation:
+            terms["hard_distillation"] = self.hard_distillation * online_distillation(
+                logits, counts, columns, flavor="published", floor=FLOOR
+            )
+        return terms
 
     def _contrast(self, context: LossContext, output: ModelOutput) -> Tensor:
         """Advance the momentum encoder, compare with its keys of a second view, and queue them (MoCo's order)."""

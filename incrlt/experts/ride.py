@@ -8,23 +8,15 @@ serves any method with two experts or more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from incrlt.experts.base import ExpertMethod, scaled
+from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior, scaled
 from incrlt.fields import Count, Fraction, NonNegative, Positive
-from incrlt.losses import (
-    balanced_softmax,
-    class_balanced_weights,
-    class_temperatures,
-    cross_entropy,
-    distribution_aware_diversity,
-    ensemble_distillation,
-    ldam,
-    ldam_margins,
-)
+from incrlt.kernels import TermSpec, TermTensors
+from incrlt.losses import class_temperatures, distribution_aware_diversity, ensemble_distillation, ldam
 from incrlt.models import ExpertNetwork, load
 from incrlt.models.layout import Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput
@@ -98,37 +90,52 @@ class RIDE(ExpertMethod):
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the experts' loss, the diversity term and the distillation."""
-        late = context.epoch >= self.reweight_after * context.epochs
-        terms: LossTerms = {self.objective: self._base(context, output, labels, late)}
-        if self.diversity and self.num_experts > 1:
-            terms["diversity"] = self.diversity * self._divergence(context, output, labels, late)
-        if (
-            self.flavor == "published"
-        ):  # the code sums over experts, and with a teacher multiplies by K once more
-            terms = scaled(terms, self.num_experts ** (1 if context.guide is None else 2))
+        published = self.flavor == "published"
+        terms = (self._published if published else self._distribution_aware)(context, output, labels)
         if context.guide is not None:
             distance = ensemble_distillation(output.expert_logits, context.guide().logits, self.temperature)
-            weight = self.distillation * (self.num_experts if self.flavor == "published" else 1)
-            terms["distillation"] = weight * distance
+            terms["distillation"] = self.distillation * (self.num_experts if published else 1) * distance
         return terms
 
-    def _base(self, context: LossContext, output: ModelOutput, labels: Tensor, late: bool) -> Tensor:
-        counts = context.class_counts
-        if self.objective == "cross_entropy":
-            return cross_entropy(output.expert_logits, labels)
-        if self.objective == "balanced_softmax":
-            return balanced_softmax(output.expert_logits, labels, counts)
-        smallest = None if self.flavor == "published" else self.margin_images
-        margins = ldam_margins(counts, self.max_margin, smallest)
-        weights = class_balanced_weights(counts, self.beta) if late else None
-        if self.flavor == "published" and not self.diversity:
-            return ldam(output.logits, labels, margins, output.known_scales[0], weights)
-        return ldam(output.expert_logits, labels, margins, output.scales, weights)
-
-    def _divergence(self, context: LossContext, output: ModelOutput, labels: Tensor, late: bool) -> Tensor:
-        temperatures = class_temperatures(context.class_counts, self.temperature_share if late else 0.0)
-        first = 0 if self.flavor == "published" or self.diversity_classes == "all" else context.num_old
-        divergence = distribution_aware_diversity(
-            output.expert_logits, temperatures, first_class=first, images=labels >= first
+    def _distribution_aware(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        temperatures, factor = self._temperatures(context)
+        spec = TermSpec(
+            classification=1.0,
+            diversity=self.diversity * factor if self.num_experts > 1 else 0.0,
+            first_class=0 if self.diversity_classes == "all" else context.num_old,
         )
-        return temperatures.mean().square() * divergence
+        tensors = replace(self._base_tensors(context, output, self.margin_images), temperatures=temperatures)
+        return fused(context, output, labels, spec, tensors, classification=self.objective)
+
+    def _base_tensors(self, context: LossContext, output: ModelOutput, smallest: float | None) -> TermTensors:
+        if self.objective == "cross_entropy":
+            return TermTensors()
+        if self.objective == "balanced_softmax":
+            return TermTensors(prior=log_prior(context))
+        return ldam_tensors(context, output, self.max_margin, smallest, self.beta, self.reweight_after)
+
+    def _temperatures(self, context: LossContext) -> tuple[Tensor, float]:
+        """Return class temperatures ``[C]`` and the square of their mean; both change once, late in the stage."""
+        late = context.epoch >= self.reweight_after * context.epochs
+        share = self.temperature_share if late else 0.0
+
+        def compute() -> tuple[Tensor, float]:
+            temperatures = class_temperatures(context.class_counts, share)
+            return temperatures, float(temperatures.mean().square())
+
+        return context.constant(("temperatures", share), compute)
+
+    def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        tensors = self._base_tensors(context, output, None)
+        if tensors.margins is not None and not self.diversity:  # the code then trains the mean answer alone
+            scale = output.known_scales[0]
+            base = {"ldam": ldam(output.logits, labels, tensors.margins, scale, tensors.class_weights)}
+        else:
+            spec = TermSpec(classification=1.0)
+            base = fused(context, output, labels, spec, tensors, classification=self.objective)
+        if self.diversity and self.num_experts > 1:
+            temperatures, factor = self._temperatures(context)
+            divergence = distribution_aware_diversity(output.expert_logits, temperatures)
+            base["diversity"] = self.diversity * factor * divergence
+        # the code sums over experts, and with a teacher multiplies by K once more
+        return scaled(base, self.num_experts ** (1 if context.guide is None else 2))

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from incrlt.experts.base import ExpertMethod, scaled
+from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
 from incrlt.fields import Count, Index, NonNegative, Positive
+from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,
     cross_entropy,
@@ -80,6 +81,20 @@ class SHIKE(ExpertMethod):
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the experts' loss, dynamic knowledge transfer and mutual distillation."""
+        if self.flavor == "published":
+            return self._published(context, output, labels)
+        others = self.num_experts - 1
+        spec = TermSpec(
+            classification=1.0,
+            transfer=self.transfer if others else 0.0,
+            mutual=self.mutual * others,
+            mutual_prior=False,
+        )
+        plain = self.objective == "cross_entropy"
+        tensors = TermTensors() if plain else TermTensors(prior=log_prior(context))
+        return fused(context, output, labels, spec, tensors, classification=self.objective)
+
+    def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         logits = output.expert_logits
         plain = self.objective == "cross_entropy"
         base = (
@@ -87,13 +102,13 @@ class SHIKE(ExpertMethod):
         )
         terms: LossTerms = {self.objective: base}
         # the official code averages over batch and classes: 10 and 1 there are 0.1 and 0.01 at 100 classes alone
-        factor = OFFICIAL_CLASSES / logits.shape[-1] if self.flavor == "published" else 1.0
+        factor = OFFICIAL_CLASSES / logits.shape[-1]
         if self.num_experts > 1 and self.transfer:
-            transfer = dynamic_knowledge_transfer(logits, labels, flavor=self.flavor)
+            transfer = dynamic_knowledge_transfer(logits, labels, flavor="published")
             terms["transfer"] = self.transfer * factor * transfer
         if self.num_experts > 1 and self.mutual:
             terms["mutual"] = self.mutual * factor * mutual_distillation(logits)
-        return scaled(terms, self.num_experts if self.flavor == "published" else 1)
+        return scaled(terms, self.num_experts)
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the classifier stage: second heads alone, on balanced softmax, on all the stream."""
@@ -117,7 +132,9 @@ class SHIKE(ExpertMethod):
 
 
 def _balanced(context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-    return {"balanced_softmax": balanced_softmax(output.expert_logits, labels, context.class_counts)}
+    tensors = TermTensors(prior=log_prior(context))
+    spec = TermSpec(classification=1.0)
+    return fused(context, output, labels, spec, tensors, classification="balanced_softmax")
 
 
 def _second_heads(model: Any) -> list[dict[str, object]]:

@@ -7,16 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from incrlt.experts.base import ExpertMethod
+from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior
 from incrlt.fields import Count, Fraction, NonNegative, Positive
-from incrlt.losses import (
-    balanced_softmax,
-    class_balanced_weights,
-    cross_entropy,
-    ldam,
-    ldam_margins,
-    logit_adjusted,
-)
+from incrlt.kernels import TermSpec, TermTensors
 from incrlt.models.layout import Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput
 
@@ -58,14 +51,15 @@ class Single(ExpertMethod):
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the classification term; see :class:`incrlt.experts.base.ExpertMethod`."""
-        logits, counts = output.expert_logits, context.class_counts
+        tensors = TermTensors()
         if self.objective == "balanced_softmax":
-            return {"balanced_softmax": balanced_softmax(logits, labels, counts)}
-        if self.objective == "logit_adjustment":
-            return {"logit_adjustment": logit_adjusted(logits, labels, counts, self.tau)}
-        if self.objective == "ldam":
-            margins = ldam_margins(counts, self.max_margin, self.margin_images)
-            late = context.epoch >= self.reweight_after * context.epochs
-            weights = class_balanced_weights(counts, self.beta) if late else None
-            return {"ldam": ldam(logits, labels, margins, output.scales, weights)}
-        return {"cross_entropy": cross_entropy(logits, labels)}
+            tensors = TermTensors(prior=log_prior(context))
+        elif self.objective == "logit_adjustment":
+            tensors = TermTensors(prior=log_prior(context, self.tau))
+        elif self.objective == "ldam":
+            tensors = ldam_tensors(
+                context, output, self.max_margin, self.margin_images, self.beta, self.reweight_after
+            )
+        return fused(
+            context, output, labels, TermSpec(classification=1.0), tensors, classification=self.objective
+        )

@@ -189,8 +189,8 @@ class LateBranch(nn.Module):
     Args:
         width: Channels of the first shared stage.
         blocks: Basic blocks per stage.
-        last_relu: Keep the last ReLU of the third stage. Where fused it is always kept: the shallow map gives the signs,
-            and the product of two signed maps nearly vanishes when it is averaged over the image.
+        last_relu: Keep the last ReLU of the third stage. Where fused it is always kept: the shallow map gives the
+            signs, and the product of two signed maps nearly vanishes when it is averaged over the image.
         width_factor: Channels of the third stage, relative to ``4 width``.
         shortcut: ``projection`` or ``padding``.
         source: Number of the shared stage to fuse with, 0 or 1; None fuses with none.

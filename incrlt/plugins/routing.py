@@ -100,7 +100,8 @@ class RoutingRecorder(SupervisedPlugin):
         if not self.used:
             return None
         found = computation(self.used[-1].numpy(), self.macs[-1])
-        return f"router: {found['mean_experts']:.2f} experts per image, {found['macs_saved']:.1f} % of multiply-adds saved"
+        mean, saved = found["mean_experts"], found["macs_saved"]
+        return f"router: {mean:.2f} experts per image, {saved:.1f} % of multiply-adds saved"
 
     def write(self, folder: str | os.PathLike[str], experience_of_class: Any, images_of_class: Any) -> None:
         """Write ``routing.csv`` and, after an evaluation in this process, ``routing_sweep.csv``.

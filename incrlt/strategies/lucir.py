@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from incrlt.errors import UserError
 from incrlt.fields import Count, Index, NonNegative
-from incrlt.losses import adaptive_weight, less_forget, margin_ranking, mimic_scores
+from incrlt.kernels import TermSpec, TermTensors, expert_loss
+from incrlt.losses import adaptive_weight, less_forget, mimic_scores
 from incrlt.plugins.features import features_of
 from incrlt.strategies.class_means import ClassMeans
 from incrlt.strategies.template import IncrTemplate
@@ -133,16 +134,19 @@ class LUCIR(IncrTemplate):
                 output.known_cosines, teacher.known_cosines
             )
         if self.margin_ranking:
-            ranking = margin_ranking(
-                output.known_cosines,
-                labels,
-                self.num_old,
-                margin=self.margin,
-                num_negatives=self.num_negatives,
-                negatives=self.negatives,
-            )
-            terms["margin_ranking"] = self.margin_ranking * ranking
+            terms["margin_ranking"] = self._ranking(output, labels)
         return terms
+
+    def _ranking(self, output: ModelOutput, labels: Tensor) -> Tensor:
+        spec = TermSpec(
+            ranking=self.margin_ranking,
+            num_old=self.num_old,
+            margin=self.margin,
+            num_negatives=self.num_negatives,
+            negatives=self.negatives,
+        )
+        tensors = TermTensors(cosines=output.known_cosines)
+        return expert_loss(output.expert_logits, labels, spec, tensors, kernels=self.kernels)["ranking"]
 
     def stages(self, experience: Any) -> tuple[Stage, ...]:
         """Add the class-balanced finetune from the second experience on."""

@@ -79,6 +79,7 @@ class IncrTemplate(SupervisedTemplate):
         peval_mode: As in Avalanche.
         precision: ``fp32``, ``bf16``, or ``fp16`` (CUDA only, with a loss scaler).
         channels_last: Keep images and weights in channels-last order.
+        kernels: Backend of the fused losses: ``auto``, ``reference``, ``closed_form`` or ``triton``.
         grad_clip: Largest gradient norm; None does not clip.
         fast_data: Cut batches from tensors on the device where this is exact, else keep the loader as it is.
         reset_optimizer: Forget momentum at the start of each experience (LUCIR's code does); otherwise it is kept,
@@ -127,6 +128,7 @@ class IncrTemplate(SupervisedTemplate):
         peval_mode: str = "epoch",
         precision: str = "fp32",
         channels_last: bool = False,
+        kernels: str = "auto",
         grad_clip: float | None = None,
         fast_data: bool = True,
         reset_optimizer: bool = True,
@@ -150,7 +152,7 @@ class IncrTemplate(SupervisedTemplate):
         self.experts = Single() if experts is None else experts
         self.memory, self.rebalance, self.router, self.schedule = memory, rebalance, router, schedule
         self.base_epochs, self.grad_clip = base_epochs, grad_clip
-        self.precision, self.channels_last = precision, channels_last
+        self.precision, self.channels_last, self.kernels = precision, channels_last, kernels
         self.fast_data, self.reset_optimizer = fast_data, reset_optimizer
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.batch_generator = torch.Generator().manual_seed(batch_seed)
@@ -166,6 +168,7 @@ class IncrTemplate(SupervisedTemplate):
         self.stage_epoch = 0
         self.class_counts = torch.zeros(0, dtype=torch.long)
         self.stage_counts = self.class_counts
+        self._constants: dict[Any, Any] = {}
         self.epoch_terms: dict[str, float] = {}
         self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
         self.mb_out: ModelOutput | None = None
@@ -267,6 +270,8 @@ class IncrTemplate(SupervisedTemplate):
             second_view=self.second_view,
             autocast=self.autocast,
             guide=None if self.guide is None else self._guide_output,
+            kernels=self.kernels,
+            constants=self._constants,
         )
 
     @torch.no_grad()
@@ -540,7 +545,7 @@ class IncrTemplate(SupervisedTemplate):
         return self.num_old if stage.lr is not None and stage.freeze_old else 0
 
     def _stage_loader(self, stage: Stage) -> Any:
-        self.stage_counts = self.class_counts
+        self.stage_counts, self._constants = self.class_counts, {}
         if stage.data == "stream" and stage.sampler == "shuffle" and stage.batch_size is None:
             return self._stream_loader
         dataset = self.adapted_dataset

@@ -1,0 +1,165 @@
+"""The differentiable op over any backend, in eager mode and under ``torch.compile``.
+
+A backend computes values and gradients in one go (see :mod:`incrlt.kernels.closed_form`); the autograd function here
+keeps the gradients until backward asks for them. In eager mode it calls the backend directly; under
+``torch.compile`` it goes through a ``torch.library`` op, which the compiler need not look into. (Calling that op in
+eager mode as well would cost more host time than a launch.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from incrlt.kernels.backends import backend_module
+from incrlt.kernels.spec import TermSpec
+from incrlt.kernels.tensors import TermTensors
+
+SCHEMA = (
+    "(Tensor logits, Tensor labels, Tensor? prior, Tensor? margins, Tensor? scales, Tensor? class_weights, "
+    "Tensor? temperatures, Tensor? teacher_logits, Tensor? cosines, Tensor? upstream, str spec, str backend, "
+    "bool need_logits, bool need_cosines) -> (Tensor, Tensor, Tensor)"
+)
+"""Terms, gradient of the logits, gradient of the cosines; a gradient that is not needed is empty."""
+
+torch.library.define("incrlt::expert_terms", SCHEMA)
+
+
+def _run(
+    logits: Tensor,
+    labels: Tensor,
+    prior: Tensor | None,
+    margins: Tensor | None,
+    scales: Tensor | None,
+    class_weights: Tensor | None,
+    temperatures: Tensor | None,
+    teacher_logits: Tensor | None,
+    cosines: Tensor | None,
+    upstream: Tensor | None,
+    spec: str,
+    backend: str,
+    need_logits: bool,
+    need_cosines: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = TermTensors(prior, margins, scales, class_weights, temperatures, teacher_logits, cosines)
+    terms, *gradients = backend_module(backend).terms_and_gradients(
+        logits, labels, TermSpec.parse(spec), tensors, upstream, need_logits, need_cosines
+    )
+    left, right = (logits.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    return terms, left, right
+
+
+def _run_fake(
+    logits: Tensor,
+    labels: Tensor,
+    prior: Tensor | None,
+    margins: Tensor | None,
+    scales: Tensor | None,
+    class_weights: Tensor | None,
+    temperatures: Tensor | None,
+    teacher_logits: Tensor | None,
+    cosines: Tensor | None,
+    upstream: Tensor | None,
+    spec: str,
+    backend: str,
+    need_logits: bool,
+    need_cosines: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    names = TermSpec.parse(spec).names
+    terms = logits.new_empty(len(names), dtype=accumulator(logits.dtype))
+    left = logits.new_empty(logits.shape if need_logits else (0,))
+    wanted = cosines is not None and need_cosines and "ranking" in names
+    right = logits.new_empty(0) if not wanted or cosines is None else cosines.new_empty(cosines.shape)
+    return terms, left, right
+
+
+torch.library.impl("incrlt::expert_terms", ("CPU", "CUDA"), _run)
+torch.library.register_fake("incrlt::expert_terms", _run_fake)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which terms are computed: fp64 for fp64, fp32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _ExpertTerms(torch.autograd.Function):
+    """Terms ``[T]`` of the logits and the cosines; the other tensors take no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, cosines: Tensor | None, *rest: Any) -> Tensor:
+        labels, prior, margins, scales, class_weights, temperatures, teacher, spec, backend = rest
+        needed = (bool(ctx.needs_input_grad[0]), bool(ctx.needs_input_grad[1]))
+        arguments = (
+            logits, labels, prior, margins, scales, class_weights, temperatures, teacher, cosines,
+        )  # fmt: skip
+        if (
+            torch.compiler.is_compiling()
+        ):  # the graph cannot ask whether the upstream is ones: gradients come later
+            terms, *gradients = torch.ops.incrlt.expert_terms(*arguments, None, spec, backend, False, False)
+        else:
+            terms, *gradients = _run(*arguments, None, spec, backend, *needed)
+        ctx.save_for_backward(*gradients, *arguments)
+        ctx.options = spec, backend, needed
+        return terms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        left, right, *arguments = ctx.saved_tensors
+        spec, backend, needed = ctx.options
+        if torch.compiler.is_compiling():
+            _, left, right = torch.ops.incrlt.expert_terms(*arguments, upstream, spec, backend, *needed)
+        else:
+            left, right = _for_upstream(left, right, arguments, upstream, spec, backend, needed)
+        gradients = (left if needed[0] else None, right if needed[1] and right.numel() else None)
+        return (*gradients, *(None,) * 9)
+
+
+def _for_upstream(
+    left: Tensor,
+    right: Tensor,
+    arguments: list[Any],
+    upstream: Tensor,
+    spec: str,
+    backend: str,
+    needed: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients for what arrives from above ``[T]``; those at hand are for ones, the usual case."""
+    module = backend_module(backend)
+    if upstream.is_cuda and hasattr(module, "rescale_gradients"):
+        return module.rescale_gradients(left, right, arguments, upstream, TermSpec.parse(spec), needed)
+    if bool((upstream == upstream[0]).all()):
+        factor = upstream[0]
+        return (left, right) if factor == 1 else (left * factor, right * factor)
+    _, left, right = _run(*(*arguments, upstream, spec, backend, *needed))
+    return left, right
+
+
+def expert_terms(
+    logits: Tensor, labels: Tensor, spec: TermSpec, tensors: TermTensors, backend: str
+) -> Tensor:
+    """Return the weighted terms ``[T]`` in the order of ``spec.names``, differentiable in logits and cosines.
+
+    Args:
+        logits: ``[K, B, C]``.
+        labels: Class positions ``[B]``; rows with a negative label are ignored.
+        spec: Terms and weights.
+        tensors: What they read.
+        backend: ``reference``, ``closed_form`` or ``triton``.
+    """
+    return _ExpertTerms.apply(
+        logits,
+        tensors.cosines,
+        labels,
+        tensors.prior,
+        tensors.margins,
+        tensors.scales,
+        tensors.class_weights,
+        tensors.temperatures,
+        tensors.teacher_logits,
+        spec.text,
+        backend,
+    )  # type: ignore[no-untyped-call]
