@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from incrlt.runfolder import environment
-from perf import bench_epoch, bench_experts, bench_herding, bench_memory, bench_routing
+from perf import bench_epoch, bench_experts, bench_herding, bench_kernels_cpu, bench_memory, bench_routing
 
 DATA = Path(__file__).resolve().parent / "data"
 KEPT = ("incrlt", "python", "torch", "torchvision", "avalanche", "numpy", "git_commit", "git_dirty")
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure the parts asked for; parts already in the file of today are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="herding, epoch, memory, experts, routing; default: all"
+        "parts", nargs="*", metavar="PART", help="herding, epoch, memory, experts, routing, kernels; default: all"
     )
     parser.add_argument("--images", type=int, default=640, help="images per turn")
     parser.add_argument("--rounds", type=int, default=12, help="turns of each competitor")
@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         "routing": lambda: bench_routing.measure(
             rounds=options.rounds, seconds=options.seconds, threads=options.threads
         ),
+        "kernels": lambda: bench_kernels_cpu.measure(rounds=options.rounds, threads=options.threads),
     }
     unknown = set(options.parts) - set(parts)
     if unknown:
