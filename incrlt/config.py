@@ -156,6 +156,10 @@ class Training(Section):
     """``auto``: bf16 where the GPU or the CPU multiplies in it, fp32 elsewhere. fp16 needs a GPU."""
     channels_last: bool | Literal["auto"] = "auto"
     """Memory layout of images; ``auto``: with bf16 and fp16. Does not change results beyond rounding."""
+    step: Literal["auto", "eager", "compile", "graph"] = "auto"
+    """How a batch is computed: ``graph`` (forward, loss and backward as one CUDA graph), ``compile`` (the backbone by
+    ``torch.compile``) or ``eager``; ``auto``: the graph on a GPU where nothing speaks against it. The same numbers, up
+    to rounding."""
     kernels: Literal["auto", "reference", "closed_form", "triton"] = "auto"
     """What computes the experts' losses: ``triton`` (CUDA kernels), ``closed_form`` (PyTorch with gradients of its own)
     or ``reference`` (the readable formulas); ``auto`` takes the fastest. The same numbers, up to rounding."""

@@ -152,6 +152,7 @@ def build_strategy(
         evaluator=quiet_evaluator(),
         precision=precision,
         kernels=training.kernels,
+        step=training.step,
         channels_last=channels_last,
         grad_clip=training.grad_clip,
         fast_data=experiment.data.on_device,
@@ -302,9 +303,14 @@ class Run:
             "changed": " ".join(self.experiment.overrides),
             "network": f"{self.experiment.model.name}, {parameters:,} parameters before the head",
             "device": f"{self.device}, {self.strategy.precision}, {torch.get_num_threads()} threads",
+            "step": self._step(),
             "run folder": self.folder.path,
         }
         self.console.banner(facts, plan(self.experiment))
+
+    def _step(self) -> str:
+        stepper = self.strategy.stepper
+        return f"eager, since {stepper.reason}" if stepper.reason else stepper.name
 
     # ------------------------------------------------------------------ along the way
 

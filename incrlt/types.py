@@ -123,6 +123,7 @@ class Stage:
         frozen_backbone: Stem and branches stay in evaluation mode and get no gradient.
         freeze_old: Head rows of old classes stay as they are.
         loss: The stage's own loss; None trains with the strategy's.
+        steady: ``loss`` is the same function in every epoch, so that a captured step serves all of them.
         rebalanced: Read the logits as in evaluation: second heads where there are any, times the class scales.
         batch_size: Images per step; None takes the strategy's.
         aside: Draw from random generators of its own, so that later experiences train as they would without it.
@@ -139,6 +140,7 @@ class Stage:
     frozen_backbone: bool = False
     freeze_old: bool = True
     loss: StageLoss | None = None
+    steady: bool = False
     rebalanced: bool = False
     batch_size: int | None = None
     aside: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -42,6 +43,14 @@ class ExpertMethod:
             labels: Class positions ``[B]``.
         """
         raise NotImplementedError
+
+    def phase(self, context: LossContext) -> Hashable:
+        """Return what :meth:`loss` depends on beside the batch and the counts.
+
+        A captured step (``step: graph``) is made anew when it changes. The default says that every epoch is
+        different; a method whose loss stays the same returns None, one with a switch the switch's position.
+        """
+        return context.epoch
 
     def stages(self) -> tuple[Stage, ...]:
         """Return what trains after the first stage of each experience."""

@@ -6,6 +6,7 @@ inside, on each image's hardest ones; they teach each other on both, and a momen
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,6 +102,10 @@ class NCL(ExpertMethod):
     def num_hard(self, num_classes: int) -> int:
         """Return the number of hard categories among the classes seen, the label included."""
         return min(num_classes, max(2, round(self.hard_share * num_classes)))
+
+    def phase(self, context: LossContext) -> Hashable:
+        """The loss stays the same."""
+        return None
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the nested individual, the mutual and the contrastive terms."""

@@ -8,6 +8,7 @@ serves any method with two experts or more.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,6 +89,10 @@ class RIDE(ExpertMethod):
         """Load the larger teacher, where one is named."""
         return None if self.teacher is None else load(self.teacher)
 
+    def phase(self, context: LossContext) -> Hashable:
+        """Re-weighting and temperatures set in late."""
+        return context.epoch >= self.reweight_after * context.epochs
+
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the experts' loss, the diversity term and the distillation."""
         published = self.flavor == "published"
@@ -116,8 +121,7 @@ class RIDE(ExpertMethod):
 
     def _temperatures(self, context: LossContext) -> tuple[Tensor, float]:
         """Return class temperatures ``[C]`` and the square of their mean; both change once, late in the stage."""
-        late = context.epoch >= self.reweight_after * context.epochs
-        share = self.temperature_share if late else 0.0
+        share = self.temperature_share if self.phase(context) else 0.0
 
         def compute() -> tuple[Tensor, float]:
             temperatures = class_temperatures(context.class_counts, share)

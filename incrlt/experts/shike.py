@@ -7,6 +7,7 @@ learned.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,6 +80,10 @@ class SHIKE(ExpertMethod):
             second_heads=self.classifier_epochs > 0,
         )
 
+    def phase(self, context: LossContext) -> Hashable:
+        """The loss stays the same."""
+        return None
+
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the experts' loss, dynamic knowledge transfer and mutual distillation."""
         if self.flavor == "published":
@@ -125,6 +130,7 @@ class SHIKE(ExpertMethod):
                 frozen_backbone=sane,
                 freeze_old=False,
                 loss=_balanced,
+                steady=True,
                 rebalanced=True,
                 prepare=_start_at_first if sane else None,
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,10 @@ class Single(ExpertMethod):
     def layout(self) -> Layout:
         """K branches of full width behind a shared stem."""
         return Layout(num_experts=self.num_experts, scale=self.scale, learn_scale=self.learn_scale)
+
+    def phase(self, context: LossContext) -> Hashable:
+        """LDAM re-weights late."""
+        return self.objective == "ldam" and context.epoch >= self.reweight_after * context.epochs
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the classification term; see :class:`incrlt.experts.base.ExpertMethod`."""

@@ -95,27 +95,34 @@ class _ExpertTerms(torch.autograd.Function):
         arguments = (
             logits, labels, prior, margins, scales, class_weights, temperatures, teacher, cosines,
         )  # fmt: skip
-        if (
-            torch.compiler.is_compiling()
-        ):  # the graph cannot ask whether the upstream is ones: gradients come later
-            terms, *gradients = torch.ops.incrlt.expert_terms(*arguments, None, spec, backend, False, False)
-        else:
-            terms, *gradients = _run(*arguments, None, spec, backend, *needed)
+        run = torch.ops.incrlt.expert_terms if torch.compiler.is_compiling() else _run
+        later = _cannot_ask(logits, backend)
+        terms, *gradients = run(*arguments, None, spec, backend, *((False, False) if later else needed))
         ctx.save_for_backward(*gradients, *arguments)
-        ctx.options = spec, backend, needed
+        ctx.options = spec, backend, needed, later
         return terms
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         left, right, *arguments = ctx.saved_tensors
-        spec, backend, needed = ctx.options
-        if torch.compiler.is_compiling():
-            _, left, right = torch.ops.incrlt.expert_terms(*arguments, upstream, spec, backend, *needed)
+        spec, backend, needed, later = ctx.options
+        if later:
+            run = torch.ops.incrlt.expert_terms if torch.compiler.is_compiling() else _run
+            _, left, right = run(*(*arguments, upstream, spec, backend, *needed))
         else:
             left, right = _for_upstream(left, right, arguments, upstream, spec, backend, needed)
         gradients = (left if needed[0] else None, right if needed[1] and right.numel() else None)
         return (*gradients, *(None,) * 9)
+
+
+def _cannot_ask(logits: Tensor, backend: str) -> bool:
+    """Return whether backward cannot look at the upstream gradient: then it computes what forward leaves out.
+
+    Under a compiler, and on a GPU, where looking would wait for all work in the queue and break a graph's capture;
+    Triton's kernels look for themselves.
+    """
+    return torch.compiler.is_compiling() or (logits.is_cuda and backend != "triton")
 
 
 def _for_upstream(
@@ -128,9 +135,9 @@ def _for_upstream(
     needed: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients for what arrives from above ``[T]``; those at hand are for ones, the usual case."""
-    module = backend_module(backend)
-    if upstream.is_cuda and hasattr(module, "rescale_gradients"):
-        return module.rescale_gradients(left, right, arguments, upstream, TermSpec.parse(spec), needed)
+    if backend == "triton":
+        rescale = backend_module(backend).rescale_gradients
+        return rescale(left, right, arguments, upstream, TermSpec.parse(spec), needed)  # type: ignore[no-any-return]
     if bool((upstream == upstream[0]).all()):
         factor = upstream[0]
         return (left, right) if factor == 1 else (left * factor, right * factor)

@@ -14,3 +14,4 @@ class Finetune(IncrTemplate):
     """
 
     name: ClassVar[str] = "finetune"
+    steady: ClassVar[bool] = True

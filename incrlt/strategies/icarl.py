@@ -30,6 +30,7 @@ class ICaRL(IncrTemplate):
     """
 
     name: ClassVar[str] = "icarl"
+    steady: ClassVar[bool] = True
     uses_teacher: ClassVar[bool] = True
     needs_network: ClassVar[bool] = True
     needs_memory: ClassVar[bool] = True

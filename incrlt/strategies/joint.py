@@ -19,6 +19,7 @@ class Joint(IncrTemplate):
     """
 
     name: ClassVar[str] = "joint"
+    steady: ClassVar[bool] = True
 
     def __init__(self, **template: Any) -> None:
         super().__init__(**template)

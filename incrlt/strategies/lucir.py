@@ -52,6 +52,7 @@ class LUCIR(IncrTemplate):
     """
 
     name: ClassVar[str] = "lucir"
+    steady: ClassVar[bool] = True
     uses_teacher: ClassVar[bool] = True
     needs_network: ClassVar[bool] = True
 

@@ -14,4 +14,5 @@ class Replay(IncrTemplate):
     """
 
     name: ClassVar[str] = "replay"
+    steady: ClassVar[bool] = True
     needs_memory: ClassVar[bool] = True

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
@@ -36,6 +36,7 @@ from incrlt.models.network import ExpertNetwork
 from incrlt.strategies import state
 from incrlt.strategies.checks import PRECISIONS, check_settings
 from incrlt.strategies.optim import replace_parameters, stage_optimizer
+from incrlt.strategies.steps import CapturedStep, Stepper
 from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
 
 ASIDE = 1_000_003
@@ -79,6 +80,8 @@ class IncrTemplate(SupervisedTemplate):
         peval_mode: As in Avalanche.
         precision: ``fp32``, ``bf16``, or ``fp16`` (CUDA only, with a loss scaler).
         channels_last: Keep images and weights in channels-last order.
+        step: How a batch is computed: ``eager``, ``compile`` (the backbone by ``torch.compile``), ``graph`` (forward,
+            loss and backward as one CUDA graph), or ``auto``: the graph where that is safe with the plugins attached.
         kernels: Backend of the fused losses: ``auto``, ``reference``, ``closed_form`` or ``triton``.
         grad_clip: Largest gradient norm; None does not clip.
         fast_data: Cut batches from tensors on the device where this is exact, else keep the loader as it is.
@@ -94,6 +97,7 @@ class IncrTemplate(SupervisedTemplate):
         epoch_terms: Mean of each loss term over the last epoch.
         class_counts: Images per class in the training stream, exemplars included ``[C]``, arrival order.
         stage_counts: The same as the sampler of the stage draws them ``[C]``.
+        stepper: How batches are computed, and why not as a graph.
         mb_experts_used: Experts that the router ran for each image of the batch ``[B]``; None without a router.
 
     Raises:
@@ -105,6 +109,9 @@ class IncrTemplate(SupervisedTemplate):
     needs_network: ClassVar[bool] = False
     needs_cosine: ClassVar[bool] = False
     needs_memory: ClassVar[bool] = False
+    steady: ClassVar[bool] = False
+    """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
+    strategy that says so has its steps captured once per stage, others once per epoch."""
 
     def __init__(
         self,
@@ -129,6 +136,7 @@ class IncrTemplate(SupervisedTemplate):
         precision: str = "fp32",
         channels_last: bool = False,
         kernels: str = "auto",
+        step: str = "auto",
         grad_clip: float | None = None,
         fast_data: bool = True,
         reset_optimizer: bool = True,
@@ -175,6 +183,7 @@ class IncrTemplate(SupervisedTemplate):
         self.mb_scores: dict[str, Tensor] = {}
         self.mb_experts_used: Tensor | None = None
         self._batches: Any = None
+        self._captured: CapturedStep | None = None
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
         self.fallback_reason: str | None = None
         self._step_terms: list[tuple[list[str], Tensor]] = []
@@ -190,6 +199,7 @@ class IncrTemplate(SupervisedTemplate):
         if router is not None:
             router.attach(self.model)
         self.guide = self._place_guide(self.experts.guide())
+        self.stepper = Stepper(self, step)
 
     def _place_guide(self, guide: ExpertNetwork | None) -> ExpertNetwork | None:
         if guide is not None:
@@ -293,10 +303,19 @@ class IncrTemplate(SupervisedTemplate):
             )
         return self._batches.second_view(augmentation)
 
+    def phase(self) -> Hashable:
+        """Return what the loss depends on beside the batch; a captured step is renewed when it changes."""
+        steady = self.stage.steady if self.stage.loss is not None else self.steady
+        own = self.experts.phase(self.loss_context()) if self.stage.loss is None else None
+        return self.experience_index, self.stage_index, own if steady else self.stage_epoch
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which networks run."""
         dtype = PRECISIONS[self.precision]
-        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        if dtype is None:
+            return contextlib.nullcontext()
+        # a graph must not hold casts of weights made outside of it
+        return torch.autocast(self.device.type, dtype, cache_enabled=self.stepper.name != "graph")
 
     def run_network(self, network: ExpertNetwork, x: Tensor, rebalanced: bool | None = None) -> ModelOutput:
         """Run an expert network under autocast; features and logits come back in fp32."""
@@ -306,6 +325,8 @@ class IncrTemplate(SupervisedTemplate):
                 self.autocast(),
                 torch.set_grad_enabled(torch.is_grad_enabled() and not self._backbone_frozen),
             ):
+                if network is self.model and self.is_training:
+                    return self.stepper.extract(network, images)
                 return network.extract(images)
 
         return network.forward_all(x, rebalanced=rebalanced, extract=extract)
@@ -430,10 +451,12 @@ class IncrTemplate(SupervisedTemplate):
         if not self.is_expert_network:
             with self.autocast():
                 return super().forward().float()
-        rebalanced = self.stage.rebalanced if self.is_training else True
-        self.mb_out = self.run_network(self.model, self.mb_x, rebalanced)
         if self.is_training:
+            self._captured = self.stepper.take(self)
+            captured = self._captured is not None
+            self.mb_out = self._captured.output if captured else self._output_of_batch()
             return self.model.to_labels(self.mb_out.logits)
+        self.mb_out = self.run_network(self.model, self.mb_x, rebalanced=True)
         self.mb_scores = {**self.readouts(self.mb_out), **self.routed(self.mb_out)}
         return self.model.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
 
@@ -441,9 +464,31 @@ class IncrTemplate(SupervisedTemplate):
         """Sum the loss terms in training; in evaluation, the plain criterion."""
         if not self.is_training:
             return self._criterion(self.mb_output, self.mb_y)
+        if self._captured is not None:
+            values = self._captured.terms.clone()  # the next batch writes new ones there
+            self._step_terms.append((self._captured.names, values))
+            return values.sum()
         terms = self._terms()
         self._step_terms.append((list(terms), torch.stack([term.detach() for term in terms.values()])))
         return torch.stack(list(terms.values())).sum()
+
+    def _output_of_batch(self) -> ModelOutput:
+        return self.run_network(self.model, self.mb_x, self.stage.rebalanced)
+
+    def terms_of_batch(self) -> tuple[ModelOutput, LossTerms]:
+        """Return output and loss terms of the batch, without callbacks: what a captured step consists of."""
+        self.mb_out = self._output_of_batch()
+        return self.mb_out, self._terms()
+
+    @contextlib.contextmanager
+    def on_batch(self, x: Tensor, y: Tensor) -> Iterator[None]:
+        """Put tensors of the same shapes in place of the batch."""
+        batch = self.mbatch
+        self.mbatch = [x, y, *batch[2:]]
+        try:
+            yield
+        finally:
+            self.mbatch = batch
 
     def _terms(self) -> LossTerms:
         if not self.is_expert_network:
@@ -462,6 +507,8 @@ class IncrTemplate(SupervisedTemplate):
 
     def backward(self) -> None:
         """Run the backward pass; gradients are unscaled before plugins and clipping see them."""
+        if self._captured is not None:
+            return self._captured.give_gradients()
         if not self.scaler.is_enabled():
             return super().backward()
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
@@ -484,7 +531,7 @@ class IncrTemplate(SupervisedTemplate):
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()
-        self.mb_out, self._batches, self._stream_loader = None, None, []
+        self.mb_out, self._batches, self._stream_loader, self._captured = None, None, [], None
 
     def _eval_cleanup(self) -> None:
         super()._eval_cleanup()
@@ -535,6 +582,7 @@ class IncrTemplate(SupervisedTemplate):
                 stage.prepare(self.model, self.num_old)
             yield start
         finally:
+            self.stepper.forget()
             self.optimizer, self._backbone_frozen = self.main_optimizer, False
             if self.is_expert_network:
                 self.model.freeze_old(0)

@@ -54,6 +54,7 @@ class LWS:
             sampler="class_aware",
             frozen_backbone=True,
             loss=classification,
+            steady=True,
             rebalanced=True,
         )
 
