@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure the parts asked for; parts already in the file of today are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="herding, epoch, memory, experts, routing, kernels; default: all"
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="herding, epoch, memory, experts, routing, kernels; default: all",
     )
     parser.add_argument("--images", type=int, default=640, help="images per turn")
     parser.add_argument("--rounds", type=int, default=12, help="turns of each competitor")
