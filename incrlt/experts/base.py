@@ -30,6 +30,16 @@ class ExpertMethod:
     needs_cosine: ClassVar[bool] = False
 
     @property
+    def averaged(self) -> bool:
+        """Terms are means over experts, as those of a strategy are.
+
+        The parameters of one expert then get K times the gradient of the mean, which is that of the expert's own loss:
+        each learns at the pace of a single network, whatever K is. What experts share gets the mean. A method whose
+        terms are sums, as in the official codes, says False, and gradients stay as they are.
+        """
+        return getattr(self, "flavor", "sane") != "published"
+
+    @property
     def layout(self) -> Layout:
         """What the method asks of the network: number of experts, what they share, how heads begin."""
         return Layout()

@@ -74,8 +74,8 @@ class NCL(ExpertMethod):
     """Share of the momentum encoder that stays at each step."""
     scale: Positive = 16.0
     """Scale of cosine heads at the start (16 on ImageNet-LT, 32 on iNaturalist; linear heads have none)."""
-    learn_scale: bool = True
-    """Let that scale train; the official one is fixed."""
+    learn_scale: bool = False
+    """Let that scale train; the official one is fixed. Learnt, it falls below 8 early on and the networks underfit."""
     flavor: Literal["sane", "published"] = "sane"
     """``published``: the official code, accidents included."""
 

@@ -94,6 +94,12 @@ class ExpertNetwork(nn.Module):
         return self.heads if self.second_heads is None else self.second_heads
 
     @property
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Parameters that serve a single expert: all but the stem's and the router's."""
+        parts = (self.branches, self.heads, self.second_heads, self.contrast)
+        return [p for part in parts if part is not None for p in part.parameters()]
+
+    @property
     def has_cosine_heads(self) -> bool:
         """True when every head is a cosine head."""
         return all(isinstance(head, CosineHead) for head in self.heads)

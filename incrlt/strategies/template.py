@@ -508,12 +508,21 @@ class IncrTemplate(SupervisedTemplate):
     def backward(self) -> None:
         """Run the backward pass; gradients are unscaled before plugins and clipping see them."""
         if self._captured is not None:
-            return self._captured.give_gradients()
-        if not self.scaler.is_enabled():
-            return super().backward()
-        self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
-        self.scaler.unscale_(self.optimizer)
-        return None
+            self._captured.give_gradients()
+        elif self.scaler.is_enabled():
+            self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+            self.scaler.unscale_(self.optimizer)
+        else:
+            super().backward()
+        self._pace_experts()
+
+    def _pace_experts(self) -> None:
+        """Give each expert the gradient of its own loss, see :attr:`~incrlt.experts.base.ExpertMethod.averaged`."""
+        if not self.is_expert_network or self.model.num_experts == 1 or not self.experts.averaged:
+            return
+        gradients = [p.grad for p in self.model.own_parameters if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, self.model.num_experts)
 
     def optimizer_step(self) -> None:
         """Clip, step, and put frozen head rows back."""

@@ -68,7 +68,10 @@ def test_a_captured_step_trains_to_the_same_bits(repeated, name):
     [
         ("finetune", 2),  # one per experience
         ("lucir-ldam-clipped", 4),  # re-weighting sets in at four of five epochs
-        ("lucir-ride-lws-router", 10),  # two phases of RIDE, LWS, both epochs of the router (it records in its last)
+        (
+            "lucir-ride-lws-router",
+            10,
+        ),  # two phases of RIDE, LWS, both epochs of the router (it records in its last)
         ("icarl-ncl", 2),
     ],
 )

@@ -18,11 +18,14 @@ from torch.utils.data import TensorDataset
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.ride import RIDE
+from incrlt.experts.single import Single
+from incrlt.losses import cross_entropy
 from incrlt.models.layout import Layout
 from incrlt.plugins import ExemplarMemory, multistep_with_warmup
 from incrlt.strategies import LUCIR, Finetune, ICaRL, Joint, Replay
 from incrlt.strategies.routers.expert_assignment import ExpertAssignment
 from incrlt.strategies.stages.lws import LWS
+from incrlt.strategies.steps import RepeatedCall, Stepper
 
 
 class Spy(SupervisedPlugin):
@@ -350,3 +353,65 @@ def test_a_loss_without_names_is_refused():
 
     with pytest.raises(UserError, match="return named terms"):
         toy.make(Finetune, experts=Unnamed()).train(toy.stream().train_stream[0])
+
+
+# ---------------------------------------------------------------------------- several experts, one pace
+
+
+class Gradients(SupervisedPlugin):
+    """Keeps the gradients of the first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = None
+
+    def before_update(self, strategy, **kwargs):
+        if self.found is None:
+            self.found = {
+                name: p.grad.clone() for name, p in strategy.model.named_parameters() if p.grad is not None
+            }
+
+
+def _gradients_of_first_batch(experts, **options):
+    plugin = Gradients()
+    strategy = toy.make(Finetune, memory=0, experts=experts, plugins=[plugin], train_epochs=1, **options)
+    strategy.train(toy.stream().train_stream[0])
+    return plugin.found
+
+
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_each_expert_learns_from_its_own_loss_and_the_stem_from_the_mean(monkeypatch, step):
+    """Against losses of one expert at a time, by hand."""
+    monkeypatch.setattr(Stepper, "make", RepeatedCall)
+
+    @dataclasses.dataclass(frozen=True)
+    class One(Single):
+        """The loss of expert ``only`` in place of the mean."""
+
+        only: int = 0
+
+        def loss(self, context, output, labels):
+            return {"cross_entropy": cross_entropy(output.expert_logits[self.only], labels)}
+
+        @property
+        def averaged(self):
+            return False
+
+    found = _gradients_of_first_batch(Single(num_experts=2), step=step)
+    alone = [_gradients_of_first_batch(One(num_experts=2, only=k), step="eager") for k in (0, 1)]
+    for name, gradient in found.items():
+        part, _, rest = name.partition(".")
+        own = part in ("branches", "heads")
+        expected = alone[int(rest[0])][name] if own else (alone[0][name] + alone[1][name]) / 2
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6, msg=name)
+    assert any(name.startswith("stem") for name in found)
+
+
+def test_published_sums_stay_as_they_are():
+    sums = _gradients_of_first_batch(
+        RIDE(num_experts=2, flavor="published", objective="cross_entropy", diversity=0.0)
+    )
+    means = _gradients_of_first_batch(RIDE(num_experts=2, objective="cross_entropy", diversity=0.0))
+    for name, gradient in sums.items():
+        factor = 2 if name.startswith("stem") else 1
+        torch.testing.assert_close(gradient, factor * means[name], rtol=1e-4, atol=1e-6, msg=name)
