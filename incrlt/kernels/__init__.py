@@ -9,11 +9,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from incrlt.kernels.backends import BACKENDS, choose_backend
+from incrlt.kernels.features import less_forget
 from incrlt.kernels.ops import expert_terms
 from incrlt.kernels.spec import TERMS, TermSpec
 from incrlt.kernels.tensors import TermTensors
 
-__all__ = ["BACKENDS", "TERMS", "TermSpec", "TermTensors", "choose_backend", "expert_loss"]
+__all__ = ["BACKENDS", "TERMS", "TermSpec", "TermTensors", "choose_backend", "expert_loss", "less_forget"]
 
 
 def expert_loss(

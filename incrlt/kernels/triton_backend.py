@@ -1,4 +1,4 @@
-"""The terms and their gradients in fused CUDA kernels: three launches, four with a ranking, none that the host waits for.
+"""The terms and their gradients in fused CUDA kernels: three launches, four with a ranking; the host waits for none.
 
 A tiny launch reads the labels and leaves what each term is multiplied by on the device; the main one reads the logits
 and writes each row's part in each term together with the gradient; a last one adds up the rows in a fixed order, so
@@ -10,10 +10,9 @@ Axes: K experts, B batch, C classes, O old classes, D features, T terms.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -56,10 +55,9 @@ def terms_and_gradients(
     """
     call = _Call(logits, labels, spec, tensors, upstream)
     gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if need_logits_grad else None
-    wanted = tensors.cosines is not None and bool(spec.ranking) and need_cosines_grad
-    of_cosines = (
-        torch.empty_like(tensors.cosines, memory_format=torch.contiguous_format) if wanted else None
-    )
+    of_cosines = None
+    if tensors.cosines is not None and spec.ranking and need_cosines_grad:
+        of_cosines = torch.empty_like(tensors.cosines, memory_format=torch.contiguous_format)
     values = logits.new_empty((len(spec.names), call.batch), dtype=torch.float32)
     terms = logits.new_empty(len(spec.names), dtype=torch.float32)
     launches = [call.factors()]
@@ -73,10 +71,10 @@ def terms_and_gradients(
 def rescale_gradients(
     logits_gradient: Tensor,
     cosines_gradient: Tensor,
-    arguments: list[Any],
+    arguments: Sequence[Any],
     upstream: Tensor,
     spec: TermSpec,
-    needed: list[bool],
+    needed: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """Make gradients that were computed for an upstream of ones those for another upstream, in place.
 
@@ -141,15 +139,15 @@ def less_forget(
     gradient = torch.empty_like(features, memory_format=torch.contiguous_format) if need_gradient else None
     values = features.new_empty((1, num_experts * batch), dtype=torch.float32)
     loss = features.new_empty(1, dtype=torch.float32)
-    block, warps = heuristics.feature_launch(size)
+    tiles = heuristics.tile_launch(size)
     arguments = dict(
         features=features, teacher=teacher_features, values=values, gradient=gradient, B=batch,
-        num_rows=num_experts * batch, D=size, share=1 / max(num_experts * batch, 1),
+        D=size, share=1 / max(num_experts * batch, 1),
         **_strides("features", features), **_strides("teacher", teacher_features),
-        EPS=SQUARED_NORM_EPS, GRADIENT=need_gradient, BLOCK=block,
+        EPS=SQUARED_NORM_EPS, BLOCK=tiles.block,
     )  # fmt: skip
     launches = [
-        Launch("less_forget", num_experts * batch, arguments, warps),
+        Launch("less_forget", num_experts * batch, arguments, tiles.warps),
         _sums(values, loss, computed=1),
     ]
     run(launches, features.device)
@@ -279,20 +277,29 @@ class _Call:
             return []
         teacher = _rows(tensors.teacher_logits.detach()) if "distillation" in place else None  # type: ignore[union-attr]
         prior = self.small(tensors.prior)
-        size = heuristics.main_launch(self.num_experts, self.num_classes)
+        mutual_plain = "mutual" in place and prior is not None and not self.spec.mutual_prior
+        size = heuristics.main_launch(self.num_experts, self.num_classes, self._heavy_parts(mutual_plain))
         arguments = dict(
             logits=self.logits, labels=self.labels, prior=prior, margins=self.small(tensors.margins),
             scales=self.small(tensors.scales), class_weights=self.small(tensors.class_weights),
             temperatures=self.small(tensors.temperatures), teacher=teacher, factors=self.factor,
             upstream=self.upstream, values=values, gradient=gradient,
-            B=self.batch, C=self.num_classes, O=0 if teacher is None else teacher.shape[-1],
+            B=self.batch, C=self.num_classes, num_old=0 if teacher is None else teacher.shape[-1],
             first_class=self.spec.first_class, num_hard=self.spec.num_hard, temperature=float(self.spec.temperature),
             **_strides("logits", self.logits), **_strides("teacher", teacher), **_strides("gradient", gradient),
-            K=self.num_experts, MUTUAL_PLAIN="mutual" in place and prior is not None and not self.spec.mutual_prior,
+            K=self.num_experts, MUTUAL_PLAIN=mutual_plain,
             **{name.upper(): place.get(name, -1) for name in MAIN_TERMS},
-            GRADIENT=gradient is not None, RESCALE=rescale, ROWS=size.rows, BLOCK=size.block, WHOLE=size.whole,
+            RESCALE=rescale, BLOCK=size.block, WHOLE=size.whole,
         )  # fmt: skip
-        return [Launch("expert_loss", _ceil(self.batch, size.rows), arguments, size.warps)]
+        return [Launch("expert_loss", self.batch, arguments, size.warps)]
+
+    def _heavy_parts(self, mutual_plain: bool) -> set[str]:
+        """Return what takes registers, see :data:`.heuristics.WEIGHTS`."""
+        parts = {"hard" if name.startswith("hard") else name for name in self.active if name != "ranking"}
+        shared = "classification" in parts and self.tensors.margins is None and not mutual_plain
+        if "mutual" in parts and not shared:
+            parts = parts - {"mutual"} | {"mutual_apart"}
+        return parts
 
     def ranking(self, values: Tensor | None, gradient: Tensor | None, rescale: bool) -> list[Launch]:
         """The term on the cosines; without negatives or old classes, zeros."""
@@ -302,17 +309,16 @@ class _Call:
             return []
         assert self.tensors.cosines is not None
         cosines = _rows(self.tensors.cosines.detach())
-        size = heuristics.main_launch(1, self.num_classes)
+        size = heuristics.tile_launch(self.num_classes)
         arguments = dict(
             cosines=cosines, labels=self.labels, factors=self.factor, upstream=self.upstream, values=values,
             gradient=gradient, B=self.batch, C=self.num_classes, num_experts=self.num_experts,
             num_old=self.spec.num_old, first_negative=self.spec.num_old if self.spec.negatives == "new" else 0,
             taken=self.num_negatives, margin=float(self.spec.margin),
             **_strides("cosines", cosines), **_strides("gradient", gradient),
-            TERM=self.places["ranking"], GRADIENT=gradient is not None, RESCALE=rescale,
-            ROWS=size.rows, BLOCK=size.whole,
+            TERM=self.places["ranking"], RESCALE=rescale, BLOCK=size.block,
         )  # fmt: skip
-        return [Launch("ranking", _ceil(self.batch, size.rows), arguments, size.warps)]
+        return [Launch("ranking", self.batch, arguments, size.warps)]
 
     def sums(self, values: Tensor, terms: Tensor) -> Launch:
         """Rows to terms."""
@@ -326,7 +332,8 @@ MAIN_TERMS = (
 
 
 def _sums(values: Tensor, terms: Tensor, computed: int) -> Launch:
-    arguments = dict(values=values, terms=terms, B=values.shape[1], computed=computed, BLOCK=heuristics.LABELS)
+    arguments = {"values": values, "terms": terms, "B": values.shape[1], "computed": computed}
+    arguments["BLOCK"] = heuristics.LABELS
     return Launch("sums", len(terms), arguments)
 
 
@@ -339,10 +346,6 @@ def _strides(name: str, tensor: Tensor | None) -> dict[str, int]:
     """Return the strides over experts and rows as arguments of a kernel."""
     steps = (0, 0) if tensor is None else tensor.stride()[:2]
     return {f"{name}_K": steps[0], f"{name}_B": steps[1]}
-
-
-def _ceil(number: int, size: int) -> int:
-    return -(-number // size)
 
 
 def _refuse_double(tensor: Tensor) -> None:

@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from incrlt.errors import UserError
 from incrlt.fields import Count, Index, NonNegative
-from incrlt.kernels import TermSpec, TermTensors, expert_loss
-from incrlt.losses import adaptive_weight, less_forget, mimic_scores
+from incrlt.kernels import TermSpec, TermTensors, expert_loss, less_forget
+from incrlt.losses import adaptive_weight, mimic_scores
 from incrlt.plugins.features import features_of
 from incrlt.strategies.class_means import ClassMeans
 from incrlt.strategies.template import IncrTemplate
@@ -128,7 +128,7 @@ class LUCIR(IncrTemplate):
         if teacher is None:
             return terms
         if self.less_forget:
-            distance = less_forget(output.known_features, teacher.known_features)
+            distance = less_forget(output.known_features, teacher.known_features, kernels=self.kernels)
             terms["less_forget"] = self.less_forget_weight * distance
         if self.mimic_scores:
             terms["mimic_scores"] = self.mimic_scores * mimic_scores(

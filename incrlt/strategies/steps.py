@@ -13,8 +13,6 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins.evaluation import EvaluationPlugin
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
@@ -222,18 +220,4 @@ def obstacle(strategy: IncrTemplate) -> str | None:
         return "the contrastive term draws a second view in each step"
     if strategy.guide is not None:
         return "the guide's answers are not captured"
-    for plugin in strategy.plugins:
-        hook = _hook_of(plugin)
-        if hook:
-            return f"plugin {type(plugin).__name__} acts in {hook}"
-    return None
-
-
-def _hook_of(plugin: Any) -> str | None:
-    if isinstance(plugin, EvaluationPlugin):  # it watches and changes nothing
-        return None
-    for hook in HOOKS:
-        found = getattr(type(plugin), hook, None)
-        if found is not None and found is not getattr(SupervisedPlugin, hook, None):
-            return hook
-    return None
+    return strategy.plugin_between(HOOKS)

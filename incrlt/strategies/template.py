@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
 import torch
-from avalanche.core import BasePlugin
+from avalanche.core import BasePlugin, SupervisedPlugin
 from avalanche.distributed import DistributedHelper
 from avalanche.logging import BaseLogger
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
@@ -479,6 +479,15 @@ class IncrTemplate(SupervisedTemplate):
         """Return output and loss terms of the batch, without callbacks: what a captured step consists of."""
         self.mb_out = self._output_of_batch()
         return self.mb_out, self._terms()
+
+    def plugin_between(self, hooks: Sequence[str]) -> str | None:
+        """Return which plugin acts in one of these callbacks, None if none does; evaluation only watches."""
+        for plugin in self.plugins:
+            for hook in () if isinstance(plugin, EvaluationPlugin) else hooks:
+                found = getattr(type(plugin), hook, None)
+                if found is not None and found is not getattr(SupervisedPlugin, hook, None):
+                    return f"plugin {type(plugin).__name__} acts in {hook}"
+        return None
 
     @contextlib.contextmanager
     def on_batch(self, x: Tensor, y: Tensor) -> Iterator[None]:
