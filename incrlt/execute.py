@@ -21,7 +21,7 @@ from incrlt.errors import UserError
 from incrlt.metrics import experience_rows, published, summarise
 from incrlt.models import cost
 from incrlt.plan import plan
-from incrlt.plugins.confusion import ConfusionRecorder
+from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.memory import ExemplarMemory
 from incrlt.plugins.routing import RoutingRecorder
 from incrlt.resolve import Kind, load_class
@@ -38,6 +38,7 @@ WRITTEN_LATER = (
     "DONE",
     "log.jsonl",
     "confusions.npz",
+    "evaluations.npz",
     "classes.json",
     "results.json",
     "results.csv",
@@ -228,7 +229,7 @@ class Run:
             torch.set_num_threads(experiment.training.threads)
         self.checkpoints = CheckpointFolder(folder.path / "checkpoints")
         self.benchmark = streams.build(data, resolved)
-        self.recorder = ConfusionRecorder()
+        self.recorder = EvaluationRecorder()
         self.routing = RoutingRecorder()
         self.image_shape = tuple(data.train_images.shape[1:])
         recorders = [self.recorder, self.routing]
@@ -396,6 +397,7 @@ class Run:
         self.results = self.folder.write_counts(records, labels, extra)
         self.first_record = next(iter(records.values()))
         record = self.first_record
+        self.recorder.write(self.folder.path)
         self.routing.write(self.folder.path, record.experience_of_class, record.images_of_class)
         return records
 

@@ -168,7 +168,7 @@ def assert_same(folder: Path, reference: Path) -> None:
         assert ours.files == theirs.files
         for key in ours.files:
             assert np.array_equal(ours[key], theirs[key]), key
-    for name in ("results.csv", "per_class.csv", "classes.json", "protocol.json"):
+    for name in ("results.csv", "per_class.csv", "classes.json", "protocol.json", "evaluations.npz"):
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     left = {path.name for path in folder.rglob("*") if path.name.endswith(".tmp")}
     assert left == set()

@@ -1,4 +1,4 @@
-"""Who is taken for whom: old and new classes after each experience.
+"""Who is taken for whom: old and new classes, rare and frequent ones, and each class's hardest negative.
 
 After experience t the classes that arrived in t are new, all earlier ones old. Six rates split the test
 images of the old and of the new classes by what they were predicted as; each set of three sums to 100.
@@ -6,7 +6,12 @@ images of the old and of the new classes by what they were predicted as; each se
 
 from __future__ import annotations
 
-from incrlt.metrics.numbers import known, percent
+from typing import Any
+
+import numpy as np
+
+from incrlt.metrics.groups import GROUPS, class_groups
+from incrlt.metrics.numbers import known, mean_known, percent
 from incrlt.metrics.record import Counts, StreamRecord
 
 FLOWS = ("old_right", "old_to_other_old", "old_to_new", "new_right", "new_to_other_new", "new_to_old")
@@ -36,3 +41,50 @@ def _rates(counts: Counts, num_old: int) -> dict[str, float | None]:
         whole = counts[true].sum()
         rates.update(zip(keys, map(known, percent(parts, [whole] * 3)), strict=True))
     return rates
+
+
+def group_confusion(record: StreamRecord) -> dict[str, dict[str, float | None]]:
+    """Return, per group, what its test images are taken for after the last experience.
+
+    Returns:
+        Per group ``{"right", "many", "medium", "few"}``: right, or taken for another class of that group, in
+        percent, every class of the group counting the same; None for a group without classes. Each group's four
+        shares sum to 100.
+    """
+    counts = record.confusions[-1]
+    groups = class_groups(record.images_of_class[: len(counts)])
+    right, images = np.diag(counts), counts.sum(axis=1)
+    wrong = counts - np.diag(right)
+    parts = {"right": right, **{name: wrong[:, groups == name].sum(axis=1) for name in GROUPS}}
+    shares = {name: percent(part, images) for name, part in parts.items()}
+    return {
+        group: {name: mean_known(share[groups == group]) for name, share in shares.items()}
+        for group in GROUPS
+    }
+
+
+def hardest_negatives(record: StreamRecord) -> list[dict[str, Any] | None]:
+    """Return, per seen class, the wrong class its test images are taken for most after the last experience.
+
+    Returns:
+        Per class ``{"class", "name", "group", "experience", "rate"}`` of the hardest negative, its rate in percent
+        of the class's test images; the first to arrive of equal ones. None where no image was taken for another.
+    """
+    counts = record.confusions[-1]
+    groups = class_groups(record.images_of_class)
+    wrong = counts - np.diag(np.diag(counts))
+    negatives = wrong.argmax(axis=1)
+    most = wrong[np.arange(len(wrong)), negatives]
+    rates = percent(most, counts.sum(axis=1))
+    return [
+        {
+            "class": index,
+            "name": record.name_of(index),
+            "group": str(groups[index]),
+            "experience": int(record.experience_of_class[index]),
+            "rate": float(rates[row]),
+        }
+        if most[row]
+        else None
+        for row, index in enumerate(negatives.tolist())
+    ]

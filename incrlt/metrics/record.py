@@ -26,7 +26,7 @@ from incrlt.files import write_atomic
 Counts = npt.NDArray[np.int64]
 CONFUSIONS_FILE = "confusions.npz"
 CLASSES_FILE = "classes.json"
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     ValueError,
@@ -62,9 +62,9 @@ class StreamRecord:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "confusions", tuple(_counts(matrix, "confusions") for matrix in self.confusions))
-        put(self, "experience_of_class", _counts(self.experience_of_class, "experience_of_class"))
-        put(self, "images_of_class", _counts(self.images_of_class, "images_of_class"))
+        put(self, "confusions", tuple(as_counts(matrix, "confusions") for matrix in self.confusions))
+        put(self, "experience_of_class", as_counts(self.experience_of_class, "experience_of_class"))
+        put(self, "images_of_class", as_counts(self.images_of_class, "images_of_class"))
         if self.class_names is not None:
             put(self, "class_names", tuple(str(name) for name in self.class_names))
         _check_classes(self)
@@ -89,7 +89,7 @@ class StreamRecord:
         return self.class_names[class_index] if self.class_names else str(class_index)
 
 
-def _counts(values: npt.ArrayLike, name: str) -> Counts:
+def as_counts(values: npt.ArrayLike, name: str) -> Counts:
     """Return ``values`` as read-only int64.
 
     Raises:
@@ -145,7 +145,7 @@ def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Seque
         The path written.
     """
     arrays = {
-        f"{readout}_{t:03d}": _smallest(_counts(matrix, readout))
+        f"{readout}_{t:03d}": smallest(as_counts(matrix, readout))
         for readout, matrices in confusions.items()
         for t, matrix in enumerate(matrices)
     }
@@ -154,9 +154,9 @@ def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Seque
     return write_atomic(path, buffer.getvalue())
 
 
-def _smallest(counts: Counts) -> npt.NDArray[Any]:
+def smallest(values: Counts) -> npt.NDArray[Any]:
     """Return the counts in the smallest unsigned type that holds them: 4x less to compress."""
-    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
 def load_confusions(path: str | os.PathLike[str]) -> dict[str, tuple[Counts, ...]]:
@@ -173,12 +173,12 @@ def load_confusions(path: str | os.PathLike[str]) -> dict[str, tuple[Counts, ...
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             loaded = {key: arrays[key] for key in arrays.files}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read the counts in {path}: {error}") from error
     found: dict[str, dict[int, Counts]] = {}
     for key, array in loaded.items():
         if match := _KEY.fullmatch(key):
-            found.setdefault(match["readout"], {})[int(match["t"])] = _counts(array, key)
+            found.setdefault(match["readout"], {})[int(match["t"])] = as_counts(array, key)
     return {readout: _leading(steps) for readout, steps in sorted(found.items())}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "ExemplarMemory": "incrlt.plugins.memory",
     "ConfusionRecorder": "incrlt.plugins.confusion",
+    "EvaluationRecorder": "incrlt.plugins.evaluation",
     "RoutingRecorder": "incrlt.plugins.routing",
     "SchedulerFactory": "incrlt.plugins.scheduler",
     "cosine": "incrlt.schedules",
@@ -20,6 +21,7 @@ _HOMES = {
 
 __all__ = [
     "ConfusionRecorder",
+    "EvaluationRecorder",
     "ExemplarMemory",
     "RoutingRecorder",
     "SchedulerFactory",

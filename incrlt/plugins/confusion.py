@@ -72,12 +72,18 @@ class ConfusionRecorder(SupervisedPlugin):
         """Count a batch, without a host sync."""
         if not self.class_ids:
             return
-        labels = strategy.mb_y
-        known = labels < len(self._table)
-        true = torch.where(known, self._table[labels.clamp(max=len(self._table) - 1)], -1)
-        scores = getattr(strategy, "mb_scores", None) or {"cnn": strategy.mb_output[:, self._columns]}
-        for readout, values in scores.items():
+        true = self._arrival_of(strategy.mb_y)
+        for readout, values in self._scores_of(strategy).items():
             self._add(readout, true, values.argmax(1))
+
+    def _arrival_of(self, labels: Tensor) -> Tensor:
+        """Return each label's place in the order of arrival, -1 for classes yet to come."""
+        known = labels < len(self._table)
+        return torch.where(known, self._table[labels.clamp(max=len(self._table) - 1)], -1)
+
+    def _scores_of(self, strategy: Any) -> dict[str, Tensor]:
+        """Return the scores ``[B, C]`` of the batch by read-out, classes in the order of arrival."""
+        return getattr(strategy, "mb_scores", None) or {"cnn": strategy.mb_output[:, self._columns]}
 
     def _add(self, readout: str, true: Tensor, predicted: Tensor) -> None:
         size = len(self.class_ids)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from incrlt.files import write_atomic
-from incrlt.report import figures
+from incrlt.metrics.groups import GROUPS
+from incrlt.report import figures, seeds
+from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
 from incrlt.report.reading import Json, Run, number
+from incrlt.report.seeds import Line
 
 COLUMNS = (
     ("average_incremental_accuracy/over_tasks", "average incremental", "over tasks"),
@@ -24,6 +28,8 @@ COLUMNS = (
     ("forgetting/chaudhry_over_tasks", "forgetting", "Chaudhry, over tasks"),
     ("backward_transfer/over_tasks", "backward transfer", "over tasks"),
 )
+
+_GROUPS = ("over_classes", *GROUPS)
 
 _DECIDING = {
     "dataset": "dataset",
@@ -62,8 +68,40 @@ def write_index(pages: Sequence[tuple[Run, Path]], folder: Path) -> Path:
         folder: Where to write.
     """
     groups = grouped(pages)
-    content = [{"group": group, "rows": _rows(group), "chart": chart(group)} for group in groups]
-    return write_atomic(folder / "index.html", render("index.html", groups=content, columns=COLUMNS))
+    content = [_content(group, folder) for group in groups]
+    biases = seeds.bias_rows([run for run, _ in pages])
+    page = render("index.html", groups=content, columns=COLUMNS, biases=biases, parts=_GROUPS)
+    return write_atomic(folder / "index.html", page)
+
+
+def _content(group: Group, folder: Path) -> Json:
+    """Return what the index shows of one protocol, its tables written beside it."""
+    lines = seeds.lines([run for run, _ in group.runs], [name for name, _, _ in COLUMNS])
+    return {
+        "group": group,
+        "rows": _rows(group),
+        "lines": [
+            _over_seeds(line, label, lines) for line, label in zip(lines, distinct_labels(lines), strict=True)
+        ],
+        "tables": write_tables(folder, group.name, group.hash, lines),
+        "left_out": sum(not run.finished for run, _ in group.runs),
+        "chart": chart(group),
+    }
+
+
+def _over_seeds(line: Line, label: str, lines: Sequence[Line]) -> Json:
+    """Return a line of the table over seeds: estimates, and differences to the first line's where it is another."""
+    reference = seeds.reference_of(line, lines)
+    return {
+        "label": label,
+        "readout": line.readout,
+        "seeds": line.seeds,
+        "reference": reference.label if reference else None,
+        "cells": [
+            (line.estimate(name), line.minus(reference, name) if reference else None)
+            for name, _, _ in COLUMNS
+        ],
+    }
 
 
 def grouped(pages: Sequence[tuple[Run, Path]]) -> list[Group]:
@@ -131,11 +169,30 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
 
 
 def chart(group: Group) -> figures.Figure | None:
-    """Return the accuracy curves of a group's runs, over tasks."""
-    series = {}
-    for index, (run, _) in enumerate(group.runs):
-        for readout, summary in run.summaries.items():
-            label = f"{run.method} · {readout}" if len(run.summaries) > 1 else run.method
-            label += f" ({index + 1})" if len(group.runs) > 1 else ""
-            series[label] = summary["per_experience"].get("accuracy/over_tasks", [])
+    """Return the accuracy curves of a protocol over tasks: a mean over seeds per method, unfinished runs alone."""
+    runs = [run for run, _ in group.runs]
+    settings = [*seeds.by_setting(runs), *([run] for run in runs if not run.finished)]
+    curves = [
+        (
+            own,
+            readout,
+            [run.summaries[readout]["per_experience"].get("accuracy/over_tasks", []) for run in own],
+        )
+        for own in settings
+        for readout in seeds.common_readouts(own)
+    ]
+    series: dict[str, list[seeds.Estimate]] = {}
+    for own, readout, values in curves:
+        label = f"{own[0].method} · {readout}" if len(own[0].summaries) > 1 else own[0].method
+        label += "" if own[0].finished else " (unfinished)"
+        series[_new_key(label, series)] = [
+            seeds.estimate([value for value in step if value is not None])
+            for step in zip(*values, strict=False)
+        ]
     return figures.compared(series)
+
+
+def _new_key(label: str, taken: Container[str]) -> str:
+    """Return the label, numbered where another curve has it."""
+    numbered = (label if place == 1 else f"{label} ({place})" for place in count(1))
+    return next(name for name in numbered if name not in taken)

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from incrlt.metrics import StreamRecord, class_rows
+from incrlt.metrics.confusion import group_confusion as confusion_by_group
 from incrlt.metrics.groups import GROUPS
 from incrlt.report.reading import Json, Run, number
+from incrlt.report.seeds import Estimate
 
 Figure = dict[str, Any]
 Series = Sequence[float | None]
@@ -22,7 +24,8 @@ MAX_POINTS = 3000
 _CONVENTION_COLOURS = {"over_tasks": "@ink", "over_classes": "@teal", "over_seen_images": "@violet"}
 
 
-def _figure(data: list[Figure], x: str, y: str, **layout: Any) -> Figure:
+def figure(data: list[Figure], x: str, y: str, **layout: Any) -> Figure:
+    """Return a chart with titled axes; ``layout`` adds to plotly's layout."""
     base: Figure = {
         "xaxis": {"title": {"text": x}, **layout.pop("xaxis", {})},
         "yaxis": {"title": {"text": y}, **layout.pop("yaxis", {})},
@@ -32,7 +35,8 @@ def _figure(data: list[Figure], x: str, y: str, **layout: Any) -> Figure:
     return {"data": data, "layout": {**base, **layout}}
 
 
-def _line(name: str, y: Series, colour: str, dash: str = "solid", **rest: Any) -> Figure:
+def line(name: str, y: Series, colour: str, dash: str = "solid", **rest: Any) -> Figure:
+    """Return a line over 0, 1, ... with gaps where values are None."""
     values = [None if value is None else round(value, 2) for value in y]
     return {
         "type": "scatter",
@@ -42,6 +46,7 @@ def _line(name: str, y: Series, colour: str, dash: str = "solid", **rest: Any) -
         "y": values,
         "line": {"color": colour, "dash": dash, "width": 2.2},
         "marker": {"size": 6},
+        "cliponaxis": False,
         "hovertemplate": "%{y:.1f}",
         **rest,
     }
@@ -53,22 +58,26 @@ def _whole_ticks(num: int) -> Figure:
 
 
 def _series(summaries: Mapping[str, Json], names: Mapping[str, tuple[str, str]]) -> list[Figure]:
-    """One line per read-out (dash) and per series of ``names`` (key -> label, colour)."""
+    """One line per read-out (dash) and per series of ``names`` (key -> label, colour).
+
+    ``meta`` names the read-out, so that the page can show one of them.
+    """
     lines = []
     for (readout, summary), dash in zip(summaries.items(), DASHES * len(summaries), strict=False):
         for key, (label, colour) in names.items():
             values = summary["per_experience"].get(key, [])
             if any(value is not None for value in values):
                 label_of = f"{readout} · {label}" if len(summaries) > 1 else label
-                lines.append(_line(label_of, values, colour, dash))
+                lines.append({**line(label_of, values, colour, dash), "meta": readout})
     return lines
 
 
-def _experiences(lines: list[Figure], y: str, **yaxis: Any) -> Figure | None:
-    if not lines:
+def experience_chart(traces: list[Figure], y: str, barmode: str = "group", **yaxis: Any) -> Figure | None:
+    """Return a chart over experience numbers, or None where there is nothing to draw."""
+    if not traces:
         return None
-    ticks = _whole_ticks(max(len(line["x"]) for line in lines))
-    return _figure(lines, "experience", y, xaxis=ticks, yaxis=yaxis)
+    ticks = _whole_ticks(max(len(trace["x"]) for trace in traces))
+    return figure(traces, "experience", y, xaxis=ticks, yaxis=yaxis, barmode=barmode)
 
 
 def accuracy(summaries: Mapping[str, Json]) -> Figure | None:
@@ -77,24 +86,24 @@ def accuracy(summaries: Mapping[str, Json]) -> Figure | None:
         f"accuracy/{name}": (name.replace("_", " "), colour) for name, colour in _CONVENTION_COLOURS.items()
     }
     lines = _series(summaries, names)
-    for line in lines:  # a pale band under a line: both are seen where they coincide
-        if line["line"]["color"] == "@teal":
-            line["line"] |= {"width": 7, "dash": "solid"}
-            line |= {"opacity": 0.4, "mode": "lines"}
-    return _experiences(lines, "accuracy, %", rangemode="tozero")
+    for trace in lines:  # a pale band under a line: both are seen where they coincide
+        if trace["line"]["color"] == "@teal":
+            trace["line"] |= {"width": 7, "dash": "solid"}
+            trace |= {"opacity": 0.4, "mode": "lines"}
+    return experience_chart(lines, "accuracy, %", rangemode="tozero")
 
 
 def groups(summaries: Mapping[str, Json]) -> Figure | None:
     """Accuracy of the seen many, medium and few classes after each experience."""
     names = {f"accuracy/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
-    return _experiences(_series(summaries, names), "accuracy, %", rangemode="tozero")
+    return experience_chart(_series(summaries, names), "accuracy, %", rangemode="tozero")
 
 
 def forgetting_over_time(summaries: Mapping[str, Json]) -> Figure | None:
     """Forgetting after each experience: over tasks, and of the old classes of each group."""
     names = {"forgetting/chaudhry_over_tasks": ("over tasks", "@ink")}
     names |= {f"forgetting/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
-    return _experiences(_series(summaries, names), "forgetting, points", rangemode="tozero")
+    return experience_chart(_series(summaries, names), "forgetting, points", rangemode="tozero")
 
 
 def matrix(summary: Json) -> Figure | None:
@@ -118,7 +127,7 @@ def matrix(summary: Json) -> Figure | None:
     if len(rows) <= 12:
         heat |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 11}}
     ticks = _whole_ticks(len(rows)) | {"showgrid": False, "zeroline": False}
-    return _figure(
+    return figure(
         [heat],
         "classes of experience",
         "after experience",
@@ -140,14 +149,14 @@ def accuracy_per_experience(summary: Json) -> Figure | None:
         return None
     size = len(rows)
     lines = [
-        _line(f"experience {j}", [row[j] for row in rows], f"@seq:{0.4 + 0.6 * j / max(1, size - 1):.3f}")
+        line(f"experience {j}", [row[j] for row in rows], f"@seq:{0.4 + 0.6 * j / max(1, size - 1):.3f}")
         for j in range(size)
     ]
-    for line in lines:
-        line["hovertemplate"] = "%{fullData.name} after %{x}: %{y:.1f} %<extra></extra>"
+    for trace in lines:
+        trace["hovertemplate"] = "%{fullData.name} after %{x}: %{y:.1f} %<extra></extra>"
     ticks = _whole_ticks(size)
     layout = {"showlegend": False, "hovermode": "closest", "height": _matrix_height(size)}
-    return _figure(lines, "experience", "accuracy, %", xaxis=ticks, yaxis={"rangemode": "tozero"}, **layout)
+    return figure(lines, "experience", "accuracy, %", xaxis=ticks, yaxis={"rangemode": "tozero"}, **layout)
 
 
 def forgetting_by_age(summary: Json, which: str) -> Figure | None:
@@ -162,7 +171,7 @@ def forgetting_by_age(summary: Json, which: str) -> Figure | None:
     if not any(value is not None for bar in bars for value in bar["y"]):
         return None
     layout = {"barmode": "group", "xaxis": {"type": "category"}, "hovermode": "closest"}
-    return _figure(bars, "age of the class, experiences since it arrived", "forgetting, points", **layout)
+    return figure(bars, "age of the class, experiences since it arrived", "forgetting, points", **layout)
 
 
 def _age_bar(group: str, cells: Mapping[str, Json]) -> Figure:
@@ -187,7 +196,7 @@ def class_size(record: StreamRecord) -> Figure | None:
         return None
     layout = {"yaxis": {"rangemode": "tozero"}, "hovermode": "closest"}
     layout["xaxis"] = {"type": "log", "tickvals": [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]}
-    return _figure(points, "training images of the class", "accuracy, %", **layout)
+    return figure(points, "training images of the class", "accuracy, %", **layout)
 
 
 def _points(group: str, rows: Sequence[Json]) -> Figure:
@@ -199,6 +208,7 @@ def _points(group: str, rows: Sequence[Json]) -> Figure:
         "y": [round(row["accuracy_last"], 2) for row in rows],
         "text": [f"{row['name']} · arrived in {row['experience']}, age {row['age']}" for row in rows],
         "marker": {"color": f"@{group}", "size": 8, "opacity": 0.75},
+        "cliponaxis": False,
         "hovertemplate": "%{text}<br>%{x} images, <b>%{y:.1f} %</b><extra></extra>",
     }
 
@@ -211,11 +221,11 @@ def routing_curve(sweep: Sequence[Json]) -> Figure | None:
     names |= {f"accuracy/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
     costs = [row["mean_mmacs"] for row in sweep]
     lines = [
-        {**_line(label, [row.get(name) for row in sweep], colour), "x": costs}
+        {**line(label, [row.get(name) for row in sweep], colour), "x": costs}
         for name, (label, colour) in names.items()
         if any(row.get(name) is not None for row in sweep)
     ]
-    return _figure(lines, "million multiply-adds per image", "accuracy, %", hovermode="closest")
+    return figure(lines, "million multiply-adds per image", "accuracy, %", hovermode="closest")
 
 
 def confusion(summary: Json, side: str) -> Figure | None:
@@ -232,7 +242,33 @@ def confusion(summary: Json, side: str) -> Figure | None:
     bars = [_stack(label, colour, steps[flow]) for flow, (label, colour) in parts.items()]
     ticks = _whole_ticks(len(bars[0]["x"]))
     title = f"{side} classes' images, %"
-    return _figure(bars, "experience", title, barmode="stack", xaxis=ticks, yaxis={"range": [0, 100]})
+    return figure(bars, "experience", title, barmode="stack", xaxis=ticks, yaxis={"range": [0, 100]})
+
+
+def group_confusion(record: StreamRecord) -> Figure | None:
+    """Stacked bars: what the test images of each group are taken for after the last experience."""
+    shares = confusion_by_group(record)
+    groups = [group for group in GROUPS if shares[group]["right"] is not None]
+    parts = {"right": ("right", "@right")} | {name: (f"→ {name}", f"@{name}") for name in GROUPS}
+    bars = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": label,
+            "y": groups,
+            "x": [round(shares[group][key] or 0.0, 2) for group in groups],
+            "marker": {"color": colour, "opacity": 1 if key == "right" else 0.6, "line": {"width": 0}},
+            "hovertemplate": f"%{{y}} classes: <b>%{{x:.1f}} %</b> {label}<extra></extra>",
+        }
+        for key, (label, colour) in parts.items()
+    ]
+    if not groups:
+        return None
+    y = {"type": "category", "autorange": "reversed", "showgrid": False}
+    x = {"range": [0, 100]}
+    return figure(
+        bars, "test images, %", "", barmode="stack", xaxis=x, yaxis=y, hovermode="closest", height=240
+    )
 
 
 def _stack(label: str, colour: str, values: Series) -> Figure:
@@ -257,7 +293,7 @@ def losses(run: Run) -> Figure | None:
     palette = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
     data = [
         {
-            **_line(name, [], palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)]),
+            **line(name, [], palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)]),
             "mode": "lines",
             "x": [position + 1 for position in shown],
             "y": [_significant(_terms(epochs[position]).get(name)) for position in shown],
@@ -267,7 +303,7 @@ def losses(run: Run) -> Figure | None:
         for index, name in enumerate(names)
     ]
     layout = {"shapes": _boundaries(epochs), "yaxis": {"rangemode": "tozero"}}
-    return _figure(data, "epoch of the run", "mean loss term", **layout)
+    return figure(data, "epoch of the run", "mean loss term", **layout)
 
 
 def learning_rate(run: Run) -> Figure | None:
@@ -277,10 +313,12 @@ def learning_rate(run: Run) -> Figure | None:
     values = [number(epochs[position].get("lr")) for position in shown]
     if not any(values):
         return None
-    line = {**_line("learning rate", [], "@soft"), "mode": "lines", "hovertemplate": "%{y:.3g}"}
-    line |= {"x": [position + 1 for position in shown], "y": [_significant(value) for value in values]}
-    layout = {"shapes": _boundaries(epochs), "yaxis": {"type": "log", "exponentformat": "power", "dtick": 1}}
-    return _figure([line], "epoch of the run", "learning rate", height=240, **layout)
+    known = [value for value in values if value]
+    ticks = {"dtick": 1} if max(known) >= 10 * min(known) else {"nticks": 6}
+    trace = {**line("learning rate", [], "@soft"), "mode": "lines", "hovertemplate": "%{y:.3g}"}
+    trace |= {"x": [position + 1 for position in shown], "y": [_significant(value) for value in values]}
+    layout = {"shapes": _boundaries(epochs), "yaxis": {"type": "log", "exponentformat": "power", **ticks}}
+    return figure([trace], "epoch of the run", "learning rate", **layout)
 
 
 def _terms(event: Json) -> dict[str, Any]:
@@ -312,17 +350,34 @@ def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
         for position in range(1, len(epochs))
         if epochs[position].get("experience") != epochs[position - 1].get("experience")
     ]
-    line = {"color": "@line", "width": 1}
-    common = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": line}
+    style = {"color": "@line", "width": 1}
+    common = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": style}
     return [{**common, "x0": position + 0.5, "x1": position + 0.5} for position in changes]
 
 
-def compared(series: Mapping[str, Series]) -> Figure | None:
-    """One accuracy curve per run, for the comparison page."""
+def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
+    """One accuracy curve per method with its standard error over seeds, for the comparison page."""
     palette = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
     lines = [
-        _line(name, values, palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)])
-        for index, (name, values) in enumerate(series.items())
-        if sum(value is not None for value in values) > 1
+        _with_errors(
+            line(
+                name,
+                [step.mean for step in steps],
+                palette[index % len(palette)],
+                DASHES[index // len(palette) % len(DASHES)],
+            ),
+            [step.error for step in steps],
+        )
+        for index, (name, steps) in enumerate(series.items())
+        if sum(step.mean is not None for step in steps) > 1
     ]
-    return _experiences(lines, "accuracy, %, over tasks", rangemode="tozero")
+    return experience_chart(lines, "accuracy, %, over tasks", rangemode="tozero")
+
+
+def _with_errors(trace: Figure, errors: Series) -> Figure:
+    """Add error bars where there is an error."""
+    if all(error is None for error in errors):
+        return trace
+    sizes = [round(error or 0.0, 2) for error in errors]
+    bars = {"type": "data", "array": sizes, "thickness": 1, "width": 3, "color": trace["line"]["color"]}
+    return {**trace, "error_y": bars}

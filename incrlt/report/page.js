@@ -46,24 +46,90 @@
     modeBarButtons: [["toImage", "resetScale2d"]],
   };
 
+  // ---- read-outs: charts show the chosen one; "" shows all
+  const choices = [...document.querySelectorAll("[data-choose]")];
+  let chosen = choices.length ? choices[0].dataset.choose : "";
+
+  function ofChosen(traces) {
+    if (!chosen || !traces.some((trace) => trace.meta === chosen)) return traces;
+    return traces.filter((trace) => !trace.meta || trace.meta === chosen)
+      .map((trace) => ({ ...trace, name: trace.name.replace(`${chosen} · `, "") }));
+  }
+
+  function showChosen() {
+    root.toggleAttribute("data-one", chosen !== "");
+    for (const button of choices) button.setAttribute("aria-pressed", String(button.dataset.choose === chosen));
+    for (const figure of document.querySelectorAll("figure[data-readout]")) {
+      figure.hidden = chosen !== "" && figure.dataset.readout !== chosen;
+    }
+  }
+
   function drawAll() {
     const printing = root.hasAttribute("data-printing");
     const shared = template();
-    for (const plot of plots) {
+    for (const plot of plots.filter((one) => one.clientWidth)) { // one that is hidden is drawn when it is chosen
       const figure = themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent));
       const size = printing ? { width: plot.clientWidth } : {}; // paper does not resize what is drawn
-      Plotly.react(plot, figure.data, { ...figure.layout, ...size, template: shared }, CONFIG);
+      Plotly.react(plot, ofChosen(figure.data), { ...figure.layout, ...size, template: shared }, CONFIG);
     }
+    drawPicked();
+  }
+
+  // ---- classes: a click on a row draws the class's curve, read from the small one in the row
+  const curves = document.getElementById("class-curves"), picked = new Set();
+  const DASHES = ["solid", "dash", "dot", "dashdot"];
+
+  function curveOf(row, index) {
+    const points = [...row.querySelector("title").textContent.matchAll(/after (\d+): (\d+)/g)];
+    const group = row.querySelector(".dot").className.split(" ").pop();
+    return {
+      type: "scatter", mode: "lines+markers", name: row.cells[0].textContent, hovertemplate: "%{y} %",
+      x: points.map((point) => +point[1]), y: points.map((point) => +point[2]), cliponaxis: false,
+      line: { color: `@${group}`, dash: DASHES[index % DASHES.length], width: 2 }, marker: { size: 6 },
+    };
+  }
+
+  function drawPicked() {
+    if (!curves) return;
+    curves.hidden = !picked.size;
+    if (!picked.size) return;
+    const layout = {
+      height: 320, hovermode: "x unified", showlegend: true, template: template(),
+      xaxis: { title: { text: "experience" }, tickformat: "d" },
+      yaxis: { title: { text: "accuracy, %" }, range: [0, 100] },
+    };
+    Plotly.react(curves.firstElementChild, themed([...picked].map(curveOf)), layout, CONFIG);
+  }
+
+  function pick(row) {
+    if (!row.querySelector("title")) return; // one value is no curve
+    if (!picked.delete(row)) picked.add(row);
+    row.classList.toggle("same", picked.has(row));
+    drawPicked();
   }
 
   function whenPrinting(on) {
     root.toggleAttribute("data-printing", on); // paper is white whatever the screen's theme
     drawAll();
-    if (!on) plots.forEach((plot) => Plotly.Plots.resize(plot));
+    if (!on) plots.forEach((plot) => plot.clientWidth && Plotly.Plots.resize(plot));
   }
 
+  if (choices.length) showChosen();
   if (window.Plotly) {
     drawAll();
+    for (const button of choices) {
+      button.addEventListener("click", () => {
+        chosen = button.dataset.choose;
+        showChosen();
+        drawAll();
+        for (const plot of plots) if (plot.clientWidth) Plotly.Plots.resize(plot);
+      });
+    }
+    for (const row of document.querySelectorAll("#class-table tbody tr")) {
+      row.tabIndex = 0;
+      row.addEventListener("click", () => pick(row));
+      row.addEventListener("keydown", (event) => { if (event.key === "Enter") pick(row); });
+    }
     dark.addEventListener("change", drawAll);
     addEventListener("beforeprint", () => whenPrinting(true));
     addEventListener("afterprint", () => whenPrinting(false));

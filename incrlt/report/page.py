@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 import incrlt
 from incrlt.files import write_atomic
 from incrlt.metrics import published
-from incrlt.report import figures, tables
+from incrlt.report import expert_figures, figures, tables
 from incrlt.report.figures import Figure
 from incrlt.report.reading import Json, Run, read_run
 
@@ -67,6 +67,7 @@ def contents(run: Run) -> Json:
         "published": made("The published rows", lambda: tables.published_rows(run), []),
         "distance": made("The distance to published rows", lambda: distance(run), None),
         "remarks": made("The remarks", lambda: tables.published_remarks(run), []),
+        "calibrations": made("The calibration", lambda: tables.calibrations(run), []),
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
         "routing": made("The table of routing", lambda: tables.routing(run), []),
         "classes": made("The table of classes", lambda: tables.classes(run.records), []),
@@ -94,12 +95,29 @@ def _charts(run: Run) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
         "losses": ("The loss curves", lambda: figures.losses(run)),
         "rate": ("The learning rate", lambda: figures.learning_rate(run)),
         "sweep": ("The routing curve", lambda: figures.routing_curve(run.sweep)),
+        "routing-group": ("Routing by group", lambda: expert_figures.experts_used(run.routing, "group")),
+        "routing-age": ("Routing by age", lambda: expert_figures.experts_used(run.routing, "age")),
+        "calibration-error": ("The calibration error", lambda: expert_figures.calibration_error(run)),
+        "experts": ("The experts", lambda: expert_figures.expert_bars(run)),
+        "experts-time": ("The experts over time", lambda: expert_figures.experts_over_time(run)),
+        "disagreement": ("The experts' disagreement", lambda: expert_figures.disagreements(run)),
+        "experts-curve": ("The curve over experts", lambda: expert_figures.expert_curve(run)),
+        "memory": ("The memory", lambda: expert_figures.memory(run)),
     }
     for readout, summary in run.summaries.items():
         charts |= {f"{name}-{readout}": value for name, value in _charts_of(summary).items()}
-    for readout, record in run.records.items():
-        charts[f"size-{readout}"] = ("The class sizes", lambda record=record: figures.class_size(record))  # type: ignore[misc]
+    for readout in run.records:
+        charts |= {f"{name}-{readout}": value for name, value in _charts_of_counts(run, readout).items()}
     return charts
+
+
+def _charts_of_counts(run: Run, readout: str) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
+    record = run.records[readout]
+    return {
+        "size": ("The class sizes", lambda: figures.class_size(record)),
+        "negatives": ("The confusion of groups", lambda: figures.group_confusion(record)),
+        "calibration": ("The calibration", lambda: expert_figures.calibration(run, readout)),
+    }
 
 
 def _charts_of(summary: Json) -> dict[str, tuple[str, Callable[[], Figure | None]]]:

@@ -16,6 +16,7 @@ import yaml
 import incrlt
 from incrlt.errors import UserError
 from incrlt.metrics import StreamRecord, load_records, summarise
+from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 
@@ -47,6 +48,8 @@ class Run:
     """Counts per read-out, "cnn" first."""
     summaries: Mapping[str, Json] = field(default_factory=dict)
     """Metrics per read-out: from the counts, or from results.json where those cannot be read."""
+    evaluations: EvaluationRecord = field(default_factory=EvaluationRecord)
+    """Confidence, experts and memory; empty for runs of versions that did not record them."""
     routing: tuple[Json, ...] = ()
     """Rows of routing.csv, one per experience; empty without a router."""
     sweep: tuple[Json, ...] = ()
@@ -67,10 +70,10 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The method as results.json names it, else the strategy of the configuration."""
-        return str(
-            self.results.get("method") or section_name(self.config.get("strategy")) or "unknown method"
-        )
+        """The method as results.json names it, else the log's first line, else the strategy of the configuration."""
+        said = [self.results, *self.events("start")[-1:]]
+        found = next((source["method"] for source in said if source.get("method")), None)
+        return str(found or section_name(self.config.get("strategy")) or "unknown method")
 
     @property
     def protocol_name(self) -> str:
@@ -131,6 +134,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         records=records,
         summaries={name: summarise(record) for name, record in records.items()}
         or _saved_summaries(results, problems),
+        evaluations=_evaluations(folder / EVALUATIONS_FILE, records, problems),
         routing=_table(folder / ROUTING_FILE, problems),
         sweep=_table(folder / SWEEP_FILE, problems),
         finished=(folder / "DONE").exists(),
@@ -228,6 +232,24 @@ def _records(folder: Path, problems: list[str]) -> dict[str, StreamRecord]:
         problems.append(f"{str(error).replace(str(folder) + os.sep, '')}: {_LOSS['confusions.npz']}.")
         return {}
     return dict(sorted(records.items(), key=lambda item: (item[0] != "cnn", item[0])))
+
+
+def _evaluations(path: Path, records: Mapping[str, StreamRecord], problems: list[str]) -> EvaluationRecord:
+    """Return what was recorded of confidence and experts; only newer runs have it, so its absence is no problem."""
+    if not path.exists():
+        return EvaluationRecord()
+    try:
+        found = load_evaluations(path)
+    except UserError as error:
+        reason = str(error).replace(str(path.parent) + os.sep, "")
+    else:
+        counts = next((record.confusions for record in records.values()), ())
+        wrong = misfit(found, [len(matrix) for matrix in counts])
+        if wrong is None:
+            return found
+        reason = f"{path.name} does not fit the counts: {wrong}"
+    problems.append(f"{reason}; calibration, experts and what the memory holds are not shown.")
+    return EvaluationRecord()
 
 
 def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:

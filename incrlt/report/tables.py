@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from incrlt.metrics import CONVENTIONS, StreamRecord, class_accuracy, class_rows, published
+from incrlt.metrics.confusion import hardest_negatives
 from incrlt.metrics.groups import GROUPS
+from incrlt.report.expert_figures import calibrations as diagrams
 from incrlt.report.reading import Json, Run, number, section_name
 
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 96, 22, 48
@@ -151,8 +153,11 @@ def classes(records: Mapping[str, StreamRecord]) -> list[Json]:
     accuracy = class_accuracy(main)
     rows = class_rows(main)
     last_of_others = [[row["accuracy_last"] for row in class_rows(other)] for other in others]
+    negatives = hardest_negatives(main)
     for index, row in enumerate(rows):
         row["curve"] = sparkline(accuracy[row["experience"] :, index])
+        row["points"] = points(accuracy[row["experience"] :, index], row["experience"])
+        row["negative"] = negatives[index]
         row["others"] = [values[index] if index < len(values) else None for values in last_of_others]
     return rows
 
@@ -166,6 +171,25 @@ def sparkline(values: np.ndarray) -> str:
     x = np.linspace(2, SPARK_WIDTH - 2, len(values))
     y = SPARK_HEIGHT - 2 - (SPARK_HEIGHT - 4) * values / 100
     return " ".join(f"{left:.0f},{top:.1f}" for left, top in zip(x, y, strict=True))
+
+
+def points(values: np.ndarray, first: int) -> str:
+    """Return the values of a curve in words, e.g. "after 3: 40, after 4: 35", at most as many as are drawn."""
+    shown = np.linspace(0, len(values) - 1, min(len(values), SPARK_POINTS)).round().astype(int)
+    return ", ".join(f"after {first + at}: {values[at]:.0f}" for at in shown if not np.isnan(values[at]))
+
+
+def calibrations(run: Run) -> list[Json]:
+    """Return the calibration of each read-out that has one: per group error and overconfidence in points."""
+    found = {readout: diagrams(run, readout) for readout in run.records}
+    return [
+        {
+            "readout": readout,
+            "values": [(name, one.error, one.overconfidence) for name, one in groups.items()],
+        }
+        for readout, groups in found.items()
+        if groups
+    ]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -221,7 +245,8 @@ def _plain(value: Any) -> str:
 def _words(value: Any) -> str:
     """Return ``{"per_class": 20}`` as "per class 20"."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(key).replace('_', ' ')} {_words(inner)}" for key, inner in value.items())
+        known = {key: inner for key, inner in value.items() if inner is not None}
+        return ", ".join(f"{str(key).replace('_', ' ')} {_words(inner)}" for key, inner in known.items())
     return _plain(value)
 
 

@@ -180,7 +180,11 @@ def test_a_network_comes_back_from_its_run_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "names"),
-    [('{"class_names": ["road", "palm"]}', {0: "road", 1: "palm"}), ('{"class_names": null}', None), ("{", None)],
+    [
+        ('{"class_names": ["road", "palm"]}', {0: "road", 1: "palm"}),
+        ('{"class_names": null}', None),
+        ("{", None),
+    ],
 )
 def test_a_loaded_network_names_its_classes(tmp_path, content, names):
     folder = saved(trained(Finetune, 1, memory=0), tmp_path)

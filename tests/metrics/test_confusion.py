@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from incrlt.metrics import old_new_confusion
+from incrlt.metrics.confusion import group_confusion, hardest_negatives
 
 
 def test_flows_of_the_worked_example(worked_example):
@@ -26,3 +27,29 @@ def test_each_side_sums_to_100(random_stream):
     for side in ("old", "new"):
         parts = [values for name, values in flows.items() if name.startswith(f"{side}_")]
         assert [sum(step) for step in list(zip(*parts, strict=True))[1:]] == pytest.approx([100, 100])
+
+
+def test_groups_are_taken_for_groups(worked_example):
+    # After 2: class 0 is many, 1 and 2 are medium, 3 is few. Class 1 (10 images): right 2, to many 2, to the other
+    # medium class 1, to few 5; class 2: right 4, to many 1, to the other medium class 0, to few 5.
+    assert group_confusion(worked_example) == {
+        "many": {"right": 80, "many": 0, "medium": 10, "few": 10},
+        "medium": {"right": 30, "many": 15, "medium": 5, "few": 50},
+        "few": {"right": 60, "many": 20, "medium": 20, "few": 0},
+    }
+
+
+def test_group_without_classes_is_undefined(uneven_example):
+    assert set(group_confusion(uneven_example)["medium"].values()) == {None}
+
+
+def test_hardest_negatives_of_the_worked_example(worked_example):
+    found = hardest_negatives(worked_example)
+    assert [(negative["name"], negative["rate"]) for negative in found] == [
+        ("clock", 10), ("dolphin", 50), ("dolphin", 50), ("apple", 20),
+    ]  # fmt: skip
+    assert found[0] == {"class": 2, "name": "clock", "group": "medium", "experience": 1, "rate": 10}
+
+
+def test_class_without_mistakes_has_no_hardest_negative(uneven_example):
+    assert [negative and negative["class"] for negative in hardest_negatives(uneven_example)] == [None, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 
 import incrlt
 from incrlt.metrics import load_records, save_classes, save_confusions, write_results
+from incrlt.metrics.evaluation import BINS, MILLION, save_evaluations
 
 SIZES = (50, *[5] * 10)
 
@@ -32,6 +34,24 @@ def confusion(seen: int, ages: np.ndarray, images: np.ndarray, skill: float, gen
     chances = chances / np.where(sums > 0, sums, 1) * (1 - right[:, None])
     chances[np.arange(seen), np.arange(seen)] = right if seen > 1 else 1
     return generator.multinomial(50, chances / chances.sum(axis=1, keepdims=True))
+
+
+def evaluation(counts: np.ndarray, num_experts: int, generator) -> dict[str, np.ndarray]:
+    """What one evaluation records beyond its counts: a network that is surer than it is right."""
+    right, tested = np.diag(counts), counts.sum(axis=1)
+    confidence = np.zeros((len(counts), 3, BINS), dtype=np.int64)
+    for bin_, share in ((8, 0.4), (14, 0.6)):
+        images = np.round(share * tested).astype(int)
+        sure = (bin_ + 0.5) / BINS
+        confidence[:, :, bin_] = np.stack([images, share * right, images * sure * MILLION], axis=1)
+    alone = generator.binomial(tested[:, None], 0.8 * (right / tested)[:, None], (len(counts), num_experts))
+    together = np.minimum(tested[:, None], alone + np.arange(num_experts))
+    differ = np.repeat(generator.binomial(tested, 0.4)[:, None, None], num_experts, axis=1)
+    differ = np.repeat(differ, num_experts, axis=2) * (1 - np.eye(num_experts, dtype=int))
+    return {
+        "confidence_cnn": confidence, "right": np.stack([alone, together], axis=1), "disagree": differ,
+        "macs": 40_000_000 + 30_000_000 * np.arange(num_experts), "memory": np.minimum(tested, 20),
+    }  # fmt: skip
 
 
 def log_lines(sizes, epochs: int, done: int) -> list[dict]:
@@ -68,9 +88,13 @@ def write_run(
     protocol: str = "lfh-shuffled-10",
     protocol_hash: str = "1a2b3c4d5e6f",
     skill: float = 0.8,
+    num_experts: int = 0,
     **rule,
 ) -> Path:
-    """Write a run folder; ``done`` experiences of ``sizes``, unfinished where fewer."""
+    """Write a run folder; ``done`` experiences of ``sizes``, unfinished where fewer.
+
+    Without ``num_experts`` it is one of an older version, which recorded counts alone.
+    """
     generator = np.random.default_rng(seed)
     done = len(sizes) if done is None else done
     num, experience = sum(sizes), np.repeat(np.arange(len(sizes)), sizes)
@@ -86,6 +110,12 @@ def write_run(
         for index, readout in enumerate(readouts)
     }
     save_confusions(folder / "confusions.npz", confusions)
+    if num_experts:
+        steps = {t: evaluation(c, num_experts, generator) for t, c in enumerate(confusions["cnn"])}
+        labels = np.repeat(np.arange(seen[-1]), 10)
+        wrong = generator.random(labels.size) < 0.5
+        answers = {"labels": labels, "predicted_cnn": np.where(wrong, generator.permutation(labels), labels)}
+        save_evaluations(folder / "evaluations.npz", steps, answers)
     save_classes(
         folder / "classes.json", experience, images, [f"class {index}" for index in range(num)], range(num)
     )
@@ -126,3 +156,36 @@ def write_run(
 def make_run() -> Callable[..., Path]:
     """Write a synthetic run folder under a root; see :func:`write_run`."""
     return write_run
+
+
+WRONG = [None, 1, -2.5, "x", [], {}, [None], {"a": None}, True]
+
+
+def spoilt(value, generator: random.Random):
+    """Replace some values by others of any type, and leave out some keys, as another version may write them."""
+    if generator.random() < 0.08:
+        return generator.choice(WRONG)
+    if isinstance(value, dict):
+        return {k: spoilt(inner, generator) for k, inner in value.items() if generator.random() < 0.97}
+    if isinstance(value, list):
+        return [spoilt(inner, generator) for inner in value]
+    return value
+
+
+def spoil_run(folder: Path, generator: random.Random, names) -> None:
+    """Spoil the named JSON files of a run, its configuration and the lines of its log."""
+    for name in names:
+        content = json.loads((folder / name).read_text())
+        content = {key: spoilt(inner, generator) for key, inner in content.items()}
+        (folder / name).write_text(json.dumps(content))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(spoilt(config, generator)))
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(spoilt(line, generator)) + "\n" for line in lines)
+    (folder / "log.jsonl").write_text(text)
+
+
+@pytest.fixture(scope="session")
+def spoil() -> Callable[..., None]:
+    """Spoil the files of a run; see :func:`spoil_run`."""
+    return spoil_run

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -74,8 +75,10 @@ def test_index_has_one_table_per_protocol(three, tmp_path, capsys):
     text = (tmp_path / "out" / "index.html").read_text().replace(str(page.get_plotlyjs()), "")
     assert index.endswith("index.html")
     assert len(pages) == 3
-    assert text.count("<table") == 2
-    for link in re.findall(r'href="([^"#]+\.html)"', text):
+    assert text.count("<table") == 4  # every run, and means over seeds, of two protocols
+    links = re.findall(r'href="([^"#:]+\.[a-z]+)"', text)
+    assert {link.rsplit(".")[-1] for link in links} == {"html", "csv", "md", "tex"}
+    for link in links:
         assert (tmp_path / "out" / link).is_file()
     assert "hold-out rule" in text
     assert "2 of 3" in text  # the unfinished run says so
@@ -124,3 +127,43 @@ def test_a_folder_that_holds_nothing_yet_is_left_out_of_many(make_run, tmp_path,
     said = capsys.readouterr()
     assert "left out:" in said.err and len(said.out.splitlines()) == 3
     assert main([str(tmp_path / "empty")]) == 2
+
+
+def test_a_method_is_one_curve_with_its_error_and_unfinished_runs_stand_alone(make_run, tmp_path):
+    settings = {"readouts": ("cnn",), **SMALL}
+    folders = [make_run(tmp_path, seed=seed, **settings) for seed in range(2)]
+    (group,) = groups([*folders, make_run(tmp_path, seed=2, done=2, **settings)])
+    mean, alone = compare.chart(group)["data"]
+    both = [read_run(folder).summaries["cnn"]["per_experience"]["accuracy/over_tasks"] for folder in folders]
+    assert mean["y"] == pytest.approx([(a + b) / 2 for a, b in zip(*both, strict=True)], abs=0.006)
+    # the standard error of two values is half their distance
+    assert mean["error_y"]["array"] == pytest.approx(
+        [abs(a - b) / 2 for a, b in zip(*both, strict=True)], abs=0.006
+    )
+    assert (alone["name"], len(alone["y"])) == ("lucir (unfinished)", 2)
+    assert "error_y" not in alone
+
+
+def test_bias_and_variance_end_the_page_where_they_were_recorded(make_run, tmp_path):
+    older = [make_run(tmp_path / "older", seed=seed, **SMALL) for seed in range(2)]
+    newer = [make_run(tmp_path / "newer", seed=seed, num_experts=2, **SMALL) for seed in range(2)]
+    texts = []
+    for name, runs in (("a", older), ("b", newer)):
+        main([*map(str, runs), "-o", str(tmp_path / name)])
+        texts.append((tmp_path / name / "index.html").read_text())
+    assert ['<section id="bias">' in text for text in texts] == [False, True]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_fields_of_another_type_never_stop_the_comparison(
+    make_run, spoil, tmp_path, monkeypatch, capsys, seed
+):
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    generator = random.Random(seed)
+    folders = [make_run(tmp_path, seed=s, num_experts=2, **SMALL) for s in range(3)]
+    for folder in folders:
+        spoil(folder, generator, ("protocol.json", "environment.json", "results.json"))
+        if generator.random() < 0.4:
+            (folder / "confusions.npz").unlink()
+    assert main([*map(str, folders), "-o", str(tmp_path / "out")]) == 0
+    assert "<h1>Runs compared</h1>" in (tmp_path / "out" / "index.html").read_text()

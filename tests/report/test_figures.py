@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from incrlt.metrics.evaluation import load_evaluations, save_evaluations
 from incrlt.report import page, read_run
 
 
@@ -36,8 +37,8 @@ def charts(run):
 
 
 def test_every_chart_is_there(charts):
-    once = {"accuracy", "groups", "forgetting", "losses", "rate"}
-    each = {"matrix", "curves", "age", "age-last", "old", "new", "size"}
+    once = {"accuracy", "groups", "forgetting", "losses", "rate", "memory"}
+    each = {"matrix", "curves", "age", "age-last", "old", "new", "size", "negatives"}
     assert set(charts) == once | {f"{name}-{readout}" for name in each for readout in ("cnn", "nme")}
 
 
@@ -77,7 +78,9 @@ def test_single_read_out_needs_no_name(make_run, tmp_path):
 
 def test_single_experience_has_no_matrix_and_no_forgetting(make_run, tmp_path):
     run = read_run(make_run(tmp_path, sizes=(6,), readouts=("cnn",), epochs=1))
-    assert set(page.contents(run)["charts"]) == {"accuracy", "groups", "losses", "rate", "size-cnn"}
+    assert set(page.contents(run)["charts"]) == {
+        "accuracy", "groups", "losses", "rate", "size-cnn", "negatives-cnn", "memory",
+    }  # fmt: skip
     assert page.contents(run)["problems"] == []
 
 
@@ -98,3 +101,75 @@ def test_broken_loss_values_leave_a_gap(make_run, tmp_path, value):
     contents = page.contents(read_run(folder))
     assert contents["problems"] == []
     assert contents["charts"]["losses"]["data"][0]["y"][-1] is None
+
+
+@pytest.fixture(scope="module")
+def recorded(make_run, tmp_path_factory):
+    """A run of three experts whose evaluations were recorded."""
+    root = tmp_path_factory.mktemp("recorded")
+    return read_run(make_run(root, sizes=(6, 3, 3), epochs=1, readouts=("cnn",), num_experts=3))
+
+
+EXPERT_CHARTS = {
+    "experts",
+    "experts-time",
+    "experts-curve",
+    "disagreement",
+    "calibration-cnn",
+    "calibration-error",
+}
+
+
+def test_recorded_evaluations_bring_their_charts(recorded, charts):
+    found = page.contents(recorded)["charts"]
+    assert set(found) >= EXPERT_CHARTS
+    assert not EXPERT_CHARTS & set(charts)
+    for name in EXPERT_CHARTS:
+        for colour in colours(found[name]):
+            assert f"--{colour}:" in (page._FOLDER / "page.css").read_text()
+
+
+def test_experts_stand_beside_all_of_them_together(recorded):
+    counts = recorded.evaluations.series("right")[2]
+    bars = {bar["name"]: bar for bar in page.contents(recorded)["charts"]["experts"]["data"]}
+    rates = 100 * counts / 50  # test images per class
+    expected = [*rates[:, 0].mean(axis=0), rates[:, 1, 2].mean()]
+    assert bars["over classes"]["y"] == pytest.approx(expected, abs=0.006)
+    assert bars["over classes"]["x"] == ["expert 1", "expert 2", "expert 3", "all 3 together"]
+
+
+def test_curve_over_experts_starts_with_one(recorded):
+    curve = page.contents(recorded)["charts"]["experts-curve"]["data"][0]
+    assert curve["x"] == [40, 70, 100]
+    assert curve["y"][0] == pytest.approx(
+        2 * recorded.evaluations.series("right")[2][:, 1, 0].mean(), abs=0.006
+    )
+
+
+def test_reliability_is_as_recorded(recorded):
+    """Two bins: 40 % of the images 56.7 % sure, 60 % of them 96.7 % sure, both with 40 % and 60 % of the hits."""
+    lines = {line["name"]: line for line in page.contents(recorded)["charts"]["calibration-cnn"]["data"]}
+    assert lines["all"]["x"] == pytest.approx([56.67, 96.67], abs=0.01)
+    assert lines["all"]["customdata"] == [20 * 12, 30 * 12]
+    assert lines["as sure as right"]["x"] == lines["as sure as right"]["y"] == [0, 100]
+
+
+def test_memory_is_shown_by_group_where_it_was_recorded(recorded, charts):
+    bars = page.contents(recorded)["charts"]["memory"]["data"]
+    assert [bar["name"] for bar in bars] == ["many", "medium", "few"]
+    assert [sum(column) for column in zip(*(bar["y"] for bar in bars), strict=True)] == [120, 180, 240]
+    (bar,) = charts["memory"]["data"]  # from the log of an older run
+    assert bar["y"] == [17 * 6, 17 * 9, 17 * 12]
+
+
+def test_evaluations_that_begin_late_are_shown_from_there_on(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1, readouts=("cnn",), num_experts=2)
+    record = load_evaluations(folder / "evaluations.npz")
+    save_evaluations(folder / "evaluations.npz", {2: record.steps[2]}, record.answers)
+    contents = page.contents(read_run(folder))
+    assert contents["problems"] == []
+    assert {line["x"][0] for line in contents["charts"]["disagreement"]["data"]} == {2}
+
+
+def test_read_outs_are_marked_so_that_the_page_can_choose(charts):
+    assert {trace["meta"] for trace in charts["groups"]["data"]} == {"cnn", "nme"}

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 
+import numpy as np
 import pytest
-import yaml
 
 from incrlt import report
-from incrlt.report import page
+from incrlt.metrics import save_confusions
+from incrlt.metrics.evaluation import load_evaluations, save_evaluations
+from incrlt.report import page, read_run
 
 
 def without_plotly(text: str) -> str:
@@ -63,7 +66,7 @@ def test_numbers_stand_on_the_page_with_their_conventions(written):
 def test_every_chart_has_its_figure(written):
     own = without_plotly(written[1].read_text())
     wanted = re.findall(r'data-figure="([^"]+)"', own)
-    assert len(wanted) == len(set(wanted)) == 19
+    assert len(wanted) == len(set(wanted)) == 22
     for name in wanted:
         body = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', own, re.DOTALL)[1]
         assert json.loads(body)["data"]
@@ -115,7 +118,7 @@ def test_damaged_files_never_stop_the_page(make_run, tmp_path, monkeypatch, seed
     """Mutate files at random: always a page, never an exception."""
     monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
     generator = random.Random(seed)
-    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1)
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1, num_experts=2)
     for name in (
         "config.yaml",
         "protocol.json",
@@ -128,14 +131,14 @@ def test_damaged_files_never_stop_the_page(make_run, tmp_path, monkeypatch, seed
             (folder / name).write_text(mutated((folder / name).read_text(), generator))
     if generator.random() < 0.5:
         (folder / "confusions.npz").write_bytes(generator.randbytes(200))
+    whole = (folder / "evaluations.npz").read_bytes()
+    damage = generator.choice([whole[: len(whole) // 2], generator.randbytes(200), b"", whole])
+    (folder / "evaluations.npz").write_bytes(damage)
     assert "<h1>" in report.write(folder).read_text()
 
 
-WRONG = [None, 1, -2.5, "x", [], {}, [None], {"a": None}, True]
-
-
 @pytest.mark.parametrize("seed", range(60))
-def test_fields_of_another_type_never_stop_the_page(make_run, tmp_path, monkeypatch, seed):
+def test_fields_of_another_type_never_stop_the_page(make_run, spoil, tmp_path, monkeypatch, seed):
     """Files that parse but whose fields mean something else, as another version may write them."""
     monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
     generator = random.Random(seed)
@@ -143,30 +146,62 @@ def test_fields_of_another_type_never_stop_the_page(make_run, tmp_path, monkeypa
     if generator.random() < 0.5:
         (folder / "confusions.npz").unlink()  # then the page is made of results.json
 
-    def spoil(value):
-        if generator.random() < 0.08:
-            return generator.choice(WRONG)
-        if isinstance(value, dict):
-            return {key: spoil(inner) for key, inner in value.items() if generator.random() < 0.97}
-        if isinstance(value, list):
-            return [spoil(inner) for inner in value]
-        return value
-
-    for name in ("protocol.json", "environment.json", "classes.json", "results.json"):
-        content = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps({key: spoil(inner) for key, inner in content.items()}))
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    (folder / "config.yaml").write_text(yaml.safe_dump(spoil(config)))
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    (folder / "log.jsonl").write_text("".join(json.dumps(spoil(line)) + "\n" for line in lines))
+    spoil(folder, generator, ("protocol.json", "environment.json", "classes.json", "results.json"))
     assert "<h1>" in report.write(folder).read_text()
 
 
 @pytest.mark.slow
-def test_large_run_stays_small(make_run, tmp_path):
-    folder = make_run(tmp_path, sizes=(10,) * 100, epochs=160, readouts=("cnn",))
+def test_large_run_is_fast_and_stays_small(make_run, tmp_path):
+    """100 tasks, 1000 classes, three experts."""
+    folder = make_run(tmp_path, sizes=(10,) * 100, epochs=160, readouts=("cnn", "nme"), num_experts=3)
+    begun = time.perf_counter()
     path = report.write(folder)
+    assert time.perf_counter() - begun < 10
     assert path.stat().st_size < 8e6
+
+
+SHAPES = [(), (3,), (1, 1), (4, 3, 15), (8, 2), (8, 3, 2), (8, 2, 1), (8, 1, 1), (12, 3, 15)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_evaluations_of_another_shape_never_stop_the_page(make_run, tmp_path, monkeypatch, seed):
+    """Sums that parse but do not belong to these classes, as another version may write them."""
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    generator = random.Random(seed)
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1, num_experts=2)
+    record = load_evaluations(folder / "evaluations.npz")
+    steps = {
+        generator.choice([t, t, t + 5]): {
+            name: generator.choice([values, np.ones(generator.choice(SHAPES), dtype=int)])
+            for name, values in step.items()
+        }
+        for t, step in record.steps.items()
+    }
+    save_evaluations(folder / "evaluations.npz", steps, {"labels": np.ones(3, dtype=int)})
+    assert "<h1>" in report.write(folder).read_text()
+
+
+def test_damaged_evaluations_are_said(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1, num_experts=2)
+    (folder / "evaluations.npz").write_bytes(b"PK")
+    text = without_plotly(report.write(folder).read_text())
+    assert "cannot read the evaluations in evaluations.npz" in text
+    assert "calibration, experts and what the memory holds are not shown" in text
+    assert '<section id="experts">' not in text and '<section id="accuracy">' in text
+
+
+def test_table_of_classes_names_the_hardest_negative(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(2, 1), epochs=1, readouts=("cnn",))
+    steps = [np.array([[9, 1], [5, 5]]), np.array([[9, 1, 0], [0, 5, 5], [0, 0, 10]])]
+    save_confusions(folder / "confusions.npz", {"cnn": steps})
+    rows = page.contents(read_run(folder))["classes"]
+    found = [row["negative"] and (row["negative"]["name"], row["negative"]["rate"]) for row in rows]
+    assert found == [("class 1", 10), ("class 2", 50), None]
+    assert [row["points"] for row in rows] == [
+        "after 0: 90, after 1: 90",
+        "after 0: 50, after 1: 50",
+        "after 1: 100",
+    ]
 
 
 GROUP_COLUMNS = ",".join(f"experts/{name}_over_classes" for name in ("many", "medium", "few"))

@@ -121,3 +121,22 @@ def test_run_with_one_file_left_is_still_read(folder):
     run = read_run(folder)
     assert run.method == "unknown method"
     assert run.summaries == {}
+
+
+def test_method_of_a_run_that_has_only_begun_is_in_its_log(make_run, tmp_path):
+    folder = make_run(tmp_path, done=0, **SMALL)
+    (folder / "confusions.npz").unlink()
+    assert read_run(folder).method == "lucir"  # the strategy, without a better source
+    (folder / "log.jsonl").write_text('{"event": "start", "method": "LUCIR+RIDE"}\n')
+    assert read_run(folder).method == "LUCIR+RIDE"
+
+
+def test_evaluations_of_another_run_are_left_out(make_run, tmp_path):
+    folder = make_run(tmp_path, num_experts=2, **SMALL)
+    other = make_run(tmp_path / "other", sizes=(5, 2, 2), epochs=1, num_experts=2)
+    shutil.copy(other / "evaluations.npz", folder)
+    run = read_run(folder)
+    assert run.evaluations.steps == {}
+    (problem,) = run.problems
+    assert problem.startswith("evaluations.npz does not fit the counts: ")
+    assert problem.endswith("calibration, experts and what the memory holds are not shown.")

@@ -63,6 +63,12 @@ def test_facts_name_seed_memory_and_commit(run):
     assert "torch 2.15.0" in facts["Versions"]
 
 
+def test_seeds_that_follow_from_others_are_not_listed(run):
+    seeds = {"all": 3, "class_order": 1993, "init": None}
+    changed = type(run)(**{**vars(run), "config": {**run.config, "seed": seeds}})
+    assert dict(tables.facts(changed))["Seeds"] == "all 3, class order 1993"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

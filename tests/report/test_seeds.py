@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from incrlt.metrics.evaluation import load_evaluations, save_evaluations
+from incrlt.report import export, read_run, seeds
+from incrlt.report.__main__ import main
+
+LAST = "last_accuracy/over_tasks"
+SMALL = {"sizes": (4, 2), "epochs": 1, "readouts": ("cnn",)}
+
+
+def with_value(folder, value):
+    """Make the run's last accuracy a round number: without its counts, results.json is read."""
+    (folder / "confusions.npz").unlink()
+    content = json.loads((folder / "results.json").read_text())
+    content["readouts"]["cnn"]["numbers"][LAST] = value
+    (folder / "results.json").write_text(json.dumps(content))
+    return read_run(folder)
+
+
+def changed(folder, **sections):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | sections))
+    return folder
+
+
+@pytest.fixture
+def methods(make_run, tmp_path):
+    """A with seeds 0, 1, 2 at 10, 20, 30; B with seeds 1, 2, 3 at 21, 33, 99; one more of A is unfinished."""
+    runs = [with_value(make_run(tmp_path, "a", seed=s, method="A", **SMALL), 10.0 * s + 10) for s in range(3)]
+    runs += [
+        with_value(make_run(tmp_path, "b", seed=s, method="B", **SMALL), value)
+        for s, value in ((1, 21.0), (2, 33.0), (3, 99.0))
+    ]
+    return [*runs, read_run(make_run(tmp_path, "a", seed=7, done=1, method="A", **SMALL))]
+
+
+def test_mean_and_standard_error(methods):
+    first, second = seeds.lines(methods, [LAST])
+    assert (first.label, first.seeds) == ("A", ("0", "1", "2"))
+    # deviations -10, 0, 10: s^2 = 200 / 2, s / sqrt(3)
+    assert first.estimate(LAST) == seeds.Estimate(20, pytest.approx(10 / 3**0.5), 3)
+    assert second.estimate(LAST).mean == 51
+
+
+def test_differences_are_paired_by_seed(methods):
+    first, second = seeds.lines(methods, [LAST])
+    # common seeds 1 and 2: 21 - 20 and 33 - 30; seed 3 of B has no partner
+    assert second.minus(first, LAST) == seeds.Estimate(2, pytest.approx(1), 2)
+    assert seeds.reference_of(second, [first, second]) is first
+    assert seeds.reference_of(first, [first, second]) is None
+
+
+def test_one_seed_has_no_error_and_none_has_no_mean():
+    assert seeds.estimate([3.0]) == seeds.Estimate(3, None, 1)
+    assert seeds.estimate([]) == seeds.Estimate(None, None, 0)
+
+
+def test_another_option_is_another_line_and_another_place_is_not(make_run, tmp_path):
+    folders = [make_run(tmp_path / name, seed=s, **SMALL) for s, name in enumerate("xyz")]
+    changed(folders[1], output={"folder": "elsewhere"}, device="cuda")
+    changed(folders[2], training={"epochs": 160, "batch_size": 128})
+    first, second = seeds.lines([read_run(folder) for folder in folders], [LAST])
+    assert (first.seeds, second.seeds) == (("0", "1"), ("2",))
+    assert export.distinct_labels([first, second]) == [
+        "LUCIR+LWS, training.epochs 1", "LUCIR+LWS, training.epochs 160",
+    ]  # fmt: skip
+
+
+def test_the_same_seed_twice_counts_once(make_run, tmp_path):
+    runs = [read_run(make_run(tmp_path / place, seed=0, **SMALL)) for place in "xy"]
+    (line,) = seeds.lines(runs, [LAST])
+    assert line.estimate(LAST).n == 1
+
+
+def test_run_without_a_configuration_stands_alone(make_run, tmp_path):
+    folders = [make_run(tmp_path, seed=s, **SMALL) for s in range(2)]
+    for folder in folders:
+        (folder / "config.yaml").unlink()
+    assert len(seeds.lines([read_run(folder) for folder in folders], [LAST])) == 2
+
+
+def test_markdown_and_latex_and_csv(methods, monkeypatch):
+    monkeypatch.setattr(export, "PAPER", {LAST: "last"})
+    lines = seeds.lines(methods, [LAST])
+    assert export.as_markdown(lines) == (
+        "| method | read-out | n | last |\n| --- | --- | ---: | ---: |\n"
+        "| A | cnn | 3 | 20.00 ± 5.77 |\n| B | cnn | 3 | 51.00 ± 24.25 |\n"
+    )
+    rows = export.as_latex("p", lines).splitlines()
+    assert rows[5] == r"A & cnn & 3 & $20.00 \pm 5.77$ \\"
+    assert rows[6] == r"B & cnn & 3 & $\mathbf{51.00} \pm 24.25$ \\"
+    row = list(csv.DictReader(export.as_csv("p", "1a2b", lines).splitlines()))[1]
+    assert (row["method"], row["seeds"], row["mean"], row["n"]) == ("B", "1; 2; 3", "51.0", "3")
+    assert (row["difference_to"], row["paired_n"], row["difference"]) == ("A", "2", "2.0")
+
+
+def test_less_forgetting_is_better(methods, monkeypatch):
+    monkeypatch.setattr(export, "PAPER", {"forgetting/x": "f"})
+    lines = seeds.lines(methods, [LAST])
+    for line, value in zip(lines, (3.0, 2.0), strict=True):
+        line.values["forgetting/x"] = {"0": value}
+    assert r"$\mathbf{2.00}$" in export.as_latex("p", lines)
+    assert r"$3.00$" in export.as_latex("p", lines)
+
+
+def test_names_are_escaped(methods):
+    (line, *_) = seeds.lines(methods, [LAST])
+    strange = [seeds.Line("a_b|c&d%", "e", "cnn", ("0",), {}, {name: {} for name in export.PAPER})]
+    assert "| a\\_b\\|c&d% |" in export.as_markdown(strange)
+    assert r"a\_b|c\&d\% & cnn & 1 & --" in export.as_latex("p", strange)
+    assert line.label == "A"
+
+
+def test_tables_of_two_protocols_are_two_files(make_run, tmp_path):
+    make_run(tmp_path / "r", **SMALL)
+    make_run(tmp_path / "r", protocol_hash="ffffffffffff", **SMALL)
+    runs = [str(path.parent) for path in (tmp_path / "r").rglob("DONE")]
+    assert main([*runs, "-o", str(tmp_path / "out")]) == 0
+    files = {path.name for path in (tmp_path / "out").glob("*.csv")}
+    assert files == {"lfh-shuffled-10-1a2b3c4d5e6f.csv", "lfh-shuffled-10-ffffffffffff.csv"}
+
+
+def answered(folder, labels, predicted):
+    record = load_evaluations(folder / "evaluations.npz")
+    answers = {"labels": np.array(labels), "predicted_cnn": np.array(predicted)}
+    save_evaluations(folder / "evaluations.npz", record.steps, answers)
+    return read_run(folder)
+
+
+LABELS = [0, 0, 1, 1]
+PREDICTED = ([0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 2])  # worked out in tests/metrics/test_bias.py
+
+
+def test_bias_and_variance_over_seeds(make_run, tmp_path):
+    folders = [make_run(tmp_path, seed=s, num_experts=2, **SMALL) for s in range(3)]
+    runs = [answered(folder, LABELS, one) for folder, one in zip(folders, PREDICTED, strict=True)]
+    (row,) = seeds.bias_rows(runs)
+    assert (row["runs"], row["training_sets"], row["readout"]) == (3, 1, "cnn")
+    found = {name: row["parts"][name]["over_classes"] for name in ("bias", "variance", "error")}
+    assert found == pytest.approx({"bias": 50, "variance": 25, "error": 50})
+
+
+def test_training_sets_drawn_anew_are_taken_together_other_tests_are_not(make_run, tmp_path):
+    a = answered(make_run(tmp_path, seed=0, num_experts=2, **SMALL), LABELS, PREDICTED[0])
+    drawn = make_run(tmp_path, seed=0, num_experts=2, protocol_hash="dddddddddddd", **SMALL)
+    (row,) = seeds.bias_rows([a, answered(drawn, LABELS, PREDICTED[1])])
+    assert (row["runs"], row["training_sets"]) == (2, 2)
+    assert seeds.bias_rows([a, answered(drawn, LABELS[::-1], PREDICTED[1])]) == []
+    assert seeds.bias_rows([a]) == []
+
+
+def test_runs_of_older_versions_have_no_bias(make_run, tmp_path):
+    assert seeds.bias_rows([read_run(make_run(tmp_path, seed=s, **SMALL)) for s in range(2)]) == []
