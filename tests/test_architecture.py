@@ -137,6 +137,8 @@ def test_functions_are_short(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_functions_are_annotated(path):
+    if path.parent.name == "_triton":  # there an annotation is an instruction to the compiler
+        return
     bare = [
         f"{f.name}({argument.arg})"
         for f in functions(ast.parse(path.read_text()))

@@ -240,7 +240,7 @@ def test_kernels_change_nothing_beyond_rounding(pair):
 
     def run(kernels):
         torch.manual_seed(0)
-        strategy = build(pair, lr=1e-3, train_epochs=2, kernels=kernels)
+        strategy = build(pair, lr=1e-4, train_epochs=2, kernels=kernels)
         terms = []
         strategy.on_epoch_end = lambda strategy: terms.append(dict(strategy.epoch_terms))
         for experience in toy.stream().train_stream[:2]:
