@@ -11,9 +11,7 @@ Bytes are those that must move (logits read, gradient written); a copy's bandwid
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,8 @@ from incrlt.kernels import closed_form
 from incrlt.kernels.backends import backend_module
 from incrlt.runfolder import environment
 from perf.bench_kernels_cpu import PUBLISHED, fused, problem
+from perf.bench_routing import finished
+from perf.output import write
 
 SHAPES = tuple(
     (experts, batch, classes)
@@ -122,7 +122,7 @@ def measure_turn(turn: Turn, number: int, device: torch.device, repeats: int) ->
     """Return first-call seconds, host and device microseconds, launches and peak memory of one competitor."""
     begun = time.perf_counter()
     turn(0)
-    _wait(device)
+    finished(device)
     row: dict[str, Any] = {"first_call_seconds": time.perf_counter() - begun}
     row["host_us"] = _quantiles([_host(turn, number, device) for _ in range(repeats)])
     if device.type != "cuda":
@@ -138,11 +138,11 @@ def measure_turn(turn: Turn, number: int, device: torch.device, repeats: int) ->
 
 
 def _host(turn: Turn, number: int, device: torch.device) -> float:
-    _wait(device)
+    finished(device)
     begun = time.perf_counter()
     for i in range(number):
         turn(i)
-    _wait(device)
+    finished(device)
     return 1e6 * (time.perf_counter() - begun) / number
 
 
@@ -190,11 +190,6 @@ def _peak(turn: Turn) -> int:
 def _quantiles(values: list[float]) -> list[float]:
     low, *_, high = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else values * 2
     return [low, statistics.median(values), high]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def copy_bandwidth(device: torch.device) -> float | None:
@@ -263,12 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = measure(
         QUICK if options.quick else SHAPES, device, options.repeats, options.compiled, options.seconds
     )
-    text = json.dumps({"machine": environment(device, ""), **found}, indent=1) + "\n"
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
-    else:
-        sys.stdout.write(text)
+    write({"machine": environment(device, ""), **found}, options.out)
 
 
 if __name__ == "__main__":

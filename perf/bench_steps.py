@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from incrlt.plugins import ExemplarMemory
 from incrlt.runfolder import environment
 from incrlt.strategies.lucir import LUCIR
 from incrlt.strategies.template import quiet_evaluator
+from perf.output import write
 
 METHODS: dict[str, ExpertMethod] = {
     "lucir": Single(),
@@ -161,12 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     rows = measure(device, options.images, options.epochs, tuple(options.steps), seconds=options.seconds)
-    text = json.dumps({"machine": environment(device, ""), "rows": rows}, indent=1) + "\n"
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
-    else:
-        sys.stdout.write(text)
+    write({"machine": environment(device, ""), "rows": rows}, options.out)
 
 
 if __name__ == "__main__":

@@ -163,3 +163,20 @@ def accuracy(strategy, experiences):
     found = strategy.eval(experiences)
     (value,) = [v for k, v in found.items() if k.startswith("Top1_Acc_Stream/eval_phase/test")]
     return value
+
+
+class RepeatedCall:
+    """Does on any device what a graph does (:class:`incrlt.strategies.steps.Graph`): for tests of all around it."""
+
+    def __init__(self):
+        self._function, self._results = list, []
+
+    def capture(self, function):
+        """Keep the function."""
+        self._function, self._results = function, function()
+        return self._results
+
+    def replay(self):
+        """Call it, and write into the first results."""
+        for result, value in zip(self._results, self._function(), strict=True):
+            result.copy_(value)

@@ -107,9 +107,9 @@ def ldam_tensors(
     max_margin: float,
     smallest: float | None,
     beta: float,
-    reweight_after: float,
+    late: bool,
 ) -> TermTensors:
-    """Return what LDAM-DRW reads: margins, the heads' scales and, late in the stage, class weights.
+    """Return what LDAM-DRW reads: margins, the heads' scales and, late, class weights.
 
     Args:
         context: Counts and progress.
@@ -117,14 +117,14 @@ def ldam_tensors(
         max_margin: Margin of the rarest class, in cosine.
         smallest: Images of a class that gets it; None: the rarest class of the stream.
         beta: Base of the effective numbers.
-        reweight_after: Fraction of the epochs after which classes are re-weighted.
+        late: Classes are re-weighted.
     """
     counts = context.class_counts
     margins = context.constant(
         ("margins", max_margin, smallest), lambda: ldam_margins(counts, max_margin, smallest)
     )
     weights = None
-    if context.epoch >= reweight_after * context.epochs:
+    if late:
         weights = context.constant(("weights", beta), lambda: class_balanced_weights(counts, beta))
     return TermTensors(margins=margins, scales=output.scales, class_weights=weights)
 

@@ -8,7 +8,6 @@ serves any method with two experts or more.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -89,7 +88,7 @@ class RIDE(ExpertMethod):
         """Load the larger teacher, where one is named."""
         return None if self.teacher is None else load(self.teacher)
 
-    def phase(self, context: LossContext) -> Hashable:
+    def phase(self, context: LossContext) -> bool:
         """Re-weighting and temperatures set in late."""
         return context.epoch >= self.reweight_after * context.epochs
 
@@ -117,7 +116,7 @@ class RIDE(ExpertMethod):
             return TermTensors()
         if self.objective == "balanced_softmax":
             return TermTensors(prior=log_prior(context))
-        return ldam_tensors(context, output, self.max_margin, smallest, self.beta, self.reweight_after)
+        return ldam_tensors(context, output, self.max_margin, smallest, self.beta, self.phase(context))
 
     def _temperatures(self, context: LossContext) -> tuple[Tensor, float]:
         """Return class temperatures ``[C]`` and the square of their mean; both change once, late in the stage."""

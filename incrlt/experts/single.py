@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +49,7 @@ class Single(ExpertMethod):
         """K branches of full width behind a shared stem."""
         return Layout(num_experts=self.num_experts, scale=self.scale, learn_scale=self.learn_scale)
 
-    def phase(self, context: LossContext) -> Hashable:
+    def phase(self, context: LossContext) -> bool:
         """LDAM re-weights late."""
         return self.objective == "ldam" and context.epoch >= self.reweight_after * context.epochs
 
@@ -63,7 +62,7 @@ class Single(ExpertMethod):
             tensors = TermTensors(prior=log_prior(context, self.tau))
         elif self.objective == "ldam":
             tensors = ldam_tensors(
-                context, output, self.max_margin, self.margin_images, self.beta, self.reweight_after
+                context, output, self.max_margin, self.margin_images, self.beta, self.phase(context)
             )
         return fused(
             context, output, labels, TermSpec(classification=1.0), tensors, classification=self.objective

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from incrlt.kernels.spec import TermSpec
-from incrlt.kernels.tensors import TermTensors
+from incrlt.kernels.tensors import TermTensors, accumulator
 
 FAR_BELOW = 1e30
 """Subtracted from the logits of categories that are not hard: nothing is left of them in a softmax. Unlike infinity it
@@ -68,7 +68,7 @@ class _Work:
         need_logits_grad: bool,
         need_cosines_grad: bool,
     ) -> None:
-        precision = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        precision = accumulator(logits.dtype)
         self.spec, self.tensors, self.upstream = spec, tensors, upstream
         self.need_logits_grad = need_logits_grad
         self.need_cosines_grad = need_cosines_grad and bool(spec.ranking)

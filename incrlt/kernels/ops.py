@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from incrlt.kernels.backends import backend_module
 from incrlt.kernels.spec import TermSpec
-from incrlt.kernels.tensors import TermTensors
+from incrlt.kernels.tensors import TermTensors, accumulator
 
 SCHEMA = (
     "(Tensor logits, Tensor labels, Tensor? prior, Tensor? margins, Tensor? scales, Tensor? class_weights, "
@@ -28,61 +28,29 @@ SCHEMA = (
 torch.library.define("incrlt::expert_terms", SCHEMA)
 
 
-def _run(
-    logits: Tensor,
-    labels: Tensor,
-    prior: Tensor | None,
-    margins: Tensor | None,
-    scales: Tensor | None,
-    class_weights: Tensor | None,
-    temperatures: Tensor | None,
-    teacher_logits: Tensor | None,
-    cosines: Tensor | None,
-    upstream: Tensor | None,
-    spec: str,
-    backend: str,
-    need_logits: bool,
-    need_cosines: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = TermTensors(prior, margins, scales, class_weights, temperatures, teacher_logits, cosines)
+def _run(logits: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute; ``rest`` as in :data:`SCHEMA`: the fields of :class:`TermTensors`, then the upstream and the options."""
+    *small, upstream, spec, backend, need_logits, need_cosines = rest
     terms, *gradients = backend_module(backend).terms_and_gradients(
-        logits, labels, TermSpec.parse(spec), tensors, upstream, need_logits, need_cosines
+        logits, labels, TermSpec.parse(spec), TermTensors(*small), upstream, need_logits, need_cosines
     )
     left, right = (logits.new_empty(0) if gradient is None else gradient for gradient in gradients)
     return terms, left, right
 
 
-def _run_fake(
-    logits: Tensor,
-    labels: Tensor,
-    prior: Tensor | None,
-    margins: Tensor | None,
-    scales: Tensor | None,
-    class_weights: Tensor | None,
-    temperatures: Tensor | None,
-    teacher_logits: Tensor | None,
-    cosines: Tensor | None,
-    upstream: Tensor | None,
-    spec: str,
-    backend: str,
-    need_logits: bool,
-    need_cosines: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _run_fake(logits: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tensors of the shapes that :func:`_run` returns."""
+    *_, cosines, _, spec, _, need_logits, need_cosines = rest
     names = TermSpec.parse(spec).names
     terms = logits.new_empty(len(names), dtype=accumulator(logits.dtype))
     left = logits.new_empty(logits.shape if need_logits else (0,))
     wanted = cosines is not None and need_cosines and "ranking" in names
-    right = logits.new_empty(0) if not wanted or cosines is None else cosines.new_empty(cosines.shape)
+    right = cosines.new_empty(cosines.shape) if wanted else logits.new_empty(0)
     return terms, left, right
 
 
 torch.library.impl("incrlt::expert_terms", ("CPU", "CUDA"), _run)
 torch.library.register_fake("incrlt::expert_terms", _run_fake)
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which terms are computed: fp64 for fp64, fp32 for all others."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class _ExpertTerms(torch.autograd.Function):
@@ -109,7 +77,7 @@ class _ExpertTerms(torch.autograd.Function):
         spec, backend, needed, later = ctx.options
         if later:
             run = torch.ops.incrlt.expert_terms if torch.compiler.is_compiling() else _run
-            _, left, right = run(*(*arguments, upstream, spec, backend, *needed))
+            _, left, right = run(*arguments, upstream, spec, backend, *needed)
         else:
             left, right = _for_upstream(left, right, arguments, upstream, spec, backend, needed)
         gradients = (left if needed[0] else None, right if needed[1] and right.numel() else None)
@@ -141,7 +109,7 @@ def _for_upstream(
     if bool((upstream == upstream[0]).all()):
         factor = upstream[0]
         return (left, right) if factor == 1 else (left * factor, right * factor)
-    _, left, right = _run(*(*arguments, upstream, spec, backend, *needed))
+    _, left, right = _run(*arguments, upstream, spec, backend, *needed)
     return left, right
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from incrlt import losses
 from incrlt.kernels.spec import TermSpec
-from incrlt.kernels.tensors import TermTensors
+from incrlt.kernels.tensors import TermTensors, accumulator
 
 LOW = -1e30
 """Log prior of an unseen class where two logarithms are subtracted: its probability is 0 as with ``-inf``, and 0 times
@@ -45,7 +45,7 @@ def terms_and_gradients(
         gradient of ``sum(upstream * terms)`` by the logits and by the cosines, each in the type and shape of its
         input, or None.
     """
-    precision = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    precision = accumulator(logits.dtype)
     with torch.enable_grad():
         leaf = logits.detach().to(precision).requires_grad_()
         cosines = tensors.cosines

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from incrlt.errors import UserError
 from incrlt.kernels.spec import TermSpec
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which terms are computed: fp64 for fp64, fp32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)

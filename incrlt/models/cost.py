@@ -61,5 +61,10 @@ def macs(
     return counter.get_total_flops() / 2  # a multiplication and an addition each
 
 
+def macs_by_experts(network: ExpertNetwork, image_shape: Sequence[int]) -> list[float]:
+    """Return :func:`macs` of an image with the first expert alone, the first two, and so on: K numbers."""
+    return [macs(network, image_shape, count + 1) for count in range(network.num_experts)]
+
+
 def _shape_of(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).to("meta").eval()

@@ -9,11 +9,9 @@ import torch
 
 from incrlt.checkpoint import CheckpointFolder
 from incrlt.errors import UserError
+from incrlt.metrics.record import CLASSES_FILE
 from incrlt.models.layout import ContrastLayout, Layout
 from incrlt.models.network import ExpertNetwork
-
-CLASSES_FILE = "classes.json"
-"""Where a run folder keeps what is known of its classes, in arrival order."""
 
 
 def load(run_folder: str | Path) -> ExpertNetwork:

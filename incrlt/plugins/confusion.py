@@ -72,14 +72,9 @@ class ConfusionRecorder(SupervisedPlugin):
         """Count a batch, without a host sync."""
         if not self.class_ids:
             return
-        true = self._arrival_of(strategy.mb_y)
+        true = arrival_of(strategy.mb_y, self._table)
         for readout, values in self._scores_of(strategy).items():
             self._add(readout, true, values.argmax(1))
-
-    def _arrival_of(self, labels: Tensor) -> Tensor:
-        """Return each label's place in the order of arrival, -1 for classes yet to come."""
-        known = labels < len(self._table)
-        return torch.where(known, self._table[labels.clamp(max=len(self._table) - 1)], -1)
 
     def _scores_of(self, strategy: Any) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` of the batch by read-out, classes in the order of arrival."""
@@ -144,3 +139,14 @@ class ConfusionRecorder(SupervisedPlugin):
         self.images_of_class = list(state["images_of_class"])
         self._experience = state["experience"]
         self.confusions = {k: [m.numpy() for m in v] for k, v in state["confusions"].items()}
+
+
+def arrival_of(labels: Tensor, table: Tensor) -> Tensor:
+    """Return each label's place in the order of arrival ``[B]``, -1 for classes yet to come; no host sync.
+
+    Args:
+        labels: Label ids ``[B]``.
+        table: Place of each label id from 0 on, -1 where it has not arrived; at least one entry.
+    """
+    known = labels < len(table)
+    return torch.where(known, table[labels.clamp(max=len(table) - 1)], -1)

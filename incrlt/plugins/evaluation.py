@@ -13,7 +13,7 @@ from torch import Tensor
 from incrlt.losses.routing import running_means
 from incrlt.metrics.evaluation import BINS, EVALUATIONS_FILE, MILLION, save_evaluations
 from incrlt.models import cost
-from incrlt.plugins.confusion import ConfusionRecorder
+from incrlt.plugins.confusion import ConfusionRecorder, arrival_of
 
 LOGITS = ("cnn", "routed")
 """Read-outs whose scores are logits; a similarity to class means has no softmax that means anything."""
@@ -48,7 +48,7 @@ class EvaluationRecorder(ConfusionRecorder):
         super().after_eval_iteration(strategy, **kwargs)
         if self._inside_training or not self.class_ids:
             return
-        true = self._arrival_of(strategy.mb_y)
+        true = arrival_of(strategy.mb_y, self._table)
         self._parts.setdefault("labels", []).append(true)
         for readout, scores in self._scores_of(strategy).items():
             self._parts.setdefault(f"predicted_{readout}", []).append(scores.argmax(1))
@@ -94,8 +94,7 @@ class EvaluationRecorder(ConfusionRecorder):
     def _costs(self, strategy: Any) -> dict[str, Tensor]:
         if "right" not in self._sums:
             return {}
-        network = strategy.model
-        costs = [cost.macs(network, self._image_shape, k + 1) for k in range(network.num_experts)]
+        costs = cost.macs_by_experts(strategy.model, self._image_shape)
         return {"macs": torch.tensor([round(value) for value in costs])}
 
     def write(self, folder: str | os.PathLike[str]) -> None:

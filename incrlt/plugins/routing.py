@@ -20,7 +20,8 @@ from incrlt.metrics.routing import (
     sweep,
     write_routing,
 )
-from incrlt.models.cost import macs
+from incrlt.models.cost import macs_by_experts
+from incrlt.plugins.confusion import arrival_of
 
 
 class RoutingRecorder(SupervisedPlugin):
@@ -71,10 +72,7 @@ class RoutingRecorder(SupervisedPlugin):
         output, router = strategy.mb_out, strategy.model.router
         scores = router(output.expert_logits, output.known_features)
         answers = running_means(output.expert_logits).argmax(-1)
-        labels = strategy.mb_y
-        known = torch.where(
-            labels < len(self._table), self._table[labels.clamp(max=len(self._table) - 1)], -1
-        )
+        known = arrival_of(strategy.mb_y, self._table)
         self._image_shape = tuple(strategy.mb_x.shape[1:])
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
 
@@ -90,7 +88,7 @@ class RoutingRecorder(SupervisedPlugin):
         network = strategy.model
         experts = network.num_experts
         counts = count_experts_used(labels, used, network.num_classes, experts)
-        costs = [macs(network, self._image_shape, experts=k + 1) for k in range(experts)]
+        costs = macs_by_experts(network, self._image_shape)
         self.used = [*self.used[: self._experience], torch.as_tensor(counts)]
         self.macs = [*self.macs[: self._experience], costs]
         self.table = RoutingTable(scores, answers, labels)

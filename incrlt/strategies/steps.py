@@ -66,24 +66,6 @@ class CudaGraph:
         self._graph.replay()
 
 
-class RepeatedCall:
-    """Does on any device what a graph does: for tests of everything around it, where there is no GPU."""
-
-    def __init__(self) -> None:
-        self._function: Callable[[], Captured] = list
-        self._results: Captured = []
-
-    def capture(self, function: Callable[[], Captured]) -> Captured:
-        """Keep the function."""
-        self._function, self._results = function, function()
-        return self._results
-
-    def replay(self) -> None:
-        """Call it, and write into the first results."""
-        for result, value in zip(self._results, self._function(), strict=True):
-            result.copy_(value)
-
-
 class CapturedStep:
     """Forward, loss and backward of one batch size as a graph, with the tensors that go in and come out.
 
@@ -145,7 +127,7 @@ class Stepper:
         captures: Graphs made so far.
 
     Raises:
-        UserError: A name that does not exist, or ``graph`` or ``compile`` where they cannot be.
+        UserError: A name that does not exist, or ``graph`` where it cannot be.
     """
 
     make: Callable[[], Graph] = CudaGraph

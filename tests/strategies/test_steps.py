@@ -21,7 +21,7 @@ from incrlt.strategies.icarl import ICaRL
 from incrlt.strategies.lucir import LUCIR
 from incrlt.strategies.routers.expert_assignment import ExpertAssignment
 from incrlt.strategies.stages.lws import LWS
-from incrlt.strategies.steps import RepeatedCall, Stepper
+from incrlt.strategies.steps import Stepper
 
 PARTS = {
     "lucir-ride-lws-router": lambda: (
@@ -40,7 +40,7 @@ PARTS = {
 
 @pytest.fixture
 def repeated(monkeypatch):
-    monkeypatch.setattr(Stepper, "make", RepeatedCall)
+    monkeypatch.setattr(Stepper, "make", toy.RepeatedCall)
 
 
 def run(name, step, **options):

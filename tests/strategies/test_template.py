@@ -25,7 +25,7 @@ from incrlt.plugins import ExemplarMemory, multistep_with_warmup
 from incrlt.strategies import LUCIR, Finetune, ICaRL, Joint, Replay
 from incrlt.strategies.routers.expert_assignment import ExpertAssignment
 from incrlt.strategies.stages.lws import LWS
-from incrlt.strategies.steps import RepeatedCall, Stepper
+from incrlt.strategies.steps import Stepper
 
 
 class Spy(SupervisedPlugin):
@@ -382,7 +382,7 @@ def _gradients_of_first_batch(experts, **options):
 @pytest.mark.parametrize("step", ["eager", "graph"])
 def test_each_expert_learns_from_its_own_loss_and_the_stem_from_the_mean(monkeypatch, step):
     """Against losses of one expert at a time, by hand."""
-    monkeypatch.setattr(Stepper, "make", RepeatedCall)
+    monkeypatch.setattr(Stepper, "make", toy.RepeatedCall)
 
     @dataclasses.dataclass(frozen=True)
     class One(Single):
