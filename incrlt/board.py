@@ -198,7 +198,9 @@ def last_values(summary: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def calibration_values(values: Mapping[str, npt.NDArray[Any]], record: StreamRecord) -> dict[str, float | None]:
+def calibration_values(
+    values: Mapping[str, npt.NDArray[Any]], record: StreamRecord
+) -> dict[str, float | None]:
     """Return the expected calibration error of each read-out that has a confidence, of all classes and by group."""
     prefix = "confidence_"
     return {

@@ -64,13 +64,17 @@
     }
   }
 
+  // Paper does not resize what is drawn, and a page holds more than a window.
+  function onPaper(plot, height) {
+    return root.hasAttribute("data-printing") ? { width: plot.clientWidth, height: Math.round(0.75 * height) } : {};
+  }
+
   function drawAll() {
-    const printing = root.hasAttribute("data-printing");
     const shared = template();
     for (const plot of plots.filter((one) => one.clientWidth)) { // one that is hidden is drawn when it is chosen
       const figure = themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent));
-      const size = printing ? { width: plot.clientWidth } : {}; // paper does not resize what is drawn
-      Plotly.react(plot, ofChosen(figure.data), { ...figure.layout, ...size, template: shared }, CONFIG);
+      const layout = { ...figure.layout, ...onPaper(plot, figure.layout.height), template: shared };
+      Plotly.react(plot, ofChosen(figure.data), layout, CONFIG);
     }
     drawPicked();
   }
@@ -93,12 +97,13 @@
     if (!curves) return;
     curves.hidden = !picked.size;
     if (!picked.size) return;
+    const plot = curves.firstElementChild;
     const layout = {
-      height: 320, hovermode: "x unified", showlegend: true, template: template(),
+      height: 320, ...onPaper(plot, 320), hovermode: "x unified", showlegend: true, template: template(),
       xaxis: { title: { text: "experience" }, tickformat: "d" },
       yaxis: { title: { text: "accuracy, %" }, range: [0, 100] },
     };
-    Plotly.react(curves.firstElementChild, themed([...picked].map(curveOf)), layout, CONFIG);
+    Plotly.react(plot, themed([...picked].map(curveOf)), layout, CONFIG);
   }
 
   function pick(row) {
@@ -111,7 +116,9 @@
   function whenPrinting(on) {
     root.toggleAttribute("data-printing", on); // paper is white whatever the screen's theme
     drawAll();
-    if (!on) plots.forEach((plot) => plot.clientWidth && Plotly.Plots.resize(plot));
+    if (on) return;
+    const drawn = picked.size ? [...plots, curves.firstElementChild] : plots;
+    drawn.forEach((plot) => plot.clientWidth && Plotly.Plots.resize(plot));
   }
 
   if (choices.length) showChosen();
