@@ -24,8 +24,9 @@ THUMBNAILS_FILE = "thumbnails.npz"
 LARGEST_SIDE = 32
 MOST_PER_CLASS = 4
 MOST_PIXELS = 1 << 21
-"""Pixels of a whole sheet: less than a megabyte of natural images at :data:`QUALITY`."""
-QUALITY = 85
+MOST_BYTES = 700_000
+QUALITIES = (85, 60, 35)
+"""The first whose sheet is small enough: 85 for the 400 images of CIFAR-100, 35 for as many pixels of noise as fit."""
 _JPEG = b"\xff\xd8\xff"
 _NUMBERS = ("side", "per_class", "columns")
 
@@ -90,10 +91,8 @@ def save_thumbnails(path: str | os.PathLike[str], images_of_class: Sequence[Imag
     side = min(side, *images_of_class[0].shape[2:])  # the browser enlarges small ones
     shown = [images[:per_class] for images in images_of_class]
     columns = max(1, round((len(shown) / per_class) ** 0.5))  # about as wide as high
-    buffer = io.BytesIO()
-    _draw(shown, side, per_class, columns).save(buffer, "JPEG", quality=QUALITY)
     arrays = {
-        "jpeg": np.frombuffer(buffer.getvalue(), dtype=np.uint8),
+        "jpeg": np.frombuffer(_encoded(_draw(shown, side, per_class, columns)), dtype=np.uint8),
         "counts": smallest(as_counts([len(images) for images in shown], "counts")),
         **dict(zip(_NUMBERS, np.array([side, per_class, columns]), strict=True)),
     }
@@ -115,6 +114,18 @@ def _draw(images_of_class: Sequence[Images], side: int, per_class: int, columns:
     return sheet
 
 
+def _encoded(sheet: Image.Image) -> bytes:
+    """Return a JPEG of the best quality that fits into :data:`MOST_BYTES`, else the smallest."""
+    jpeg = b""
+    for quality in QUALITIES:
+        buffer = io.BytesIO()
+        sheet.save(buffer, "JPEG", quality=quality)
+        jpeg = buffer.getvalue()
+        if len(jpeg) <= MOST_BYTES:
+            break
+    return jpeg
+
+
 def _thumbnail(image: Images, side: int, colours: bool) -> Image.Image:
     """Return an image [channels, H, W] as a square of ``side`` pixels, cut in the middle where it is not square."""
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)) if colours else image[0])
@@ -130,7 +141,7 @@ def load_thumbnails(path: str | os.PathLike[str]) -> Sheet:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             jpeg = bytes(arrays["jpeg"].astype(np.uint8))
-            counts = as_counts(arrays["counts"], "counts").reshape(-1).tolist()
+            counts = [as_counts(count, "counts").item() for count in arrays["counts"]]
             side, per_class, columns = (as_counts(arrays[name], name).item() for name in _NUMBERS)
     except UNREADABLE as error:
         raise UserError(f"cannot read the thumbnails in {path}: {error}") from error
