@@ -25,14 +25,17 @@
     return value;
   }
 
+  const printing = () => root.hasAttribute("data-printing");
+
   function template() {
+    const size = printing() ? 9.5 : 12;
     const axis = {
       gridcolor: "@line", linecolor: "@line", zerolinecolor: "@line", zerolinewidth: 1, ticks: "",
-      automargin: true, title: { standoff: 10, font: { size: 12, color: "@soft" } }, tickfont: { color: "@soft" },
+      automargin: true, title: { standoff: 10, font: { size, color: "@soft" } }, tickfont: { color: "@soft" },
     };
     return themed({ layout: {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "@ink" },
+      font: { family: getComputedStyle(document.body).fontFamily, size, color: "@ink" },
       margin: { l: 48, r: 12, t: 12, b: 44 }, bargap: 0.25,
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "@soft", activecolor: "@ink" },
       xaxis: { ...axis, showgrid: false, zeroline: false }, yaxis: axis,
@@ -64,9 +67,10 @@
     }
   }
 
-  // Paper does not resize what is drawn, and a page holds more than a window.
+  // Paper does not resize what is drawn, and a page holds more than a window; narrow charts need room for legends.
   function onPaper(plot, height) {
-    return root.hasAttribute("data-printing") ? { width: plot.clientWidth, height: Math.round(0.75 * height) } : {};
+    const width = plot.clientWidth, share = width > 400 ? 0.62 : 0.72;
+    return printing() ? { width, height: Math.round(share * height) } : {};
   }
 
   function drawAll() {
