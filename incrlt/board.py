@@ -28,6 +28,8 @@ Scalars = Mapping[str, float | None]
 
 LOW, HIGH, UNKNOWN = (234, 240, 251), (18, 63, 148), (255, 255, 255)
 """Colours of 0 %, of 100 % and of a cell without value."""
+QUEUE = 1000
+"""Values that may wait for the writing thread: those of an experience, so that training does not wait for it."""
 READABLE = 20
 """An accuracy matrix of at most so many experiences has its values written into the cells."""
 
@@ -50,7 +52,7 @@ class Board:
     def writer(self) -> SummaryWriter:
         """The writer of this process; it begins a file of its own."""
         if self._writer is None:
-            self._writer = SummaryWriter(str(self.folder))
+            self._writer = SummaryWriter(str(self.folder), max_queue=QUEUE)
         return self._writer
 
     # ------------------------------------------------------------------ what is shown
