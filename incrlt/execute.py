@@ -14,6 +14,7 @@ import torch
 import incrlt.models
 from incrlt import report
 from incrlt.benchmarks import datasets, protocols, streams
+from incrlt.board import Board
 from incrlt.checkpoint import CheckpointFolder
 from incrlt.config import Experiment
 from incrlt.console import Console
@@ -28,6 +29,7 @@ from incrlt.resolve import Kind, load_class
 from incrlt.runfolder import RunFolder, environment
 from incrlt.schedules import cosine, multistep_with_warmup
 from incrlt.strategies.randomness import seed_everything
+from incrlt.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 
 if TYPE_CHECKING:
     from incrlt.run import RunOptions
@@ -40,6 +42,7 @@ WRITTEN_LATER = (
     "confusions.npz",
     "evaluations.npz",
     "classes.json",
+    THUMBNAILS_FILE,
     "results.json",
     "results.csv",
     "per_class.csv",
@@ -228,10 +231,12 @@ class Run:
         if experiment.training.threads:
             torch.set_num_threads(experiment.training.threads)
         self.checkpoints = CheckpointFolder(folder.path / "checkpoints")
+        self.board = Board(folder.path / "tensorboard")
         self.benchmark = streams.build(data, resolved)
         self.recorder = EvaluationRecorder()
         self.routing = RoutingRecorder()
         self.image_shape = tuple(data.train_images.shape[1:])
+        self.thumbnails = _first_images(data, resolved)
         recorders = [self.recorder, self.routing]
         self.strategy = build_strategy(experiment, self.image_shape[0], device, recorders)
         self.strategy.on_epoch_end = self._epoch_end
@@ -243,7 +248,16 @@ class Run:
 
     def run(self) -> None:
         """Train and evaluate every experience that is left, then write the report."""
+        try:
+            self._train_and_evaluate()
+            self._finish()
+        finally:
+            self.board.close()
+
+    def _train_and_evaluate(self) -> None:
         first = self._resume() if self.options.resume == "auto" else self._begin_anew()
+        if not (self.folder.path / THUMBNAILS_FILE).exists():
+            save_thumbnails(self.folder.path / THUMBNAILS_FILE, self.thumbnails)
         self._banner(first)
         stream, tests = self.benchmark.train_stream, self.benchmark.test_stream
         for t in range(first, len(stream)):
@@ -252,7 +266,6 @@ class Run:
             trained = time.perf_counter()
             self.strategy.eval(tests[: t + 1])
             self._experience_end(t, trained - begun, time.perf_counter() - trained)
-        self._finish()
 
     # ------------------------------------------------------------------ beginning
 
@@ -260,8 +273,7 @@ class Run:
         self.checkpoints.clear()
         for name in WRITTEN_LATER:
             (self.folder.path / name).unlink(missing_ok=True)
-        for events in (self.folder.path / "tensorboard").glob("events.*"):
-            events.unlink()
+        self.board.cut({})
         self._describe()
         return 0
 
@@ -280,6 +292,8 @@ class Run:
         if state is None:
             return self._begin_anew()
         self.folder.cut_log(state["log_size"])
+        if "board" in state:  # older versions did not note it
+            self.board.cut(state["board"])
         self._seconds_before, self._steps = state["seconds"], state["steps"]
         self.recorder.load_state_dict(state["recorder"])
         self.routing.load_state_dict(state["routing"])
@@ -331,10 +345,7 @@ class Run:
         }
         self._steps += 1
         self.folder.log(event)
-        writer = self.folder.tensorboard(self._steps)
-        for name, value in strategy.epoch_terms.items():
-            writer.add_scalar(f"loss/{name}", value, self._steps)
-        writer.add_scalar("lr", event["lr"], self._steps)
+        self.board.epoch(self._steps, event)
         self._save(trained=False)
         self.console.epoch(event)
 
@@ -344,6 +355,7 @@ class Run:
             "recorder": self.recorder.state_dict(),
             "routing": self.routing.state_dict(),
             "log_size": self.folder.log_size,
+            "board": self.board.sizes(),
             "steps": self._steps,
             "seconds": self._seconds,
         }
@@ -365,7 +377,7 @@ class Run:
         }
         self.folder.log(event)
         records = self._write_counts()
-        self._tensorboard(t, records)
+        self._show(event, records)
         self._save(trained=True)  # last: what comes before it is done again when the process is killed
         rows = {readout: experience_rows(record)[t] for readout, record in records.items()}
         self.console.experience(event, rows)
@@ -401,14 +413,15 @@ class Run:
         self.routing.write(self.folder.path, record.experience_of_class, record.images_of_class)
         return records
 
-    def _tensorboard(self, t: int, records: dict[str, Any]) -> None:
-        writer = self.folder.tensorboard()
+    def _show(self, event: dict[str, Any], records: dict[str, Any]) -> None:
+        t, images = event["experience"], self.first_record.images_of_class
+        self.board.experience(event, self.results["readouts"])
         for readout, record in records.items():
-            for name, value in experience_rows(record)[t].items():
-                if isinstance(value, int | float) and name != "experience":
-                    writer.add_scalar(f"{readout}/{name}", value, t)
-            matrix = summarise(record)["accuracy_matrix"]
-            writer.add_figure(f"{readout}/accuracy matrix", _matrix_figure(matrix), t)
+            self.board.classes(t, readout, record)
+        self.board.evaluation(t, self.recorder.evaluations.get(t, {}), self.first_record)
+        self.board.heads(t, self.strategy.model.final_heads, images)
+        for row in self.routing.rows(self.first_record.experience_of_class, images)[t:]:
+            self.board.routing(t, row)
 
     # ------------------------------------------------------------------ the end
 
@@ -416,7 +429,8 @@ class Run:
         if not hasattr(self, "first_record"):
             self._write_counts()
         self.folder.log({"event": "end", "seconds": self._seconds})
-        self.folder.flush()
+        settings = {"method": self.method, "protocol_hash": self.resolved.hash, **self.experiment.resolved()}
+        self.board.finish(settings, self.results)
         line = published.distance(self.resolved.protocol.name, self.method, summarise(self.first_record))
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
@@ -426,19 +440,8 @@ class Run:
         self.console.finished(self.folder.path, page, others, line)
 
 
-def _matrix_figure(matrix: list[list[float | None]]) -> Any:
-    """Draw the accuracy matrix without a display."""
-    from matplotlib.figure import Figure
-
-    size = len(matrix)
-    values = [
-        [float("nan") if cell is None else cell for cell in row] + [float("nan")] * (size - len(row))
-        for row in matrix
-    ]
-    figure = Figure(figsize=(4, 3.4))
-    axes = figure.add_subplot()
-    image = axes.imshow(values, vmin=0, vmax=100)
-    axes.set_xlabel("classes of experience")
-    axes.set_ylabel("after experience")
-    figure.colorbar(image, label="accuracy, %")
-    return figure
+def _first_images(data: Any, resolved: Any) -> list[Any]:
+    """Return the first training images of each class, in arrival order, that a sheet of thumbnails has room for."""
+    per_class, _ = room(len(resolved.counts))
+    chosen = resolved.first_images(data.train_labels.numpy(), per_class)
+    return [data.train_images[own].numpy() for own in chosen]

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch.utils.tensorboard import SummaryWriter
 
 import incrlt
 from incrlt.errors import UserError
@@ -46,7 +45,6 @@ class RunFolder:
         for left in path.glob(".*.tmp"):  # a write that was killed
             left.unlink(missing_ok=True)
         self.log_path = path / "log.jsonl"
-        self._tensorboard: SummaryWriter | None = None
 
     def _locked(self) -> FileLock:
         """Take the folder for this process; the system lets go of it however the process ends."""
@@ -96,12 +94,6 @@ class RunFolder:
         if self.log_size > size:
             os.truncate(self.log_path, size)
 
-    def tensorboard(self, purge_step: int | None = None) -> SummaryWriter:
-        """Return the TensorBoard writer; events from ``purge_step`` on are replaced."""
-        if self._tensorboard is None:
-            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
-        return self._tensorboard
-
     def write_counts(
         self, records: dict[str, StreamRecord], labels: list[int], extra: dict[str, Any]
     ) -> dict[str, Any]:
@@ -118,18 +110,11 @@ class RunFolder:
         return write_results(self.path, records, extra)
 
     def close(self) -> None:
-        """Flush TensorBoard and let go of the folder."""
-        self.flush()
+        """Let go of the folder."""
         self._lock.release()
         if [file.name for file in self.path.iterdir()] == [".lock"]:  # refused before anything was written
             (self.path / ".lock").unlink()
             self.path.rmdir()
-
-    def flush(self) -> None:
-        """Write what TensorBoard still holds."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
 
 
 def environment(device: torch.device, command: str) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from incrlt import report
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300", "CUDA_VISIBLE_DEVICES": ""}
@@ -52,6 +55,15 @@ EXPERIENCE_SAVED = "incrlt.execute:Run._experience_end"
 STEP = "incrlt.strategies.template:IncrTemplate.optimizer_step"
 EVALUATED = "incrlt.plugins.confusion:ConfusionRecorder.after_eval_iteration"
 RESULTS_WRITTEN = "incrlt.execute:Run._write_counts"
+SAME_BYTES = (
+    "results.csv",
+    "per_class.csv",
+    "classes.json",
+    "protocol.json",
+    "evaluations.npz",
+    "thumbnails.npz",
+)
+KINDS = ("scalars", "images", "histograms", "tensors")
 VARIES = {"time", "seconds", "images_per_second", "train_seconds", "eval_seconds"}
 
 
@@ -158,6 +170,21 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [without_time(json.loads(line)) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def shown(folder: Path) -> dict[str, Any]:
+    """Return every value TensorBoard reads of a run, by tag and in order of steps, but for those that are times."""
+    found = {}
+    for place in ("tensorboard", "tensorboard/final"):
+        events = EventAccumulator(str(folder / place), size_guidance=dict.fromkeys(KINDS, 0)).Reload()
+        for tag in events.Tags()["scalars"]:
+            if tag.split("/")[-1] not in VARIES:
+                found[place, tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["images"]:
+            found[place, tag] = [(event.step, event.encoded_image_string) for event in events.Images(tag)]
+        for tag in events.Tags()["histograms"]:
+            found[place, tag] = [(event.step, event.histogram_value) for event in events.Histograms(tag)]
+    return found
+
+
 def assert_same(folder: Path, reference: Path) -> None:
     """Raise unless two finished runs agree in everything but time."""
     assert differences(final_state(folder), final_state(reference)) == []
@@ -168,7 +195,8 @@ def assert_same(folder: Path, reference: Path) -> None:
         assert ours.files == theirs.files
         for key in ours.files:
             assert np.array_equal(ours[key], theirs[key]), key
-    for name in ("results.csv", "per_class.csv", "classes.json", "protocol.json", "evaluations.npz"):
+    assert shown(folder) == shown(reference)
+    for name in SAME_BYTES:
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     left = {path.name for path in folder.rglob("*") if path.name.endswith(".tmp")}
     assert left == set()
@@ -324,3 +352,17 @@ def test_a_finished_run_without_report_gets_it(runs):
     page.unlink()
     assert runs.run("finetune", "reported")[0] == 0
     assert page.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("kill", "done"), [(after(EPOCH_SAVED, 1), 0), (after(EPOCH_SAVED, 5), 1)], ids=["first", "second"]
+)
+def test_a_killed_run_has_a_report(runs, kill, done):
+    out = f"unfinished-{done}"
+    code, text = runs.run("lucir_lws", out, kill=kill)
+    assert code == -signal.SIGKILL, text
+    folder = runs.path(out)
+    page = report.write(folder).read_text()
+    assert f"The run has not finished: {done} of 3 experiences are evaluated" in page
+    assert ('aria-label="4 training images of' in page) is (done > 0)
+    assert f"<dd>{kill['calls']}</dd>" in page, "epochs in the facts"

@@ -280,6 +280,20 @@ class ResolvedProtocol:
         sizes = self.protocol.classes_per_experience
         return np.repeat(np.arange(len(sizes)), sizes)
 
+    def first_images(self, labels: npt.ArrayLike, at_most: int) -> list[Indices]:
+        """Return, per class in arrival order, indices of the first images that the run trains on.
+
+        Args:
+            labels: ``[N]`` class ids of all training images, as given to :func:`resolve`.
+            at_most: Indices per class; a rarer class has fewer.
+        """
+        labels = np.asarray(labels)
+        return [
+            own[labels[own] == label][:at_most]
+            for own, classes in zip(self.train_indices, self.protocol.classes, strict=True)
+            for label in classes
+        ]
+
     def plan(self) -> list[dict[str, Any]]:
         """Return one dict of plain data per experience.
 

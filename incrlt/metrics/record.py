@@ -33,9 +33,12 @@ UNREADABLE = (
     KeyError,
     TypeError,
     AttributeError,
+    RuntimeError,  # an archive that says it is encrypted or of an unknown compression
+    MemoryError,  # a table that says it is larger than it is
     zipfile.BadZipFile,
     zlib.error,
 )
+"""What reading a damaged ``.npz`` file can raise."""
 _KEY = re.compile(r"(?P<readout>.+)_(?P<t>\d{3,})")
 
 

@@ -101,6 +101,16 @@ class RoutingRecorder(SupervisedPlugin):
         mean, saved = found["mean_experts"], found["macs_saved"]
         return f"router: {mean:.2f} experts per image, {saved:.1f} % of multiply-adds saved"
 
+    def rows(self, experience_of_class: Any, images_of_class: Any) -> list[dict[str, float | None]]:
+        """Return the rows of ``routing.csv``, one per experience; none without a router.
+
+        Args:
+            experience_of_class: Experience in which each class arrived ``[C]``.
+            images_of_class: Training images of each class ``[C]``.
+        """
+        used = [counts.numpy() for counts in self.used]
+        return routing_rows(used, experience_of_class, images_of_class, self.macs) if used else []
+
     def write(self, folder: str | os.PathLike[str], experience_of_class: Any, images_of_class: Any) -> None:
         """Write ``routing.csv`` and, after an evaluation in this process, ``routing_sweep.csv``.
 
@@ -111,8 +121,7 @@ class RoutingRecorder(SupervisedPlugin):
         """
         if not self.used:
             return
-        used = [counts.numpy() for counts in self.used]
-        rows = routing_rows(used, experience_of_class, images_of_class, self.macs)
+        rows = self.rows(experience_of_class, images_of_class)
         curve = None if self.table is None else sweep(self.table, self.macs[-1], images_of_class)
         write_routing(folder, rows, curve)
 

@@ -294,7 +294,9 @@ def losses(run: Run) -> Figure | None:
     data = [
         {
             **line(name, [], palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)]),
-            "mode": "lines",
+            # few epochs: a term of a single one between two stages would not be seen as a line
+            "mode": "lines+markers" if len(shown) <= 100 else "lines",
+            "marker": {"size": 4},
             "x": [position + 1 for position in shown],
             "y": [_significant(_terms(epochs[position]).get(name)) for position in shown],
             "text": [_where(epochs[position]) for position in shown] if not index else None,

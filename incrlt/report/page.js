@@ -25,14 +25,17 @@
     return value;
   }
 
+  const printing = () => root.hasAttribute("data-printing");
+
   function template() {
+    const size = printing() ? 9.5 : 12;
     const axis = {
       gridcolor: "@line", linecolor: "@line", zerolinecolor: "@line", zerolinewidth: 1, ticks: "",
-      automargin: true, title: { standoff: 10, font: { size: 12, color: "@soft" } }, tickfont: { color: "@soft" },
+      automargin: true, title: { standoff: 10, font: { size, color: "@soft" } }, tickfont: { color: "@soft" },
     };
     return themed({ layout: {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "@ink" },
+      font: { family: getComputedStyle(document.body).fontFamily, size, color: "@ink" },
       margin: { l: 48, r: 12, t: 12, b: 44 }, bargap: 0.25,
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "@soft", activecolor: "@ink" },
       xaxis: { ...axis, showgrid: false, zeroline: false }, yaxis: axis,
@@ -64,13 +67,18 @@
     }
   }
 
+  // Paper does not resize what is drawn, and a page holds more than a window; narrow charts need room for legends.
+  function onPaper(plot, height) {
+    const width = plot.clientWidth, share = width > 400 ? 0.62 : 0.72;
+    return printing() ? { width, height: Math.round(share * height) } : {};
+  }
+
   function drawAll() {
-    const printing = root.hasAttribute("data-printing");
     const shared = template();
     for (const plot of plots.filter((one) => one.clientWidth)) { // one that is hidden is drawn when it is chosen
       const figure = themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent));
-      const size = printing ? { width: plot.clientWidth } : {}; // paper does not resize what is drawn
-      Plotly.react(plot, ofChosen(figure.data), { ...figure.layout, ...size, template: shared }, CONFIG);
+      const layout = { ...figure.layout, ...onPaper(plot, figure.layout.height), template: shared };
+      Plotly.react(plot, ofChosen(figure.data), layout, CONFIG);
     }
     drawPicked();
   }
@@ -93,12 +101,13 @@
     if (!curves) return;
     curves.hidden = !picked.size;
     if (!picked.size) return;
+    const plot = curves.firstElementChild;
     const layout = {
-      height: 320, hovermode: "x unified", showlegend: true, template: template(),
+      height: 320, ...onPaper(plot, 320), hovermode: "x unified", showlegend: true, template: template(),
       xaxis: { title: { text: "experience" }, tickformat: "d" },
       yaxis: { title: { text: "accuracy, %" }, range: [0, 100] },
     };
-    Plotly.react(curves.firstElementChild, themed([...picked].map(curveOf)), layout, CONFIG);
+    Plotly.react(plot, themed([...picked].map(curveOf)), layout, CONFIG);
   }
 
   function pick(row) {
@@ -111,7 +120,9 @@
   function whenPrinting(on) {
     root.toggleAttribute("data-printing", on); // paper is white whatever the screen's theme
     drawAll();
-    if (!on) plots.forEach((plot) => plot.clientWidth && Plotly.Plots.resize(plot));
+    if (on) return;
+    const drawn = picked.size ? [...plots, curves.firstElementChild] : plots;
+    drawn.forEach((plot) => plot.clientWidth && Plotly.Plots.resize(plot));
   }
 
   if (choices.length) showChosen();

@@ -71,6 +71,7 @@ def contents(run: Run) -> Json:
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
         "routing": made("The table of routing", lambda: tables.routing(run), []),
         "classes": made("The table of classes", lambda: tables.classes(run.records), []),
+        "thumbnails": made("The pictures of the classes", lambda: tables.thumbnails(run), None),
         "charts": {
             name: chart
             for name, (what, make) in _charts(run).items()

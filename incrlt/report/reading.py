@@ -19,6 +19,7 @@ from incrlt.metrics import StreamRecord, load_records, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
+from incrlt.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
 
 Json = dict[str, Any]
 
@@ -54,6 +55,8 @@ class Run:
     """Rows of routing.csv, one per experience; empty without a router."""
     sweep: tuple[Json, ...] = ()
     """Rows of routing_sweep.csv: accuracy over computation."""
+    thumbnails: Sheet | None = None
+    """Training images of every class; None for runs of versions that did not keep any."""
     finished: bool = False
     problems: tuple[str, ...] = ()
     """Sentences on what is missing, damaged or of another version."""
@@ -137,6 +140,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         evaluations=_evaluations(folder / EVALUATIONS_FILE, records, problems),
         routing=_table(folder / ROUTING_FILE, problems),
         sweep=_table(folder / SWEEP_FILE, problems),
+        thumbnails=_thumbnails(folder / THUMBNAILS_FILE, records, problems),
         finished=(folder / "DONE").exists(),
     )
     return _with_problems(run, problems)
@@ -250,6 +254,23 @@ def _evaluations(path: Path, records: Mapping[str, StreamRecord], problems: list
         reason = f"{path.name} does not fit the counts: {wrong}"
     problems.append(f"{reason}; calibration, experts and what the memory holds are not shown.")
     return EvaluationRecord()
+
+
+def _thumbnails(path: Path, records: Mapping[str, StreamRecord], problems: list[str]) -> Sheet | None:
+    """Return the classes' pictures; only newer runs have them, so their absence is no problem."""
+    if not path.exists():
+        return None
+    try:
+        sheet = load_thumbnails(path)
+    except UserError as error:
+        reason = str(error).replace(str(path.parent) + os.sep, "")
+    else:
+        seen = max((record.num_seen for record in records.values()), default=0)
+        if len(sheet.counts) >= seen:  # it holds the classes yet to come as well
+            return sheet
+        reason = f"{path.name} has {len(sheet.counts)} classes, the counts {seen}"
+    problems.append(f"{reason}; pictures of the classes are not shown.")
+    return None
 
 
 def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:

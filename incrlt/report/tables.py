@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,10 @@ from incrlt.metrics.confusion import hardest_negatives
 from incrlt.metrics.groups import GROUPS
 from incrlt.report.expert_figures import calibrations as diagrams
 from incrlt.report.reading import Json, Run, number, section_name
+from incrlt.thumbnails import Sheet
 
+COARSE = 16
+"""A thumbnail of fewer pixels a side is shown with hard edges."""
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 96, 22, 48
 
 
@@ -177,6 +181,24 @@ def points(values: np.ndarray, first: int) -> str:
     """Return the values of a curve in words, e.g. "after 3: 40, after 4: 35", at most as many as are drawn."""
     shown = np.linspace(0, len(values) - 1, min(len(values), SPARK_POINTS)).round().astype(int)
     return ", ".join(f"after {first + at}: {values[at]:.0f}" for at in shown if not np.isnan(values[at]))
+
+
+def thumbnails(run: Run) -> Json | None:
+    """Return the sheet of thumbnails for the page, once, and where each seen class lies on it; None without one."""
+    sheet, record = run.thumbnails, next(iter(run.records.values()), None)
+    if sheet is None or record is None:
+        return None
+    return {
+        "uri": f"data:image/jpeg;base64,{base64.b64encode(sheet.jpeg).decode()}",
+        "width": sheet.width,
+        "coarse": sheet.side < COARSE,
+        "of_class": [_thumbnail(sheet, index) for index in range(record.num_seen)],
+    }
+
+
+def _thumbnail(sheet: Sheet, index: int) -> Json:
+    left, top = sheet.place(index)
+    return {"count": sheet.counts[index], "left": left, "top": top}
 
 
 def calibrations(run: Run) -> list[Json]:

@@ -271,3 +271,17 @@ def test_rules_load_neither_torch_nor_avalanche():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("holdout", ["none", "long-tailed-cil"])
+def test_first_images_are_trained_on_and_of_their_class(holdout):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 130))
+    rule = Protocol.free("digits", 4, 3, imbalance_ratio=100, holdout=holdout)
+    resolved = resolve(rule, labels)
+    trained = set(np.concatenate(resolved.train_indices).tolist())
+    chosen = resolved.first_images(labels, 4)
+    assert [len(own) for own in chosen] == np.minimum(resolved.counts, 4).tolist()
+    assert min(resolved.counts) < 4, "the rarest class must be rarer than that for this test to tell"
+    for own, label in zip(chosen, rule.class_order, strict=True):
+        assert set(labels[own]) == {label}
+        assert set(own.tolist()) <= trained

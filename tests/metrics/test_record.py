@@ -86,6 +86,21 @@ def test_every_truncation_of_the_counts_is_noticed(worked_example, tmp_path):
             load_confusions(path)
 
 
+def test_every_flipped_bit_of_the_counts_is_noticed(worked_example, tmp_path):
+    """Also those that make the archive say it is encrypted, or of an unknown compression."""
+    path = save_confusions(tmp_path / "c.npz", {"cnn": worked_example.confusions})
+    whole, expected = path.read_bytes(), load_confusions(path)["cnn"]
+    for place in range(len(whole)):
+        for bit in (1, 8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            try:
+                found = load_confusions(path)
+            except UserError:
+                continue
+            for matrix, right in zip(found.get("cnn", ()), expected, strict=False):
+                np.testing.assert_array_equal(matrix, right)  # a date, or the name of a step, has changed
+
+
 def test_missing_classes_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the classes in .*classes\.json"):
         load_records(tmp_path)

@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from incrlt import report
 from incrlt.report.__main__ import main
+from incrlt.thumbnails import save_thumbnails
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -97,6 +99,45 @@ def test_page_works_in_a_browser(browser, make_run, tmp_path, width, flags):
     assert probe["plots"] == probe["drawn"] == 28
     assert probe["paper"] == "rgb(245, 246, 249)"  # printed light whatever the screen
     assert probe["wide"] <= 0, "the page scrolls sideways"
+
+
+THUMBNAILS_PROBE = """<script>
+[...document.querySelectorAll("#class-table th")].find((th) => th.textContent === "images").click(); // sorted anew
+const windows = [...document.querySelectorAll("#class-table .thumbnails")], sheet = new Image();
+const numbers = (text) => text.split(" ").map(parseFloat);
+sheet.onload = () => {
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d", { willReadFrequently: true });
+  canvas.width = sheet.naturalWidth; canvas.height = sheet.naturalHeight; pen.drawImage(sheet, 0, 0);
+  document.body.dataset.probe = JSON.stringify(windows.map((one) => {
+    const style = getComputedStyle(one), scale = sheet.naturalWidth / numbers(style.backgroundSize)[0];
+    const [left, top] = numbers(style.backgroundPosition), side = one.clientHeight, n = one.clientWidth / side;
+    const seen = [...Array(n).keys()].map((place) =>
+      [...pen.getImageData((side * (place + 0.5) - left) * scale, (side / 2 - top) * scale, 1, 1).data.slice(0, 3)]);
+    return [one.closest("tr").cells[0].textContent, seen];
+  }));
+};
+sheet.src = getComputedStyle(windows[0]).backgroundImage.slice(5, -2);
+</script>"""
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_each_row_shows_the_images_of_its_class(browser, make_run, tmp_path, side):
+    """Images of one colour each: what lies behind the window of a row is what was saved for its class."""
+    folder = make_run(tmp_path, sizes=(6, 3, 3), epochs=1)
+    generator = np.random.default_rng(0)
+    colours = [generator.integers(0, 256, (1 + index % 4, 3)) for index in range(12)]
+    images = [own[:, :, None, None].repeat(side, 2).repeat(side, 3).astype(np.uint8) for own in colours]
+    save_thumbnails(folder / "thumbnails.npz", images)
+    path = report.write(folder)
+    path.write_text(path.read_text().replace("</html>", "") + THUMBNAILS_PROBE)
+    dom, console = open_page(browser, path, tmp_path / "profile", 1200)
+    assert console == []
+    shown = dict(json.loads(re.search(r'data-probe="([^"]+)"', dom)[1].replace("&quot;", '"')))
+    assert len(shown) == 12
+    for index, own in enumerate(colours):
+        np.testing.assert_allclose(
+            shown[f"class {index}"], own, atol=24
+        )  # JPEG keeps colours at half the pixels
 
 
 COMPARE_PROBE = """<script>

@@ -12,6 +12,7 @@ from incrlt import report
 from incrlt.metrics import save_confusions
 from incrlt.metrics.evaluation import load_evaluations, save_evaluations
 from incrlt.report import page, read_run
+from incrlt.thumbnails import load_thumbnails, save_thumbnails
 
 
 def without_plotly(text: str) -> str:
@@ -154,9 +155,10 @@ def test_fields_of_another_type_never_stop_the_page(make_run, spoil, tmp_path, m
 def test_large_run_is_fast_and_stays_small(make_run, tmp_path):
     """100 tasks, 1000 classes, three experts."""
     folder = make_run(tmp_path, sizes=(10,) * 100, epochs=160, readouts=("cnn", "nme"), num_experts=3)
-    begun = time.perf_counter()
+    with_thumbnails(folder, 1000, per_class=2, side=32)
+    begun = time.process_time()  # seconds of this process: another one may keep the machine busy
     path = report.write(folder)
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
     assert path.stat().st_size < 8e6
 
 
@@ -242,3 +244,48 @@ def test_the_size_of_the_network_stands_in_the_head(make_run, tmp_path):
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps({**results, "parameters": 783856, "mega_macs": 100.36}))
     assert "0.78 M parameters, 100.4 M multiply-adds an image" in report.write(folder).read_text()
+
+
+def with_thumbnails(folder, classes, per_class=4, side=8):
+    """Leave images of noise behind, as a run does at its start; the first class has a single one."""
+    generator = np.random.default_rng(0)
+    counts = [1, *[per_class] * (classes - 1)]
+    images = [generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8) for count in counts]
+    return save_thumbnails(folder / "thumbnails.npz", images)
+
+
+def test_every_class_shows_its_images(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2, 2), done=2, epochs=1)  # two classes are yet to come
+    sheet = load_thumbnails(with_thumbnails(folder, 8))
+    own = without_plotly(report.write(folder).read_text())
+    shown = re.findall(
+        r'aria-label="(\d) training images? of ([^"]+)" style="--n:(\d);--x:(\d+);--y:(\d+)"', own
+    )
+    places = [
+        (str(sheet.counts[c]), f"class {c}", str(sheet.counts[c]), *map(str, sheet.place(c)))
+        for c in range(6)
+    ]
+    assert shown == places
+    assert own.count("data:image/jpeg;base64,") == 1
+    assert "No pictures of the classes" not in own
+
+
+def test_a_run_without_thumbnails_says_so_once(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1)
+    own = without_plotly(report.write(folder).read_text())
+    assert own.count("No pictures of the classes") == 1
+    assert 'class="thumbnails' not in own
+    assert read_run(folder).problems == ()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "other run"])
+def test_damaged_thumbnails_cost_the_pictures_alone(make_run, tmp_path, damage):
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1)
+    path = with_thumbnails(folder, 7 if damage == "other run" else 8)
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[:-40], "empty": b"", "noise": b"\x00" * 300, "other run": whole}[damage])
+    own = without_plotly(report.write(folder).read_text())
+    (problem,) = read_run(folder).problems
+    assert problem.endswith("pictures of the classes are not shown.") and "thumbnails.npz" in problem
+    assert str(folder) not in problem
+    assert 'class="thumbnails' not in own and own.count("<svg") == 6  # curves of all but the newest classes
