@@ -69,12 +69,18 @@ def stream(images_per_class: int, side: int = 32) -> Any:
 
 
 def strategy_of(
-    experts: ExpertMethod, step: str, kernels: str, device: torch.device, epochs: int, network: str
+    experts: ExpertMethod,
+    step: str,
+    kernels: str,
+    device: torch.device,
+    epochs: int,
+    network: str,
+    precision: str = "auto",
 ) -> LUCIR:
     """Return LUCIR as a run builds it."""
     torch.manual_seed(0)
     model = incrlt.models.build(network, layout=experts.layout)
-    precision = choose_precision("auto", device)
+    precision = choose_precision(precision, device)
     return LUCIR(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4),
