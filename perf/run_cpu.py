@@ -10,7 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from perf import bench_epoch, bench_experts, bench_herding, bench_kernels_cpu, bench_memory, bench_routing
+from perf import (
+    bench_compile,
+    bench_epoch,
+    bench_experts,
+    bench_frozen,
+    bench_herding,
+    bench_kernels_cpu,
+    bench_memory,
+    bench_routing,
+)
 from perf.machine import machine
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -23,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help="herding, epoch, memory, experts, routing, kernels; default: all",
+        help="herding, epoch, memory, experts, routing, kernels, compile, frozen; default: all",
     )
     parser.add_argument("--images", type=int, default=640, help="images per turn")
     parser.add_argument("--rounds", type=int, default=12, help="turns of each competitor")
@@ -41,6 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
             rounds=options.rounds, seconds=options.seconds, threads=options.threads
         ),
         "routing": lambda: bench_routing.measure(
+            rounds=options.rounds, seconds=options.seconds, threads=options.threads
+        ),
+        "compile": lambda: bench_compile.measure(
+            rounds=options.rounds, seconds=options.seconds, threads=options.threads
+        ),
+        "frozen": lambda: bench_frozen.measure(
             rounds=options.rounds, seconds=options.seconds, threads=options.threads
         ),
         "kernels": lambda: bench_kernels_cpu.measure(rounds=options.rounds, threads=options.threads),
