@@ -124,18 +124,28 @@ def measure_turn(turn: Turn, most: int, device: torch.device) -> dict[str, Any]:
     row |= _profiled(turn)
     number = max(2, min(most, MOST_NODES // max(row["launches"], 1)))
     row |= {"host_us": quantiles(_host(turn, min(number, 40), device)), "peak_bytes": _peak(turn)}
-    try:
-        row |= {"device_us": quantiles(_device(turn, number)), "buffers": number}
-    except RuntimeError as error:  # it waits for the host, which a graph cannot
-        row["not_captured"] = str(error).splitlines()[0]
-        torch.cuda.synchronize()
-    return row
+    reason = _wait_inside(turn)
+    if reason is not None:  # a capture that fails would leave its stream behind
+        return row | {"not_captured": reason}
+    return row | {"device_us": quantiles(_device(turn, number)), "buffers": number}
 
 
 def wait(device: torch.device) -> None:
     """Wait for the GPU, if it is one."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def _wait_inside(turn: Turn) -> str | None:
+    """Return how a turn makes the host wait for the device, which a graph cannot; None if it does not."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        turn(0)
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return None
 
 
 def _host(turn: Turn, number: int, device: torch.device) -> list[float]:
