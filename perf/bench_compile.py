@@ -72,8 +72,8 @@ def measure(
         side: Pixels.
 
     Returns:
-        By precision: milliseconds, how many times as fast as eager the compiled step is, paired by round, processor
-        seconds of the first compiled step, and after how many steps it has paid for that (None: never).
+        By precision: milliseconds, how many times as fast as eager the compiled step is, paired by round, and
+        processor seconds of the first compiled step.
     """
     torch.set_num_threads(threads)
     found: dict[str, Any] = {"settings": {"network": network, "batch": batch, "threads": threads}}
@@ -86,12 +86,10 @@ def measure(
         compiled = step_of(model, torch.compile(model.extract), images, dtype)
         first = seconds_of_first(compiled)
         times = alternate({"eager": eager, "compiled": compiled}, rounds, seconds)
-        saved = spread(times["eager"])["median"] - spread(times["compiled"])["median"]
         found[name] = {
             "milliseconds": {kind: spread([1e3 * t for t in each]) for kind, each in times.items()},
             "times_as_fast_as_eager": ratio(times, "eager", "compiled"),
             "first_compiled_step_processor_seconds": first,
-            "pays_after_steps": first / saved if saved > 0 else None,
         }
     return found
 
