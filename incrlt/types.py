@@ -121,6 +121,9 @@ class Stage:
         sampler: ``shuffle`` draws images uniformly, ``class_aware`` draws classes uniformly.
         data: ``stream`` is the experience with its exemplars; ``exemplars`` is the memory alone, new classes included.
         frozen_backbone: Stem and branches stay in evaluation mode and get no gradient.
+        cache_features: Compute the frozen backbone's features once, of images without random augmentation, and train
+            on those: each epoch costs next to nothing, and is another one than with augmentation. The stage's loss
+            sees features in the place of images, so that it must not ask for second views or the teacher.
         freeze_old: Head rows of old classes stay as they are.
         loss: The stage's own loss; None trains with the strategy's.
         steady: ``loss`` is the same function in every epoch, so that a captured step serves all of them.
@@ -138,6 +141,7 @@ class Stage:
     sampler: Literal["shuffle", "class_aware"] = "shuffle"
     data: Literal["stream", "exemplars"] = "stream"
     frozen_backbone: bool = False
+    cache_features: bool = False
     freeze_old: bool = True
     loss: StageLoss | None = None
     steady: bool = False
@@ -145,6 +149,11 @@ class Stage:
     batch_size: int | None = None
     aside: bool = False
     prepare: Callable[[Any, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        assert not self.cache_features or (self.frozen_backbone and self.loss is not None), (
+            f"stage {self.name}: only a stage with a frozen backbone and a loss of its own can store features"
+        )
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:

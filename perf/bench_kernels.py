@@ -1,164 +1,180 @@
 """Expert losses on a GPU: Triton against closed form, published eager form, compiled forms and cross entropies.
 
-Device time is that of a replayed CUDA graph that computes over rotating buffers larger than twice the L2 cache, so that
-neither launches nor a warm cache flatter anyone; host time is that of calls in eager mode with one wait at the end.
-Bytes are those that must move (logits read, gradient written); a copy's bandwidth is measured in the same run.
+Device time is that of a replayed CUDA graph that computes over rotating buffers: together larger than twice the L2
+cache, or as many as make :data:`MOST_NODES` launches, whichever is less, so that neither launches nor a warm cache
+flatter anyone. What waits for the host cannot be captured: there the profiler's sum of kernel times stands. Host time
+is that of calls in eager mode with one wait at the end. Bytes are those that must move (see
+:func:`perf.kernel_turns.model_bytes`); a copy's bandwidth is measured in the same run.
 
-``python -m perf.bench_kernels --out perf/data/<date>_kernels_<gpu>.json``; ``--quick`` for two shapes. On the CPU
-(``--device cpu``) only host times are taken: a rehearsal.
+``python -m perf.bench_kernels --out perf/data/<date>_kernels_<gpu>.json`` goes through the grid, most wanted first,
+until the time is over, and names what it left out. On the CPU (``--device cpu``) only host times are taken: a
+rehearsal.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from incrlt.kernels import closed_form
-from incrlt.kernels.backends import backend_module
-from incrlt.runfolder import environment
-from perf.bench_kernels_cpu import PUBLISHED, fused, problem
-from perf.bench_routing import finished
+from perf.kernel_turns import TERMS, Leaves, Shape, Turn, leaves_of, model_bytes, skipped, turns
+from perf.machine import machine
 from perf.output import write
 
-SHAPES = tuple(
-    (experts, batch, classes)
-    for batch, classes in ((128, 100), (512, 100), (1024, 1000), (512, 8142), (4096, 8142))
-    for experts in (1, 3, 6)
-)
-QUICK = ((3, 128, 100), (3, 512, 8142))
+SIZES = ((128, 100), (512, 8142), (512, 100), (1024, 1000), (4096, 8142))
+"""Batch and classes: CIFAR-100 at two batch sizes, ImageNet-LT, iNaturalist 2018 with images and with stored features;
+those that goals are about come first."""
+GRID = tuple((k, b, c) for k in (3, 1, 6) for b, c in SIZES)
+GOALS = ((3, 128, 100), (3, 512, 8142))
+CHOICES = {"all": GRID, "goals": GOALS, "rest": tuple(shape for shape in GRID if shape not in GOALS)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-COPIES = 40
-"""Calls in one captured graph, at most."""
-
-Turn = Callable[[int], object]
-"""``turn(i)`` computes loss and gradient of buffer i."""
-
-
-def buffers(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Return copies of the logits that together exceed twice the L2 cache; two on a CPU."""
-    logits, _, _ = problem(*shape)
-    logits = logits.to(device, dtype)
-    number = 2
-    if device.type == "cuda":
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-        number = 2 + 2 * cache // (logits.numel() * logits.element_size())
-    return [logits.clone() for _ in range(min(number, COPIES))]
+MOST_NODES = 6000
+"""Launches in one captured graph: many more take seconds to instantiate."""
+MOST_BUFFERS = 1000
+SECONDS_PER_MEASUREMENT = 0.1
+"""Repeat host and device times this long, at least three times."""
 
 
-def turns(name: str, shape: tuple[int, int, int], leaves: list[Tensor], compiled: bool) -> dict[str, Turn]:
-    """Return what is compared, by name."""
-    logits, labels, counts = problem(*shape)
-    device = leaves[0].device
-    labels, counts = labels.to(device), counts.to(device)
-    spec, tensors = fused(name, logits, counts)
-    tensors = type(tensors)(**{key: _on(value, device) for key, value in vars(tensors).items()})
-    extra = {"tables": tensors} if name == "ride" else {}
-    grown = [leaf.requires_grad_() for leaf in leaves]
+@dataclass(frozen=True)
+class Item:
+    """What is measured in one go.
 
-    def published(leaf: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(PUBLISHED[name](leaf, labels, counts, **extra), leaf)
+    Attributes:
+        terms: One of :data:`perf.kernel_turns.TERMS`.
+        shape: K, B, C.
+        dtype: Key of :data:`DTYPES`.
+        compiled: The compiled forms, otherwise all the others.
+    """
 
-    def closed(leaf: Tensor) -> Tensor | None:
-        return closed_form.terms_and_gradients(leaf, labels, spec, tensors)[1]
+    terms: str
+    shape: Shape
+    dtype: str
+    compiled: bool
 
-    found: dict[str, Turn] = {
-        "published": lambda i: published(grown[i]),
-        "closed_form": lambda i: closed(grown[i]),
-    }
-    if device.type == "cuda":
-        triton = backend_module("triton")
-        found["triton"] = lambda i: triton.terms_and_gradients(grown[i], labels, spec, tensors)[1]
-    if compiled:
-        fast_published = torch.compile(PUBLISHED[name], dynamic=False)
-        fast_closed = torch.compile(closed, dynamic=False)
-        found["published_compiled"] = lambda i: torch.autograd.grad(
-            fast_published(grown[i], labels, counts, **extra), grown[i]
-        )
-        found["closed_form_compiled"] = lambda i: fast_closed(grown[i])
-    return found | _cross_entropies(grown, labels)
+    def __str__(self) -> str:
+        return f"{self.terms} {self.shape} {self.dtype}{' compiled' * self.compiled}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a row says of it."""
+        return {"terms": self.terms, "shape": list(self.shape), "dtype": self.dtype}
 
 
-def _on(value: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if value is None else value.to(device)
+def plan(grid: tuple[Shape, ...] = GRID, compiled: bool = True) -> list[Item]:
+    """Return what is to be measured on a grid of shapes, in the order of interest.
+
+    The shapes of the goals come first, with the compiled forms in fp32; then the grid without compiled forms, three
+    experts before one and six; then the compiled forms of the rest, which take seconds each, as far as the time goes.
+    """
+    goals = tuple(shape for shape in grid if shape in GOALS)
+    wanted = itertools.chain(
+        _items(goals, tuple(DTYPES), False),
+        _items(goals, ("fp32",), True),
+        _items(grid, tuple(DTYPES), False),
+        _items(grid, tuple(DTYPES), True),
+    )
+    return [item for item in dict.fromkeys(wanted) if compiled or not item.compiled]
 
 
-def _cross_entropies(leaves: list[Tensor], labels: Tensor) -> dict[str, Turn]:
-    """Cross entropy alone, expert after expert: a floor of what others take for much less than the whole set."""
-
-    def plain(i: int) -> tuple[Tensor, ...]:
-        total = sum(F.cross_entropy(each.float(), labels) for each in leaves[i])
-        assert isinstance(total, Tensor)
-        return torch.autograd.grad(total, leaves[i])
-
-    found: dict[str, Turn] = {"cross_entropy_alone": plain}
-    try:
-        from liger_kernel.transformers import LigerCrossEntropyLoss
-    except ImportError:
-        return found
-    liger = LigerCrossEntropyLoss()
-
-    def with_liger(
-        i: int,
-    ) -> tuple[Tensor, ...]:  # it overwrites its input: on a copy, as a second loss would need
-        total = sum(liger(each.clone(), labels) for each in leaves[i])
-        assert isinstance(total, Tensor)
-        return torch.autograd.grad(total, leaves[i])
-
-    return found | {"liger_cross_entropy_alone": with_liger}
+def _items(shapes: tuple[Shape, ...], dtypes: tuple[str, ...], compiled: bool) -> Iterator[Item]:
+    for shape, dtype, terms in itertools.product(shapes, dtypes, TERMS):
+        if not compiled or terms in TERMS[:4]:
+            yield Item(terms, shape, dtype, compiled)
 
 
 # ------------------------------------------------------------------------------------------------------ measurement
 
 
-def measure_turn(turn: Turn, number: int, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Return first-call seconds, host and device microseconds, launches and peak memory of one competitor."""
+def buffers(item: Item, device: torch.device) -> list[Leaves]:
+    """Return copies of the leaves that together exceed twice the L2 cache; two on a CPU."""
+    leaves = leaves_of(item.terms, item.shape, DTYPES[item.dtype], device)
+    number = 2
+    if device.type == "cuda":
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        number = 2 + 2 * cache // sum(leaf.numel() * leaf.element_size() for leaf in leaves.all)
+    return [leaves.clone() for _ in range(min(number, MOST_BUFFERS))]
+
+
+def measure_turn(turn: Turn, most: int, device: torch.device) -> dict[str, Any]:
+    """Measure one competitor.
+
+    Args:
+        turn: Its forward and backward.
+        most: Buffers there are.
+        device: Where.
+
+    Returns:
+        ``first_call_seconds``, compilation included; ``host_us``, quintile, median and quintile; on a GPU also
+        ``launches``, ``kernels_us`` (the profiler's sum), ``peak_bytes`` beyond the inputs, ``device_us`` and the
+        number ``buffers`` it rotated over, or ``not_captured`` with the reason.
+    """
     begun = time.perf_counter()
     turn(0)
-    finished(device)
+    wait(device)
     row: dict[str, Any] = {"first_call_seconds": time.perf_counter() - begun}
-    row["host_us"] = _quantiles([_host(turn, number, device) for _ in range(repeats)])
     if device.type != "cuda":
-        return row
-    row["launches"] = _launches(turn)
-    row["peak_bytes"] = _peak(turn)
-    try:
-        row["device_us"] = _quantiles(_device(turn, number, repeats))
-    except RuntimeError as error:  # what cannot be captured has no device time: the host is in it
-        row["not_captured"] = str(error).splitlines()[0]
+        return row | {"host_us": quantiles(_host(turn, min(most, 4), device))}
+    row |= _profiled(turn)
+    number = max(2, min(most, MOST_NODES // max(row["launches"], 1)))
+    row |= {"host_us": quantiles(_host(turn, min(number, 40), device)), "peak_bytes": _peak(turn)}
+    reason = _wait_inside(turn)
+    if reason is not None:  # a capture that fails would leave its stream behind
+        return row | {"not_captured": reason}
+    return row | {"device_us": quantiles(_device(turn, number)), "buffers": number}
+
+
+def wait(device: torch.device) -> None:
+    """Wait for the GPU, if it is one."""
+    if device.type == "cuda":
         torch.cuda.synchronize()
-    return row
 
 
-def _host(turn: Turn, number: int, device: torch.device) -> float:
-    finished(device)
-    begun = time.perf_counter()
-    for i in range(number):
-        turn(i)
-    finished(device)
-    return 1e6 * (time.perf_counter() - begun) / number
+def _wait_inside(turn: Turn) -> str | None:
+    """Return how a turn makes the host wait for the device, which a graph cannot; None if it does not."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        turn(0)
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return None
 
 
-def _device(turn: Turn, number: int, repeats: int) -> list[float]:
+def _host(turn: Turn, number: int, device: torch.device) -> list[float]:
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS_PER_MEASUREMENT
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < 50):
+        wait(device)
+        begun = time.perf_counter()
+        for i in range(number):
+            turn(i)
+        wait(device)
+        times.append(1e6 * (time.perf_counter() - begun) / number)
+    return times
+
+
+def _device(turn: Turn, number: int) -> list[float]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for i in range(number):
+        for i in range(min(number, 3)):
             turn(i)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for i in range(number):
             turn(i)
-    times = []
-    for _ in range(repeats + 2):
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS_PER_MEASUREMENT
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < 52):
         first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         first.record()
         graph.replay()
@@ -168,14 +184,19 @@ def _device(turn: Turn, number: int, repeats: int) -> list[float]:
     return times[2:]
 
 
-def _launches(turn: Turn) -> int:
+def _profiled(turn: Turn) -> dict[str, Any]:
+    """Return kernels of one turn, copies and fills included, and the sum of their times."""
     turn(0)
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         turn(0)
         torch.cuda.synchronize()
-    kernels = torch.autograd.DeviceType.CUDA
-    return sum(event.count for event in profile.key_averages() if event.device_type == kernels)
+    on_device = torch.autograd.DeviceType.CUDA
+    events = [event for event in profile.key_averages() if event.device_type == on_device]
+    return {
+        "launches": sum(event.count for event in events),
+        "kernels_us": sum(event.self_device_time_total for event in events),
+    }
 
 
 def _peak(turn: Turn) -> int:
@@ -187,7 +208,8 @@ def _peak(turn: Turn) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _quantiles(values: list[float]) -> list[float]:
+def quantiles(values: list[float]) -> list[float]:
+    """Return first quintile, median and last quintile."""
     low, *_, high = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else values * 2
     return [low, statistics.median(values), high]
 
@@ -198,49 +220,62 @@ def copy_bandwidth(device: torch.device) -> float | None:
         return None
     source = torch.empty(2**28, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    times = _device(lambda i: target.copy_(source), 4, 10)
+    times = _device(lambda i: target.copy_(source), 4)
     return 2 * source.numel() * 4 / (statistics.median(times) * 1e-6)
 
 
 def measure(
-    shapes: tuple[tuple[int, int, int], ...],
+    items: list[Item],
     device: torch.device,
-    repeats: int,
-    compiled: bool,
     seconds: float,
+    keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure all methods, shapes and types.
+    """Measure items in their order.
 
     Args:
-        shapes: Experts, batch, classes.
+        items: See :func:`plan`.
         device: A GPU, or a CPU for host times alone.
-        repeats: Of each measurement.
-        compiled: Compile the eager forms as well, which takes seconds each.
-        seconds: Start no row after this time; rows left out are named.
+        seconds: Start no item after this time; items left out are named.
+        keep: Called with all figures so far after each item: who is killed has lost one item.
+
+    Returns:
+        The copy's bandwidth, rows (a competitor that raises has ``failed`` with the first line), what was left out,
+        and who could not compete.
     """
     end, bandwidth = time.perf_counter() + seconds, copy_bandwidth(device)
-    rows: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    for shape in shapes:
-        for dtype in DTYPES:
-            for name in PUBLISHED:
-                facts = {"terms": name, "shape": list(shape), "dtype": dtype}
-                if time.perf_counter() > end:
-                    left_out.append(str(facts))
-                    continue
-                leaves = buffers(shape, DTYPES[dtype], device)
-                for kind, turn in turns(name, shape, leaves, compiled).items():
-                    row = facts | {"kind": kind} | measure_turn(turn, len(leaves), device, repeats)
-                    rows.append(row | _speeds(row, leaves[0], bandwidth))
-                del leaves
-                torch.compiler.reset()
-    return {"copy_bytes_per_second": bandwidth, "rows": rows, "left_out": left_out}
+    found: dict[str, Any] = {"copy_bytes_per_second": bandwidth, "rows": [], "skipped": skipped()}
+    found["left_out"] = [str(item) for item in items]
+    for item in items:
+        if time.perf_counter() > end:
+            break
+        found["rows"] += measure_item(item, device, bandwidth)
+        found["left_out"].remove(str(item))
+        if keep is not None:
+            keep(found)
+        torch.compiler.reset()
+    return found
 
 
-def _speeds(row: dict[str, Any], logits: Tensor, bandwidth: float | None) -> dict[str, float]:
-    if "device_us" not in row or bandwidth is None:
+def measure_item(item: Item, device: torch.device, bandwidth: float | None) -> list[dict[str, Any]]:
+    """Return a row for each competitor; one that fails does not take the others with it."""
+    rows, held = [], buffers(item, device)
+    moved = model_bytes(item.terms, held[0])
+    for kind, turn in turns(item.terms, item.shape, held, item.compiled).items():
+        row = item.facts | {"kind": kind, "model_bytes": moved}
+        try:
+            row |= measure_turn(turn, len(held), device)
+        except Exception as error:  # out of memory, or a compiler's
+            row["failed"] = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
+            wait(device)
+        rows.append(row | _speeds(row, bandwidth))
+    return rows
+
+
+def _speeds(row: dict[str, Any], bandwidth: float | None) -> dict[str, float]:
+    time_us = row["device_us"][1] if "device_us" in row else row.get("kernels_us")
+    if not time_us or bandwidth is None:
         return {}
-    speed = 2 * logits.numel() * logits.element_size() / (row["device_us"][1] * 1e-6)
+    speed = row["model_bytes"] / (time_us * 1e-6)
     return {"gigabytes_per_second": speed / 1e9, "share_of_copy": speed / bandwidth}
 
 
@@ -248,26 +283,62 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="two shapes")
-    parser.add_argument("--compiled", action="store_true", help="the compiled forms as well")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=240.0, help="start no row after this time")
+    parser.add_argument("--shapes", choices=tuple(CHOICES), default="all", help="goals: what goals are about")
+    parser.add_argument("--no-compiled", action="store_true", help="without the compiled forms")
+    parser.add_argument("--seconds", type=float, default=240.0, help="start nothing after this time")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
-    found = measure(
-        QUICK if options.quick else SHAPES, device, options.repeats, options.compiled, options.seconds
-    )
-    write({"machine": environment(device, ""), **found}, options.out)
+    items = plan(CHOICES[options.shapes], compiled=not options.no_compiled)
+    facts = {"machine": machine(device)}
+
+    def keep(found: dict[str, Any]) -> None:
+        if options.out is not None:
+            write(facts | found, options.out)
+
+    write(facts | measure(items, device, options.seconds, keep), options.out)
 
 
 if __name__ == "__main__":
     main()
 
 
+# ---------------------------------------------------------------------------------------------------------- tests
+
+
+def test_the_plan_is_the_whole_grid_with_the_goals_first():
+    items = plan()
+    shapes = {(k, b, c) for k in (1, 3, 6) for b, c in SIZES}
+    assert {(item.terms, item.shape, item.dtype) for item in items} == set(
+        itertools.product(TERMS, shapes, DTYPES)
+    )
+    methods = ("ncl", "ride", "shike", "lucir")
+    assert {(i.terms, i.shape, i.dtype) for i in items if i.compiled} == set(
+        itertools.product(methods, shapes, DTYPES)
+    )
+    assert len(items) == len(set(items))
+    assert {item.shape for item in items[: len(GOALS) * len(DTYPES) * len(TERMS)]} == set(GOALS)
+
+
 def test_a_rehearsal_on_the_cpu():
-    found = measure(((3, 8, 20), (1, 4, 10)), torch.device("cpu"), 2, compiled=False, seconds=60)
-    kinds = {"published", "closed_form", "cross_entropy_alone"}
-    assert len(found["rows"]) >= 2 * len(DTYPES) * len(PUBLISHED) * len(kinds) and not found["left_out"]
-    assert kinds <= {row["kind"] for row in found["rows"]}
+    items = plan(((3, 8, 20), (1, 4, 10)), compiled=False)
+    found = measure(items, torch.device("cpu"), 60)
+    assert not found["left_out"] and not [row for row in found["rows"] if "failed" in row]
+    kinds = {(row["terms"], row["kind"]) for row in found["rows"]}
+    assert kinds >= set(itertools.product(TERMS[:4], ("published", "closed_form")))
+    assert kinds >= {("cross_entropy", "closed_form"), ("head_and_cross_entropy", "fused_op")}
     assert all(row["host_us"][1] > 0 for row in found["rows"])
+    assert measure(items, torch.device("cpu"), -1)["left_out"][0] == "ncl (3, 8, 20) fp32"
+
+
+def test_competitors_compute_the_same():
+    """What is timed against each other is the same gradient."""
+    shape = (3, 16, 20)
+    for terms in ("lucir", "head_and_cross_entropy", "cross_entropy"):
+        held = [leaves_of(terms, shape, torch.float32, torch.device("cpu")).clone()]
+        found = [turn(0) for turn in turns(terms, shape, held, False).values()]
+        first, *others = [[one] if isinstance(one, torch.Tensor) else list(one) for one in found]
+        for other in others:
+            assert len(other) == len(first)
+            for left, right in zip(other, first, strict=True):
+                torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)

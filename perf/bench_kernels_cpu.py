@@ -26,6 +26,7 @@ from incrlt.kernels import closed_form, reference
 from incrlt.kernels.spec import TermSpec
 from incrlt.kernels.tensors import TermTensors
 from perf.alternate import alternate, ratio, spread
+from perf.machine import machine
 
 SHAPES = ((3, 128, 100), (3, 64, 1000), (6, 128, 100), (3, 64, 8142))
 """Experts, batch, classes: CIFAR-100, ImageNet-LT, six experts, iNaturalist 2018."""
@@ -294,8 +295,6 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out is None:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
         return
-    from perf.run_cpu import machine  # pulls in Avalanche
-
     facts = machine() | {"note": options.note, "threads": options.threads}
     options.out.write_text(json.dumps({"kernels": {"machine": facts, "figures": figures}}, indent=1) + "\n")
 

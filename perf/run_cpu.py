@@ -5,35 +5,24 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from incrlt.runfolder import environment
-from perf import bench_epoch, bench_experts, bench_herding, bench_kernels_cpu, bench_memory, bench_routing
+from perf import (
+    bench_compile,
+    bench_epoch,
+    bench_experts,
+    bench_frozen,
+    bench_herding,
+    bench_kernels_cpu,
+    bench_memory,
+    bench_routing,
+)
+from perf.machine import machine
 
 DATA = Path(__file__).resolve().parent / "data"
-KEPT = ("incrlt", "python", "torch", "torchvision", "avalanche", "numpy", "git_commit", "git_dirty")
-
-
-def machine() -> dict[str, Any]:
-    """Return processor, cores, load, versions and commit."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    facts = environment(torch.device("cpu"), "")
-    load = os.getloadavg() if hasattr(os, "getloadavg") else None
-    return {
-        "processor": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "load_average_at_start": load,
-        **{name: facts.get(name) for name in KEPT},
-    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help="herding, epoch, memory, experts, routing, kernels; default: all",
+        help="herding, epoch, memory, experts, routing, kernels, compile, frozen; default: all",
     )
     parser.add_argument("--images", type=int, default=640, help="images per turn")
     parser.add_argument("--rounds", type=int, default=12, help="turns of each competitor")
@@ -61,6 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
             rounds=options.rounds, seconds=options.seconds, threads=options.threads
         ),
         "routing": lambda: bench_routing.measure(
+            rounds=options.rounds, seconds=options.seconds, threads=options.threads
+        ),
+        "compile": lambda: bench_compile.measure(
+            rounds=options.rounds, seconds=options.seconds, threads=options.threads
+        ),
+        "frozen": lambda: bench_frozen.measure(
             rounds=options.rounds, seconds=options.seconds, threads=options.threads
         ),
         "kernels": lambda: bench_kernels_cpu.measure(rounds=options.rounds, threads=options.threads),

@@ -13,6 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py importable
+sys.path.insert(1, str(REPOSITORY))  # and perf/
 
 
 @pytest.fixture(scope="session")

@@ -243,6 +243,41 @@ class TensorBatches:
             augmentation_generator=self.augmentation_generator,
         )
 
+    def in_order(self, batch_size: int) -> TensorBatches:
+        """Return a loader of every sample once, in stored order, normalised and without random augmentation.
+
+        Args:
+            batch_size: Images per batch.
+        """
+        return TensorBatches(
+            self.images,
+            self.targets,
+            rows=self.rows,
+            batch_size=batch_size,
+            augmentation=None if self.augmentation is None else self._named("none"),
+            shuffle=False,
+            channels_last=self.channels_last,
+        )
+
+    def with_images(self, images: Tensor) -> TensorBatches:
+        """Return a loader of the same samples, in the same random order, that shows something else for each.
+
+        Args:
+            images: [N, ...], one for each sample, given out as they are.
+        """
+        return TensorBatches(
+            images,
+            self.targets,
+            groups=self.groups,
+            termination=self.termination,
+            oversample_small=self.oversample_small,
+            columns=self.columns,
+            sampler=self.sampler,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            permutation_generator=self.permutation_generator,
+        )
+
     def _plan(self, position: int) -> list[Tensor]:
         """Return the images a group gives to each step of this epoch."""
         group = self.groups[position]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
 from incrlt.fields import Count, Index, NonNegative, Positive
 from incrlt.kernels import TermSpec, TermTensors
@@ -60,12 +61,21 @@ class SHIKE(ExpertMethod):
     """Its learning rate, cosine to 0 after the warm-up."""
     classifier_warmup: Index = 5
     """Its epochs of linear warm-up."""
+    cache_features: bool = False
+    """Compute its frozen features once, of images without random augmentation: faster, other numbers."""
     scale: Positive = 30.0
     """Scale of the cosine heads at the start."""
     learn_scale: bool = False
     """Let the scale train, as LUCIR does."""
     flavor: Literal["sane", "published"] = "sane"
     """``published``: the official code, accidents included."""
+
+    def __post_init__(self) -> None:
+        if self.cache_features and (self.flavor == "published" or not self.classifier_epochs):
+            raise UserError(
+                "experts.cache_features stores what a classifier stage with a frozen backbone trains on; flavor "
+                f"{self.flavor!r} with classifier_epochs {self.classifier_epochs} has none. Set cache_features: false."
+            )
 
     @property
     def layout(self) -> Layout:
@@ -128,6 +138,7 @@ class SHIKE(ExpertMethod):
                 parameters=_second_heads,
                 schedule=cosine(self.classifier_warmup),
                 frozen_backbone=sane,
+                cache_features=self.cache_features,
                 freeze_old=False,
                 loss=_balanced,
                 steady=True,

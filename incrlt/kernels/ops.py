@@ -32,10 +32,15 @@ def _run(logits: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Te
     """Compute; ``rest`` as in :data:`SCHEMA`: the fields of :class:`TermTensors`, then the upstream and the options."""
     *small, upstream, spec, backend, need_logits, need_cosines = rest
     terms, *gradients = backend_module(backend).terms_and_gradients(
-        logits, labels, TermSpec.parse(spec), TermTensors(*small), upstream, need_logits, need_cosines
+        logits, labels, _known(spec), TermTensors(*small), upstream, need_logits, need_cosines
     )
     left, right = (logits.new_empty(0) if gradient is None else gradient for gradient in gradients)
     return terms, left, right
+
+
+def _known(spec: TermSpec | str) -> TermSpec:
+    """Return the spec: the op of the library gets a text, eager calls the object."""
+    return TermSpec.parse(spec) if isinstance(spec, str) else spec
 
 
 def _run_fake(logits: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,14 +103,14 @@ def _for_upstream(
     right: Tensor,
     arguments: list[Any],
     upstream: Tensor,
-    spec: str,
+    spec: TermSpec | str,
     backend: str,
     needed: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients for what arrives from above ``[T]``; those at hand are for ones, the usual case."""
     if backend == "triton":
         rescale = backend_module(backend).rescale_gradients
-        return rescale(left, right, arguments, upstream, TermSpec.parse(spec), needed)  # type: ignore[no-any-return]
+        return rescale(left, right, arguments, upstream, _known(spec), needed)  # type: ignore[no-any-return]
     if bool((upstream == upstream[0]).all()):
         factor = upstream[0]
         return (left, right) if factor == 1 else (left * factor, right * factor)
@@ -135,6 +140,6 @@ def expert_terms(
         tensors.class_weights,
         tensors.temperatures,
         tensors.teacher_logits,
-        spec.text,
+        spec.text if torch.compiler.is_compiling() else spec,
         backend,
     )  # type: ignore[no-untyped-call]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from incrlt.errors import UserError
@@ -46,7 +46,6 @@ class TermSpec:
         margin: Margin of the ranking, in cosine.
         num_negatives: Hardest negatives per old sample.
         negatives: ``new`` ranks against new classes, ``all`` against every other class.
-        text: All of it as one string, for ops that take no objects; :meth:`parse` reads it.
     """
 
     classification: float = 0.0
@@ -65,22 +64,22 @@ class TermSpec:
     margin: float = 0.5
     num_negatives: int = 2
     negatives: Literal["new", "all"] = "new"
-    text: str = field(default="", init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.names:
             raise UserError(f"TermSpec has no term; give at least one of {', '.join(TERMS)} a weight.")
         if self.temperature <= 0:
             raise UserError(f"TermSpec.temperature is {self.temperature}; it must be above 0.")
-        for number in fields(self):
-            if number.type == "int" and getattr(self, number.name) < 0:
-                raise UserError(
-                    f"TermSpec.{number.name} is {getattr(self, number.name)}; it cannot be negative."
-                )
+        for name in WHOLE_NUMBERS:
+            if getattr(self, name) < 0:
+                raise UserError(f"TermSpec.{name} is {getattr(self, name)}; it cannot be negative.")
         if self.negatives not in ("new", "all"):
             raise UserError(f"TermSpec.negatives is {self.negatives!r}; allowed: new, all.")
-        text = ";".join(f"{one.name}={getattr(self, one.name)}" for one in fields(self) if one.init)
-        object.__setattr__(self, "text", text)
+
+    @cached_property
+    def text(self) -> str:
+        """All of it as one string, for ops that take no objects; :meth:`parse` reads it."""
+        return ";".join(f"{name}={getattr(self, name)}" for name in KIND)
 
     @staticmethod
     @lru_cache(maxsize=256)
@@ -90,7 +89,7 @@ class TermSpec:
         kinds: dict[str, Any] = {"float": float, "int": int, "bool": lambda value: value == "True"}
         return TermSpec(**{name: kinds.get(KIND[name], str)(value) for name, value in values.items()})
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the terms with a weight, in the order of :data:`TERMS`."""
         return tuple(name for name in TERMS if getattr(self, name))
@@ -107,3 +106,4 @@ class TermSpec:
 
 
 KIND = {one.name: str(one.type) for one in fields(TermSpec)}
+WHOLE_NUMBERS = tuple(name for name, kind in KIND.items() if kind == "int")

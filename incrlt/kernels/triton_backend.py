@@ -20,6 +20,7 @@ from torch import Tensor
 
 from incrlt.errors import UserError
 from incrlt.kernels._triton import heuristics
+from incrlt.kernels._triton.plans import plan
 from incrlt.kernels.spec import TermSpec
 from incrlt.kernels.tensors import TermTensors
 from incrlt.losses.distillation import SQUARED_NORM_EPS
@@ -217,31 +218,17 @@ class _Call:
         self.logits, self.labels = _rows(logits.detach()), labels.contiguous()
         self.upstream = None if upstream is None else upstream.detach().contiguous()
         self.num_experts, self.batch, self.num_classes = logits.shape
-        self.places = {name: place for place, name in enumerate(spec.names)}
-        self.active = {name: place for name, place in self.places.items() if self._is_active(name)}
-        self.factor = logits.new_empty(len(spec.names), dtype=torch.float32)
-
-    def _is_active(self, name: str) -> bool:
-        """Say whether a term can be other than 0."""
-        if not self.batch:
-            return False
-        pairs = self.num_experts > 1
-        teacher = self.tensors.teacher_logits
-        conditions = {
-            "mutual": pairs,
-            "hard_mutual": pairs,
-            "diversity": pairs and self.num_classes - self.spec.first_class >= 2,
-            "transfer": pairs and self.num_classes >= 3,
-            "distillation": teacher is not None and teacher.shape[-1] > 0,
-            "ranking": self.num_negatives > 0 and self.spec.num_old > 0,
-        }
-        return conditions.get(name, True)
-
-    @property
-    def num_negatives(self) -> int:
-        """Negatives taken per old row."""
-        others = self.num_classes - (self.spec.num_old if self.spec.negatives == "new" else 1)
-        return max(min(self.spec.num_negatives, others), 0)
+        teacher = tensors.teacher_logits
+        self.plan = plan(
+            spec,
+            self.num_experts,
+            self.num_classes,
+            not self.batch,
+            0 if teacher is None else teacher.shape[-1],
+            tensors.prior is not None,
+            tensors.margins is not None,
+        )
+        self.factor = logits.new_empty(len(self.plan.places), dtype=torch.float32)
 
     def small(self, tensor: Tensor | None) -> Tensor | None:
         """Return a tensor of classes or experts with neighbours side by side."""
@@ -249,61 +236,40 @@ class _Call:
 
     def factors(self) -> Launch:
         """Weights with their constants, to be divided by the number of rows."""
-        experts, tau = self.num_experts, self.spec.temperature
-        pairs = experts * max(experts - 1, 1)
-        constants = {
-            "mutual": 1 / pairs,
-            "hard_mutual": 1 / pairs,
-            "distillation": tau**2 / experts,
-            "ranking": 1 / (max(self.num_negatives, 1) * experts),
-        }
-        weights = [float(getattr(self.spec, name) * constants.get(name, 1 / experts)) for name in self.places]
-        weights += [0.0] * (8 - len(weights))
+        places = self.plan.places
         arguments = dict(
             labels=self.labels, class_weights=self.small(self.tensors.class_weights), factors=self.factor,
-            B=self.batch, C=self.num_classes, num_old=self.spec.num_old,
-            **{f"w{place}": weight for place, weight in enumerate(weights)},
-            T=len(self.places), CLASSIFICATION=self.places.get("classification", -1),
-            RANKING=self.places.get("ranking", -1), BLOCK=heuristics.LABELS,
+            B=self.batch, C=self.num_classes, num_old=self.spec.num_old, **self.plan.weights,
+            T=len(places), CLASSIFICATION=places.get("classification", -1),
+            RANKING=places.get("ranking", -1), BLOCK=heuristics.LABELS,
         )  # fmt: skip
         return Launch("factors", 1, arguments)
 
     def main(self, values: Tensor | None, gradient: Tensor | None, rescale: bool) -> list[Launch]:
         """All terms on the logits; with nothing to compute, zeros."""
-        tensors, place = self.tensors, self.active
-        if not any(name in place for name in place if name != "ranking"):
+        tensors = self.tensors
+        if not self.plan.has_main:
             if gradient is not None:
                 gradient.zero_()
             return []
-        teacher = _rows(tensors.teacher_logits.detach()) if "distillation" in place else None  # type: ignore[union-attr]
-        prior = self.small(tensors.prior)
-        mutual_plain = "mutual" in place and prior is not None and not self.spec.mutual_prior
-        size = heuristics.main_launch(self.num_experts, self.num_classes, self._heavy_parts(mutual_plain))
+        teacher = _rows(tensors.teacher_logits.detach()) if "distillation" in self.plan.active else None  # type: ignore[union-attr]
+        size = heuristics.main_launch(self.num_experts, self.num_classes, self.plan.parts)
         arguments = dict(
-            logits=self.logits, labels=self.labels, prior=prior, margins=self.small(tensors.margins),
+            logits=self.logits, labels=self.labels, prior=self.small(tensors.prior),
+            margins=self.small(tensors.margins),
             scales=self.small(tensors.scales), class_weights=self.small(tensors.class_weights),
             temperatures=self.small(tensors.temperatures), teacher=teacher, factors=self.factor,
             upstream=self.upstream, values=values, gradient=gradient,
             B=self.batch, C=self.num_classes, num_old=0 if teacher is None else teacher.shape[-1],
             first_class=self.spec.first_class, num_hard=self.spec.num_hard, temperature=float(self.spec.temperature),
             **_strides("logits", self.logits), **_strides("teacher", teacher), **_strides("gradient", gradient),
-            K=self.num_experts, MUTUAL_PLAIN=mutual_plain,
-            **{name.upper(): place.get(name, -1) for name in MAIN_TERMS},
-            RESCALE=rescale, BLOCK=size.block, WHOLE=size.whole,
+            K=self.num_experts, **self.plan.main, RESCALE=rescale, BLOCK=size.block, WHOLE=size.whole,
         )  # fmt: skip
         return [Launch("expert_loss", self.batch, arguments, size.warps)]
 
-    def _heavy_parts(self, mutual_plain: bool) -> set[str]:
-        """Return what takes registers, see :data:`.heuristics.WEIGHTS`."""
-        parts = {"hard" if name.startswith("hard") else name for name in self.active if name != "ranking"}
-        shared = "classification" in parts and self.tensors.margins is None and not mutual_plain
-        if "mutual" in parts and not shared:
-            parts = parts - {"mutual"} | {"mutual_apart"}
-        return parts
-
     def ranking(self, values: Tensor | None, gradient: Tensor | None, rescale: bool) -> list[Launch]:
         """The term on the cosines; without negatives or old classes, zeros."""
-        if "ranking" not in self.active:
+        if "ranking" not in self.plan.active:
             if gradient is not None:
                 gradient.zero_()
             return []
@@ -314,21 +280,15 @@ class _Call:
             cosines=cosines, labels=self.labels, factors=self.factor, upstream=self.upstream, values=values,
             gradient=gradient, B=self.batch, C=self.num_classes, num_experts=self.num_experts,
             num_old=self.spec.num_old, first_negative=self.spec.num_old if self.spec.negatives == "new" else 0,
-            taken=self.num_negatives, margin=float(self.spec.margin),
+            taken=self.plan.num_negatives, margin=float(self.spec.margin),
             **_strides("cosines", cosines), **_strides("gradient", gradient),
-            TERM=self.places["ranking"], RESCALE=rescale, BLOCK=size.block,
+            TERM=self.plan.places["ranking"], RESCALE=rescale, BLOCK=size.block,
         )  # fmt: skip
         return [Launch("ranking", self.batch, arguments, size.warps)]
 
     def sums(self, values: Tensor, terms: Tensor) -> Launch:
         """Rows to terms."""
-        return _sums(values, terms, computed=sum(1 << place for place in self.active.values()))
-
-
-MAIN_TERMS = (
-    "classification", "mutual", "hard_classification", "hard_mutual", "diversity", "transfer", "distillation",
-)  # fmt: skip
-"""Terms of the main kernel."""
+        return _sums(values, terms, computed=self.plan.computed)
 
 
 def _sums(values: Tensor, terms: Tensor, computed: int) -> Launch:

@@ -27,6 +27,7 @@ def check_settings(strategy: IncrTemplate) -> None:
         UserError: What was given, what is allowed, what to do.
     """
     _check_parts(strategy)
+    _check_stored_features(strategy)
     _check_precision(strategy)
     _check_model(strategy)
     if strategy.needs_memory and strategy.memory is None:
@@ -44,6 +45,15 @@ def _check_parts(strategy: IncrTemplate) -> None:
         if part is not None and not hasattr(part, method):
             raise UserError(
                 f"{name} is {part!r}; give an object with a method {method}, such as {USUAL[name]}."
+            )
+
+
+def _check_stored_features(strategy: IncrTemplate) -> None:
+    for name in ("experts", "rebalance", "router"):
+        if getattr(getattr(strategy, name), "cache_features", False) and not strategy.fast_data:
+            raise UserError(
+                f"{name}.cache_features needs images as tensors on the device, and fast_data is off; set fast_data: "
+                "true (data.on_device in YAML), or cache_features: false."
             )
 
 

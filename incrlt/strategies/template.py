@@ -35,6 +35,7 @@ from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
 from incrlt.strategies import state
 from incrlt.strategies.checks import PRECISIONS, check_settings
+from incrlt.strategies.frozen import backbone_trains, feature_batches
 from incrlt.strategies.optim import replace_parameters, stage_optimizer
 from incrlt.strategies.steps import CapturedStep, Stepper
 from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
@@ -321,13 +322,14 @@ class IncrTemplate(SupervisedTemplate):
         """Run an expert network under autocast; features and logits come back in fp32."""
 
         def extract(images: Tensor) -> Tensor:
+            trains = network is self.model and self.is_training
+            if trains and self._features_stored:
+                return images.transpose(0, 1)
             with (
                 self.autocast(),
-                torch.set_grad_enabled(torch.is_grad_enabled() and not self._backbone_frozen),
+                torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_trains),
             ):
-                if network is self.model and self.is_training:
-                    return self.stepper.extract(network, images)
-                return network.extract(images)
+                return self.stepper.extract(network, images) if trains else network.extract(images)
 
         return network.forward_all(x, rebalanced=rebalanced, extract=extract)
 
@@ -344,7 +346,7 @@ class IncrTemplate(SupervisedTemplate):
                 "several processes were started, but gradients would not be shared between them; "
                 "run one process per experiment"
             )
-        self._backbone_frozen = False
+        self._backbone_trains, self._features_stored = True, False
         self.memory_before = None if self.memory is None else self.memory.state_dict()
         super()._before_training_exp(**kwargs)
         if self.is_expert_network:
@@ -588,20 +590,24 @@ class IncrTemplate(SupervisedTemplate):
             self.optimizer = stage_optimizer(self.main_optimizer, stage, self.model)
         self.dataloader = self._batches = self._stage_loader(stage)
         self.model.train()
-        self._backbone_frozen = stage.frozen_backbone
         if self.is_expert_network:
+            self._backbone_trains = not stage.frozen_backbone and backbone_trains(self.optimizer, self.model)
             self.model.freeze_old(self.frozen_rows(stage))
             if stage.frozen_backbone:
                 self.model.freeze_backbone()
         self._scheduler = stage.schedule(self.optimizer, stage.epochs) if stage.schedule else None
         try:
             start = self._catch_up()
+            if stage.cache_features:
+                self.dataloader = self._batches = feature_batches(self, self._batches)
+                self._features_stored = True
             if start == 0 and stage.prepare is not None:
                 stage.prepare(self.model, self.num_old)
             yield start
         finally:
             self.stepper.forget()
-            self.optimizer, self._backbone_frozen = self.main_optimizer, False
+            self.optimizer = self.main_optimizer
+            self._backbone_trains, self._features_stored = True, False
             if self.is_expert_network:
                 self.model.freeze_old(0)
             self.model.train()

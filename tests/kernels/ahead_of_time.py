@@ -1,137 +1,29 @@
 """Compilation of the Triton kernels for GPUs that are not here; :mod:`test_aot` runs this in a process of its own.
 
-The launches are those the backend would make, on tensors of the device ``meta``, which have shapes and no memory.
+Registers, accesses and launches are also compared with a baseline: what grew is named.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
-import subprocess
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 import triton
 from kernels.broken_kernel import last_tile_sum
-from kernels.cases import EVERY, LUCIR, NCL, RIDE, SHIKE
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompilationError
 
 from incrlt.kernels import triton_backend
-from incrlt.kernels.spec import TermSpec
-from incrlt.kernels.tensors import TermTensors
+from perf import counts, gate
+from perf.aot import compiled, launches
 
 assert os.environ.get("TRITON_INTERPRET", "0") == "0", "interpreted kernels do not compile; see test_aot.py"
 
 GENERATIONS = [75, 80, 86, 89, 90, 100, 120]
 """Turing, Ampere (two), Ada, Hopper, Blackwell (two): compute capability times 10."""
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """Machine code and what it needs.
-
-    Attributes:
-        ptx: Assembly.
-        registers: Per thread.
-        stack: Bytes per thread: what did not fit into registers.
-    """
-
-    ptx: str
-    registers: int
-    stack: int
-
-    def count(self, access: str) -> int:
-        """Count 16-byte accesses, ``ld`` or ``st``."""
-        return len(re.findall(rf"{access}\.global(?:\.\w+(?:::\w+)*)*\.v4", self.ptx))
-
-
-def compiled(launch: triton_backend.Launch, generation: int, folder: Path) -> Compiled:
-    """Compile a launch as Triton would at its first call, all pointers aligned to 16 bytes."""
-    kernel = triton_backend.kernel(launch.kernel)
-    signature, constants, attributes = {}, {}, {}
-    for place, parameter in enumerate(kernel.params):
-        value = launch.arguments[parameter.name]
-        general = parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and not general):
-            signature[parameter.name], constants[(place,)] = "constexpr", value
-            continue
-        if isinstance(value, torch.Tensor):
-            signature[parameter.name] = POINTERS[value.dtype]
-        else:
-            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0 and not general):
-            attributes[(place,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    code = triton.compile(source, target=GPUTarget("cuda", generation, 32), options=launch.options)
-    return Compiled(code.asm["ptx"], *_resources(code.asm["cubin"], folder))
-
-
-def _resources(cubin: bytes, folder: Path) -> tuple[int, int]:
-    """Return registers and stack as the disassembler that comes with Triton reads them."""
-    file = folder / "kernel.cubin"
-    file.write_bytes(cubin)
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    command = [str(tool), "--dump-resource-usage", str(file)]
-    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (registers,) = re.findall(r"REG:(\d+)", usage)
-    (stack,) = re.findall(r"STACK:(\d+)", usage)
-    return int(registers), int(stack)
-
-
-METHODS = {
-    "plain": (TermSpec(classification=1.0), ()),
-    "balanced": (TermSpec(classification=1.0), ("prior",)),
-    "ncl": (NCL, ("prior",)),
-    "ride": (RIDE, ("margins", "scales", "class_weights", "temperatures")),
-    "shike": (SHIKE, ()),
-    "shike-balanced": (SHIKE, ("prior",)),
-    "lucir": (LUCIR, ()),
-    "lucir-ncl": (replace(NCL, distillation=1.0), ("prior",)),
-    "every": (EVERY, ("prior", "margins", "scales", "class_weights", "temperatures")),
-}
-
-
-def launches(
-    method: str,
-    num_experts: int,
-    num_classes: int,
-    dtype: torch.dtype = torch.float32,
-    gradient: bool = True,
-    rescale: bool = False,
-) -> dict[str, triton_backend.Launch]:
-    """Return the launches of a call by kernel."""
-    spec, given = METHODS[method]
-    num_old = num_classes // 32 * 16
-    spec = replace(spec, num_hard=30, num_old=num_old, first_class=num_old)
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    shape = (num_experts, 256, num_classes)
-    sizes = {"scales": num_experts}
-    tensors = TermTensors(
-        **{name: empty(sizes.get(name, num_classes)) for name in given},
-        teacher_logits=empty(*shape[:2], num_old, dtype=dtype) if spec.distillation else None,
-        cosines=empty(*shape, dtype=dtype) if spec.ranking else None,
-    )
-    number = len(spec.names)
-    call = triton_backend._Call(
-        empty(*shape, dtype=dtype),
-        empty(shape[1], dtype=torch.int64),
-        spec,
-        tensors,
-        empty(number) if rescale else None,
-    )
-    values = None if rescale else empty(number, shape[1])
-    target = empty(*shape, dtype=dtype) if gradient else None
-    found = [call.factors(), *call.main(values, target, rescale), *call.ranking(values, target, rescale)]
-    found += [] if values is None else [call.sums(values, empty(number))]
-    return {launch.kernel: launch for launch in found}
-
 
 # ------------------------------------------------------------------------------------------- every GPU generation
 
@@ -235,3 +127,27 @@ def test_too_large_a_tile_is_noticed(tmp_path):
     launch = launches("ncl", 3, 8144)["expert_loss"]
     launch = replace(launch, arguments={**launch.arguments, "BLOCK": launch.arguments["WHOLE"]}, warps=16)
     assert compiled(launch, 90, tmp_path).stack > 0
+
+
+# ----------------------------------------------------------------------------------------------- against the baseline
+
+
+def test_no_kernel_needs_more_than_the_baseline(tmp_path):
+    """``python -m perf.counts`` renews it, where a change is meant."""
+    lines, compared = against_baseline({"kernels": counts.of_kernels(tmp_path)})
+    assert not lines, "\n".join(lines)
+    assert compared == 5 * len(counts.KERNELS)
+
+
+def test_no_closed_form_makes_more_passes_than_the_baseline():
+    lines, compared = against_baseline({"closed_form": counts.of_closed_form()})
+    assert not lines, "\n".join(lines)
+    assert compared > 0
+
+
+def against_baseline(found):
+    baseline = json.loads(counts.BASELINE.read_text())
+    try:
+        return gate.compare(baseline, {"machine": counts.versions(), "counts": found})
+    except gate.NotAlikeError as reason:
+        pytest.skip(f"the baseline is of other versions: {reason}")

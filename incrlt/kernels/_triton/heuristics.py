@@ -7,6 +7,7 @@ have not been tuned on a GPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 LABELS = 1024
 """Labels, or rows of values, that the small launches read at a time."""
@@ -43,7 +44,7 @@ MANY_REGISTERS, FEW_REGISTERS = 195, 140
 estimate counts no temporaries, and 16 warps get by with fewer of them: the compiler recomputes where it is short."""
 
 
-def registers(num_experts: int, terms: set[str], columns: float) -> float:
+def registers(num_experts: int, terms: frozenset[str], columns: float) -> float:
     """Estimate registers per thread.
 
     Args:
@@ -55,7 +56,8 @@ def registers(num_experts: int, terms: set[str], columns: float) -> float:
     return 20 + tiles * (2 + 1.2 * min(columns, 8) + 0.5 * max(columns - 8, 0))
 
 
-def main_launch(num_experts: int, num_classes: int, terms: set[str]) -> Launch:
+@cache
+def main_launch(num_experts: int, num_classes: int, terms: frozenset[str]) -> Launch:
     """Return the sizes of the main kernel: a row in registers if it fits, else tiles.
 
     Four columns per thread make a 16-byte load of fp32, hence one warp for 128 classes and no barrier at all. More
@@ -80,7 +82,7 @@ def main_launch(num_experts: int, num_classes: int, terms: set[str]) -> Launch:
     return _tiled(num_experts, whole, terms)
 
 
-def _tiled(num_experts: int, whole: int, terms: set[str]) -> Launch:
+def _tiled(num_experts: int, whole: int, terms: frozenset[str]) -> Launch:
     """Return tiles of four columns per thread, or fewer.
 
     The hard classes are found on the summed row, all of it in registers: from 32k columns on that takes 16 warps (and

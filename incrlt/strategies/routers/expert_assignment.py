@@ -54,6 +54,8 @@ class ExpertAssignment:
     """Bring logits to a mean square of 1. As published they are not, and a step overshoots: the loss grows."""
     threshold: Fraction = 0.5
     """Probability above which an image goes on to the next expert."""
+    cache_features: bool = False
+    """Compute the frozen features once per stage, of images without random augmentation: faster, other numbers."""
 
     def attach(self, network: Any) -> None:
         """Give the network a router, unless it has one of this shape.
@@ -94,6 +96,7 @@ class ExpertAssignment:
             schedule=cosine(),
             sampler="class_aware",
             frozen_backbone=True,
+            cache_features=self.cache_features,
             loss=self.loss,
             rebalanced=True,
             batch_size=self.batch_size,

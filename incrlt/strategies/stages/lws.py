@@ -39,6 +39,8 @@ class LWS:
     skip_below: Index = 0
     """Skip the first stage of an experience with at most this many images per class on average; 10 in the
     official code, where it is not documented. 0 never skips."""
+    cache_features: bool = False
+    """Compute the frozen features once per stage, of images without random augmentation: faster, other numbers."""
 
     def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
@@ -53,6 +55,7 @@ class LWS:
             schedule=lambda optimizer, epochs: CosineAnnealingLR(optimizer, epochs),
             sampler="class_aware",
             frozen_backbone=True,
+            cache_features=self.cache_features,
             loss=classification,
             steady=True,
             rebalanced=True,
