@@ -104,7 +104,7 @@ class Shown:
     @property
     def made_with(self) -> str:
         """What must stand below every figure: epochs, seed, number of runs, device."""
-        return f"{self.epochs} epochs per experience, seed {self.seed} (n = 1), {self.device}"
+        return f"epochs per experience: {self.epochs}; seed {self.seed} (n = 1); {self.device}"
 
 
 @cache
