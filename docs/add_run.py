@@ -26,7 +26,15 @@ AS_THEY_ARE = (
     "DONE", "protocol.json", "classes.json", "results.json", "confusions.npz", "evaluations.npz", "routing.csv",
     "routing_sweep.csv",
 )  # fmt: skip
-NEEDED = ("DONE", "config.yaml", "environment.json", "protocol.json", "classes.json", "confusions.npz", "log.jsonl")
+NEEDED = (
+    "DONE",
+    "config.yaml",
+    "environment.json",
+    "protocol.json",
+    "classes.json",
+    "confusions.npz",
+    "log.jsonl",
+)
 LARGEST = 400_000
 """Bytes of a file that the repository takes."""
 
@@ -53,7 +61,9 @@ def add(run: Path, experiment: str | None = None, runs: Path = RUNS) -> Path:
     run = run.resolve()
     missing = [name for name in NEEDED if not (run / name).is_file()]
     if missing:
-        raise UserError(f"{run} is no finished run: {', '.join(missing)} missing. Give runs/<experiment>/<run>.")
+        raise UserError(
+            f"{run} is no finished run: {', '.join(missing)} missing. Give runs/<experiment>/<run>."
+        )
     files = {name: (run / name).read_bytes() for name in AS_THEY_ARE if (run / name).is_file()}
     files |= {name: clean((run / name).read_text("utf-8")).encode() for name, clean in CLEANED.items()}
     for name, content in files.items():
@@ -71,7 +81,9 @@ def _check(name: str, content: bytes) -> None:
         raise UserError(f"{name} has {len(content):,} bytes; the gallery takes at most {LARGEST:,} a file.")
     found = paths(content.decode("utf-8")) if not name.endswith(".npz") else []
     if found:
-        raise UserError(f"{name} names paths of this machine: {', '.join(found[:3])}. Take them out of the run's copy.")
+        raise UserError(
+            f"{name} names paths of this machine: {', '.join(found[:3])}. Take them out of the run's copy."
+        )
 
 
 def paths(text: str) -> list[str]:

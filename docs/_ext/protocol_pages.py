@@ -103,9 +103,15 @@ def _experiences(rule: Protocol) -> Iterator[str]:
         for row in plan
     ]  # fmt: skip
     total = [sum(row[at] for row in rows) for at in range(1, len(rows[0]))]
-    head = ["experience", "classes", "images", *(f"{g} classes" for g in groups), *(f"{g} images" for g in groups)]
+    head = [
+        "experience",
+        "classes",
+        "images",
+        *(f"{g} classes" for g in groups),
+        *(f"{g} images" for g in groups),
+    ]
     yield from table(head, [*rows, ["all", *total]])
-    yield "CIFAR-100-LT, imbalance ratio 100, before a hold-out. Groups by images of the class in the full training set:"
+    yield "CIFAR-100-LT, imbalance ratio 100, before a hold-out. Groups by images of a class in the full training set:"
     yield f"many more than {longtail.MANY_ABOVE}, few less than {longtail.FEW_BELOW}."
     yield ""
 
@@ -147,7 +153,12 @@ def _published(name: str) -> Iterator[str]:
     yield from table(
         ["method", *figures, "status", "remark"],
         [
-            [row.method, *(f"{row.figures[f]:.2f}" if f in row.figures else "–" for f in figures), row.status, row.note]
+            [
+                row.method,
+                *(f"{row.figures[f]:.2f}" if f in row.figures else "–" for f in figures),
+                row.status,
+                row.note,
+            ]
             for row in rows
         ],
     )
