@@ -131,7 +131,7 @@ def test_the_gallery_shows_the_numbers_of_the_run_files(site):
         numbers = [readout["numbers"] for readout in content["readouts"].values()]
         name = "average_incremental_accuracy/over_tasks"
         assert any(f">{one[name]:.2f}<" in shown for one in numbers), results
-        assert f'href="reports/{results.parent.parent.name}-{results.parent.name}.html"' in shown
+        assert f'gallery/reports/{results.parent.parent.name}-{results.parent.name}.html"' in shown
         command = json.loads((results.parent / "environment.json").read_text())["command"]
         assert command in shown, "every figure says how it was made"
 
