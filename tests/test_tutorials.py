@@ -58,6 +58,10 @@ def test_tutorial_runs(page, tmp_path, monkeypatch):
     assert follow(page) >= 3
 
 
+def test_the_worked_example_of_the_metrics_holds():
+    assert follow(REPOSITORY / "docs" / "metrics.md") == 1
+
+
 def test_tutorials_are_found():
     assert {"first_run", "avalanche_script", "own_images", "new_strategy", "new_expert_method"} <= {
         page.stem for page in TUTORIALS
