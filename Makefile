@@ -42,7 +42,7 @@ gpu: .venv/.installed-test
 	$(BIN) -m pytest -q -m gpu $(ARGS)
 
 clean:
-	rm -rf build dist docs/_build htmlcov .coverage .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .benchmarks
+	rm -rf build dist docs/_build docs/_api htmlcov .coverage .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .benchmarks
 	find incrlt tests perf docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp per set of packages; pyproject.toml newer than the stamp installs again.

@@ -1,23 +1,56 @@
-"""Sphinx configuration: MyST pages, one theme, mathematics by MathJax."""
+"""Sphinx configuration: MyST pages, one theme, formulas as MathML, nothing from the network."""
 
 import sys
 from pathlib import Path
 
-import incrlt
-
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import incrlt
 
 project = "incrlt"
 author = "incrlt contributors"
 copyright = "2026, incrlt contributors"
 version = release = incrlt.__version__
 
-extensions = ["myst_parser", "sphinx.ext.mathjax", "perf_plots"]
-source_suffix = {".md": "markdown"}
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "mathml",
+    "gallery",
+    "protocol_pages",
+    "public_names",
+    "perf_plots",
+]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = f"incrlt {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
 nitpicky = True
+nitpick_ignore_regex = [
+    # Names of other projects: their inventories would have to be fetched.
+    (r"py:.*", r"(?!incrlt\.).*"),
+    # A type variable has no page.
+    (r"py:class", r"incrlt\.types\.T"),
+]
+
+autosummary_generate = ["api.rst"]
+autosummary_context = {
+    # A package within a package has a page of its own.
+    "packages": [path.parent.name for path in Path(incrlt.__file__).parent.glob("*/*/__init__.py")]
+}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Reference", "Deviation"]
+napoleon_use_ivar = True  # an attribute named in the class docstring may have a docstring of its own

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What NumPy's legacy generator takes."""
 
-Dataset = Literal["digits", "cifar10", "cifar100"]
+Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
 Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
 Augmentation = Literal[
     "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
@@ -76,7 +76,8 @@ class Benchmark(Section):
     """What arrives, and in which order."""
 
     dataset: Dataset
-    """Images: ``digits`` (in scikit-learn, no download), ``cifar10`` or ``cifar100``."""
+    """Images: ``digits`` (in scikit-learn, no download), ``cifar10``, ``cifar100``, or ``folder``: your own, in
+    ``train/CLASS`` and ``test/CLASS`` below ``data.root``."""
     protocol: str | None = None
     """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
     base_classes: Index | None = None
@@ -87,16 +88,19 @@ class Benchmark(Section):
         Literal["shuffled", "ordered", "reverse"] | Annotated[list[Index], Field(max_length=100_000)] | None
     ) = None
     """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids."""
-    imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] = 100.0
-    """Images of the head class over those of the rarest; 1 is balanced, the literature has 100."""
+    imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] | None = 100.0
+    """Images of the head class over those of the rarest; 1 is balanced, the literature has 100. null keeps every
+    picture of a ``folder``, whose tail is then its own."""
     profile: Literal["exponential", "step", "pareto"] = "exponential"
-    """Shape of the long tail."""
+    """Shape of the long tail that is cut."""
     image_choice: Literal["shuffled", "file-order"] = "shuffled"
     """Which images the tail keeps: ``shuffled`` by ``seeds.images``, or the first of each class (SHIKE's code)."""
     holdout: Literal["none", "long-tailed-cil"] = "none"
     """``long-tailed-cil`` removes the 10 % of images that the published numbers do without."""
     augmentation: Augmentation | None = None
     """Training augmentation; by default the dataset's own."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Side in pixels to which the pictures of a ``folder`` are brought; null: 32. Other datasets have a size."""
 
 
 class ModelSection(Section):
@@ -301,6 +305,7 @@ class Experiment(Section):
         Raises:
             UserError: The classes cannot be split so.
         """
+        from incrlt.benchmarks import folder
         from incrlt.benchmarks.protocols import Protocol  # NumPy is not needed to refuse a typing error
 
         b = self.benchmark
@@ -314,10 +319,14 @@ class Experiment(Section):
             "augmentation": b.augmentation,
             "memory": self.memory_rule(),
         }
+        dataset: str = b.dataset
+        if dataset == "folder":
+            pictures = folder.scan(self.data.root, b.image_size)
+            dataset, rule = pictures.name, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
         if b.protocol is not None:
-            return Protocol.named(b.protocol, b.dataset, **rule)
+            return Protocol.named(b.protocol, dataset, **rule)
         assert b.base_classes is not None and b.increment is not None, "checked by clashes()"
-        return Protocol.free(b.dataset, b.base_classes, b.increment, b.order or "shuffled", **rule)
+        return Protocol.free(dataset, b.base_classes, b.increment, b.order or "shuffled", **rule)
 
     def memory_rule(self) -> dict[str, Any]:
         """Return the memory's part of the protocol hash: the budget, and what departs from the usual."""
@@ -423,6 +432,20 @@ def _benchmark_clashes(experiment: Experiment) -> list[str]:
         found.append(
             "benchmark needs a protocol, such as lfh-shuffled-10, or both base_classes and increment; "
             f"got {', '.join(free) or 'none of them'}."
+        )
+    if b.dataset != "folder" and b.image_size is not None:
+        found.append(
+            f"benchmark.image_size is for dataset 'folder'; {b.dataset} has its own. Set benchmark.image_size: null."
+        )
+    if b.dataset != "folder" and b.imbalance_ratio is None:
+        found.append(
+            f"benchmark.imbalance_ratio null keeps a folder as it is; {b.dataset} is balanced. "
+            "Set benchmark.imbalance_ratio: 1, or a larger one."
+        )
+    if b.imbalance_ratio is None and b.profile != "exponential":
+        found.append(
+            f"benchmark.imbalance_ratio null cuts no tail, so benchmark.profile '{b.profile}' would do nothing. "
+            "Leave the profile out, or give a ratio."
         )
     return found
 

@@ -65,7 +65,7 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     """
     console = Console()
     device = choose_device(experiment.device)
-    data = datasets.load(experiment.benchmark.dataset, experiment.data.root, experiment.data.download)
+    data = load_data(experiment)
     resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
     folder = RunFolder(experiment.run_folder(resolved.hash))
     try:
@@ -77,6 +77,18 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
         folder.close()
         console.close()
     return 0
+
+
+def load_data(experiment: Experiment) -> datasets.ImageData:
+    """Read the images of an experiment.
+
+    Raises:
+        UserError: They are missing or damaged.
+    """
+    chosen, where = experiment.benchmark, experiment.data
+    if chosen.dataset == "folder":
+        return datasets.load_folder(where.root, chosen.image_size)
+    return datasets.load(chosen.dataset, where.root, where.download)
 
 
 def _say_done(console: Console, folder: RunFolder) -> None:

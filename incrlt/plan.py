@@ -49,12 +49,7 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
 
 def _counts_by_arrival(protocol: Protocol) -> list[int]:
     """Return the images of each class before a hold-out, in arrival order."""
-    from incrlt.benchmarks.longtail import class_counts
-
-    counts = class_counts(
-        protocol.profile, protocol.num_classes, protocol.max_images, protocol.imbalance_ratio
-    )
-    return counts[list(protocol.class_order)].tolist()
+    return protocol.class_sizes()[list(protocol.class_order)].tolist()
 
 
 def _exemplars(memory: Memory | None, counts: list[int]) -> int:

@@ -76,7 +76,7 @@ class LossContext:
             ``[B, c, H, W]``; None where the loader cannot.
         autocast: Context in which networks run.
         guide: ``guide()`` runs a larger network, trained before, on this batch; None where the method has none.
-        kernels: Backend of the fused losses, see :data:`incrlt.kernels.BACKENDS`.
+        kernels: Backend of the fused losses, see :data:`~incrlt.kernels.backends.BACKENDS`.
         constants: What :meth:`constant` has computed in this stage.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py importable
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py and chromium.py importable
 sys.path.insert(1, str(REPOSITORY))  # and perf/
 
 
@@ -24,6 +25,15 @@ def cifar100_root() -> Path:
         if candidate and (Path(candidate) / "cifar-100-python" / "train").is_file():
             return Path(candidate).resolve()
     pytest.skip("CIFAR-100 is not here: set INCRLT_DATA to the folder that holds cifar-100-python")
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """Path of a browser; skips where there is none."""
+    from chromium import BROWSERS
+
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    return found or pytest.skip("no Chromium is installed: Debian's package is chromium")
 
 
 @pytest.fixture(scope="session")

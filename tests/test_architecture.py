@@ -21,6 +21,7 @@ LIGHT += [
     "incrlt.benchmarks.longtail",
     "incrlt.benchmarks.protocols",
     "incrlt.benchmarks.facts",
+    "incrlt.benchmarks.folder",
 ]
 HEAVY = ["torch", "torchvision", "avalanche", "sklearn", "triton"]
 

@@ -233,7 +233,10 @@ def test_seeds_left_out_follow_all():
         ("benchmark.imbalance_ratio=0.01", "Did you mean 100?"),
         ("benchmark.profile=exp", "benchmark.profile must be one of exponential, step, pareto; got 'exp'."),
         ("benchmark.dataset=cifar-100", "Did you mean 'cifar100'?"),
-        ("benchmark.dataset=null", "benchmark.dataset must be one of digits, cifar10, cifar100; got null."),
+        (
+            "benchmark.dataset=null",
+            "benchmark.dataset must be one of digits, cifar10, cifar100, folder; got null.",
+        ),
         (
             "benchmark.order=sideways",
             "benchmark.order must be shuffled, ordered, reverse, or a list of all class ids",
@@ -452,7 +455,7 @@ def test_choices_are_those_of_the_modules_that_honour_them():
     from incrlt.benchmarks import facts, holdout, longtail, splits
 
     fields = config.Benchmark.model_fields
-    assert set(get_args(config.Dataset)) == set(facts.names())
+    assert set(get_args(config.Dataset)) == {*facts.names(), "folder"}
     assert set(get_args(fields["profile"].annotation)) == set(longtail.PROFILES)
     assert set(get_args(fields["holdout"].annotation)) == set(holdout.RULES)
     assert set(get_args(get_args(fields["order"].annotation)[0])) == set(splits.ORDERS)

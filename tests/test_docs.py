@@ -26,10 +26,11 @@ def name(page: Path) -> str:
 
 
 def blocks(language: str) -> list:
-    """All fenced blocks of a language, as pytest parameters."""
+    """All fenced blocks of a language, as pytest parameters; those of tutorials are run by test_tutorials.py."""
     return [
         pytest.param(body, id=f"{name(page)}-{number}")
         for page in PAGES
+        if page.parent.name != "tutorials"
         for number, (found, body) in enumerate(FENCE.findall(page.read_text()))
         if found == language
     ]

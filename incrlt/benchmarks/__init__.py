@@ -1,7 +1,7 @@
 """What arrives, with which images and in which order.
 
 :mod:`~incrlt.benchmarks.protocols` holds the rules (NumPy only), :mod:`~incrlt.benchmarks.datasets` reads
-images and :mod:`~incrlt.benchmarks.streams` makes an Avalanche benchmark of both. The three functions here
+images and :mod:`~incrlt.benchmarks.streams` makes an Avalanche benchmark of both. The four functions here
 do all of it in one call; torch and Avalanche load when one is called.
 """
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
     from incrlt.benchmarks.streams import Benchmark
 
-__all__ = ["cifar10_lt", "cifar100_lt", "digits_lt"]
+__all__ = ["cifar10_lt", "cifar100_lt", "digits_lt", "folder_lt"]
 
 
 def cifar100_lt(
@@ -58,6 +58,40 @@ def digits_lt(
     return _build("digits", protocol, imbalance_ratio, seed, options)
 
 
+def folder_lt(
+    root: str | os.PathLike[str],
+    protocol: str | Protocol = "lfh-shuffled-5",
+    imbalance_ratio: float | None = None,
+    seed: int = 0,
+    image_size: int = 32,
+    **options: Any,
+) -> Benchmark:
+    """Return pictures of your own as an Avalanche benchmark; class names are the names of their folders.
+
+    Args:
+        root: Folder with ``train/CLASS`` and ``test/CLASS``.
+        protocol: As in :func:`cifar100_lt`.
+        imbalance_ratio: None keeps every picture, so that the tail is the folder's own; a number cuts one, from as
+            many pictures as every class has.
+        seed: Seed of the choice of the kept pictures.
+        image_size: Side in pixels to which pictures are brought.
+        **options: As in :func:`cifar100_lt`, but for ``root`` and ``download``.
+
+    Returns:
+        As :func:`incrlt.benchmarks.streams.build`.
+
+    Raises:
+        UserError: As :func:`incrlt.benchmarks.datasets.load_folder`, or the classes cannot be split so.
+    """
+    from incrlt.benchmarks import datasets, folder, streams
+
+    augmentation = _own_augmentation(options)
+    found = folder.scan(root, image_size)
+    options |= {"imbalance_ratio": imbalance_ratio, "image_seed": seed} | found.rule(imbalance_ratio is None)
+    rule = _rule(found.name, protocol, options)
+    return streams.build(datasets.load_folder(root, image_size), rule, augmentation)
+
+
 def _build(
     dataset: str, protocol: str | Protocol, imbalance_ratio: float, seed: int, options: dict[str, Any]
 ) -> Benchmark:
@@ -65,12 +99,15 @@ def _build(
 
     root: str | os.PathLike[str] | None = options.pop("root", None)
     download = options.pop("download", False)
-    augmentation = options.pop("augmentation", None)
-    if isinstance(augmentation, str):
-        options["augmentation"], augmentation = augmentation, None
+    augmentation = _own_augmentation(options)
     options |= {"imbalance_ratio": imbalance_ratio, "image_seed": seed}
     rule = _rule(dataset, protocol, options)  # before any data are read
     return streams.build(datasets.load(dataset, root, download), rule, augmentation)
+
+
+def _own_augmentation(options: dict[str, Any]) -> Any:
+    """Take a transform of the user's own out of the options; a name stays, as part of the protocol."""
+    return None if isinstance(options.get("augmentation"), str) else options.pop("augmentation", None)
 
 
 def _rule(dataset: str, protocol: str | Protocol, options: dict[str, Any]) -> Protocol:

@@ -1,4 +1,4 @@
-"""Reads a dataset once, into uint8 tensors: digits (embedded), CIFAR-10 and CIFAR-100."""
+"""Reads a dataset once, into uint8 tensors: digits (embedded), CIFAR-10, CIFAR-100, or a folder of pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incrlt.benchmarks import facts
+from incrlt.benchmarks import facts, folder
 from incrlt.errors import UserError
 
 
@@ -144,6 +144,72 @@ def _how_to_get(name: str, reader: Any, root: Path, bad: list[str]) -> str:
         f"(--data, data.root or INCRLT_DATA), or allow the download (data.download: true, in a script "
         f"download=True)."
     )
+
+
+def load_folder(root: str | os.PathLike[str] | None = None, image_size: int | None = None) -> ImageData:
+    """Read pictures of your own from ``root/train/CLASS`` and ``root/test/CLASS``.
+
+    They are cut to the largest central square and brought to one size, in colour. Mean and deviation are those of
+    the training pictures.
+
+    Args:
+        root: The folder; None: ``INCRLT_DATA``, else ``data``.
+        image_size: Side in pixels; None: 32.
+
+    Raises:
+        UserError: Folders are missing, classes differ, a picture cannot be read, or memory would not do.
+    """
+    found = folder.scan(root, image_size)
+    _check_memory(found)
+    (train, train_labels), (test, test_labels) = (
+        _read_pictures(part, found.image_size) for part in (found.train, found.test)
+    )
+    mean, std = _statistics(train)
+    return ImageData(found.name, train, train_labels, test, test_labels, found.class_names, mean, std)
+
+
+def _check_memory(found: folder.ImageFolder) -> None:
+    """Raise where the decoded pictures would take more than half of the machine's memory."""
+    number = sum(map(len, (*found.train, *found.test)))
+    needed = number * 3 * found.image_size**2
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there / 2:
+        raise UserError(
+            f"{number:,} pictures of {found.image_size} x {found.image_size} pixels take {needed / 2**30:.1f} GiB; "
+            f"this machine has {there / 2**30:.1f}, of which half may be used. Lower benchmark.image_size (image_size)."
+        )
+
+
+def _read_pictures(classes: tuple[tuple[Path, ...], ...], size: int) -> tuple[Tensor, Tensor]:
+    """Return uint8 images ``[N, 3, size, size]`` and labels ``[N]``, class after class."""
+    labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
+    images = np.empty((len(labels), size, size, 3), dtype=np.uint8)
+    for index, path in enumerate(path for paths in classes for path in paths):
+        images[index] = _read_picture(path, size)
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
+
+
+def _read_picture(path: Path, size: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            whole = ImageOps.exif_transpose(picture).convert("RGB")  # as the camera was held
+    except Exception as error:  # PIL raises whatever a damaged file provokes
+        raise UserError(
+            f"the picture {path} cannot be read ({type(error).__name__}: {error}); mend or remove it."
+        ) from error
+    return np.asarray(ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR))
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation per channel of uint8 images, in units of [0, 1]; a flat channel counts as one step."""
+    histograms = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in range(3)])
+    share = histograms.double() / histograms.sum(1, keepdim=True)
+    values = torch.arange(256).double() / 255
+    mean = share @ values
+    std = ((share @ values**2) - mean**2).clamp(min=0).sqrt().clamp(min=1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _data(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from numbers import Real
 
 import numpy as np
@@ -22,6 +23,9 @@ FEW_BELOW = 20
 """A class with fewer images than this is a *few* class; between the two bounds, both included, *medium*."""
 
 GROUPS = ("many", "medium", "few")
+
+NATURAL = "natural"
+"""Profile of a dataset whose classes are kept as they are."""
 
 IMAGE_CHOICES = ("shuffled", "file-order")
 
@@ -63,6 +67,23 @@ def class_counts(profile: str, num_classes: int, max_images: int, imbalance_rati
         )
     sizes = PROFILES[profile](num_classes, max_images, float(imbalance_ratio))
     return np.array([max(1, int(size)) for size in sizes], dtype=np.int64)
+
+
+def check_natural(profile: str, counts: Sequence[int], num_classes: int, max_images: int) -> None:
+    """Raise unless the counts of a natural tail fit its classes.
+
+    Raises:
+        UserError: Another profile, another number of classes, an empty class, or a head that is not first.
+    """
+    falling = all(before >= after for before, after in pairwise(counts))
+    if profile != NATURAL:
+        raise UserError(f"natural_counts belong to the profile {NATURAL!r}; the profile is {profile!r}.")
+    if len(counts) != num_classes or min(counts, default=0) < 1 or not falling or counts[0] != max_images:
+        raise UserError(
+            f"natural_counts must be the images of each of the {num_classes} classes, from the largest class "
+            f"({max_images}, max_images) to the smallest, each at least 1; got {len(counts)}: "
+            f"{', '.join(map(str, counts[:5]))}{', ...' if len(counts) > 5 else ''}."
+        )
 
 
 def check_ratio(imbalance_ratio: float) -> None:

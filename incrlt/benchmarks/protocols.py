@@ -57,7 +57,7 @@ class Protocol:
         max_images: Training images of the head class, all that the dataset has by default.
         classes_per_experience: Number of classes of each experience; they sum to C.
         class_order: Class ids by arrival. Class id 0 is the head of the long tail whatever the order.
-        profile: ``exponential``, ``step`` or ``pareto``.
+        profile: ``exponential``, ``step``, ``pareto``, or ``natural``: the tail that the dataset has by itself.
         imbalance_ratio: Images of the head class over those of the rarest, >= 1.
         image_seed: Seed of the choice of the kept images.
         image_choice: ``shuffled`` (LDAM and everyone after it) or ``file-order`` (SHIKE).
@@ -65,6 +65,7 @@ class Protocol:
         holdout_seed: Seed of the hold-out.
         memory: Rule of the exemplar memory as plain data, such as ``{"per_class": 20}``.
         augmentation: Name of the training augmentation.
+        natural_counts: Images of each class, head first, with the profile ``natural``; empty with any other.
 
     Raises:
         UserError: Any of these is impossible; the message says what is allowed.
@@ -84,11 +85,13 @@ class Protocol:
     holdout_seed: int = 0
     memory: Mapping[str, Any] = field(default_factory=lambda: {"per_class": 20}, hash=False)
     augmentation: str = "crop-flip"
+    natural_counts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen; only here are its values made canonical
         set_field(self, "memory", _plain(self.memory))
-        longtail.class_counts(self.profile, self.num_classes, self.max_images, self.imbalance_ratio)
+        set_field(self, "natural_counts", tuple(int(n) for n in self.natural_counts))
+        self.class_sizes()
         splits.check_member("image_choice", self.image_choice, longtail.IMAGE_CHOICES)
         splits.check_member("holdout", self.holdout, holdout.RULES)
         splits.check_seed("image_seed", self.image_seed)
@@ -195,11 +198,24 @@ class Protocol:
         """Class ids of each experience, by arrival."""
         return tuple(tuple(self.class_order[p] for p in own) for own in self.ranges)
 
+    def class_sizes(self) -> npt.NDArray[np.int64]:
+        """Return the training images of each class before a hold-out ``[C]``, by class id, head first.
+
+        Raises:
+            UserError: The profile, its ratio or the natural counts are impossible.
+        """
+        if self.profile == longtail.NATURAL or self.natural_counts:
+            longtail.check_natural(self.profile, self.natural_counts, self.num_classes, self.max_images)
+            return np.array(self.natural_counts, dtype=np.int64)
+        return longtail.class_counts(self.profile, self.num_classes, self.max_images, self.imbalance_ratio)
+
     def rule(self) -> dict[str, Any]:
-        """Return all fields as plain data for JSON."""
+        """Return all fields as plain data for JSON; natural counts only where there are some."""
         values = asdict(self)
-        values["classes_per_experience"] = list(self.classes_per_experience)
-        values["class_order"] = list(self.class_order)
+        for name in ("classes_per_experience", "class_order", "natural_counts"):
+            values[name] = list(values[name])
+        if not self.natural_counts:
+            del values["natural_counts"]
         return values
 
     @property
@@ -343,9 +359,7 @@ def resolve(protocol: Protocol, labels: npt.ArrayLike) -> ResolvedProtocol:
         UserError: The labels do not fit the protocol.
     """
     labels = np.asarray(labels)
-    counts = longtail.class_counts(
-        protocol.profile, protocol.num_classes, protocol.max_images, protocol.imbalance_ratio
-    )
+    counts = protocol.class_sizes()
     kept = longtail.choose_images(labels, counts, protocol.image_seed, protocol.image_choice)
     position_of = np.argsort(protocol.class_order)  # the inverse permutation: class id -> arrival position
     positions = position_of[labels[kept]]

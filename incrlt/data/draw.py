@@ -24,7 +24,7 @@ class Draw:
     generator: torch.Generator | None
 
     def uniform(self, *shape: int) -> Tensor:
-        """Return float32 [*shape, B] in [0, 1)."""
+        """Return float32 ``[*shape, B]`` in [0, 1)."""
         return torch.rand((*shape, self.batch), device=self.device, generator=self.generator)
 
     def below(self, limit: Tensor | int) -> Tensor:

@@ -32,7 +32,7 @@ def expert_loss(
         labels: Class positions ``[B]``, int64; rows with a negative label are ignored.
         spec: Terms and their weights.
         tensors: What they read beside the logits; None: nothing.
-        kernels: Backend, one of :data:`BACKENDS`.
+        kernels: Backend, one of :data:`~incrlt.kernels.backends.BACKENDS`.
 
     Returns:
         Scalars in fp32 (fp64 of fp64 logits) in the order of ``spec.names``, to be summed and differentiated with

@@ -35,7 +35,7 @@ def less_forget(features: Tensor, teacher_features: Tensor, *, kernels: str = "a
     Args:
         features: ``[K, B, D]``.
         teacher_features: Same shape, without gradient.
-        kernels: Backend, one of :data:`incrlt.kernels.BACKENDS`; on the CPU there is one form.
+        kernels: Backend, one of :data:`~incrlt.kernels.backends.BACKENDS`; on the CPU there is one form.
     """
     if not features.is_cuda or choose_backend(kernels, features) != "triton":
         return losses.less_forget(features, teacher_features)

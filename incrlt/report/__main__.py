@@ -10,7 +10,7 @@ from pathlib import Path
 
 from incrlt.errors import UserError
 from incrlt.report.compare import write_index
-from incrlt.report.page import write_page
+from incrlt.report.page import write_page, write_plotly
 from incrlt.report.reading import Run, read_run
 
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2 for bad input, said in one sentence)."""
     options = _parser().parse_args(arguments)
     try:
-        paths = report(options.run, options.out)
+        paths = report(options.run, options.out, options.share_plotly)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -38,18 +38,23 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, metavar="FOLDER",
         help="where to write; by default a single run's page goes into its own folder as report.html",
     )  # fmt: skip
+    parser.add_argument(
+        "--share-plotly", action="store_true",
+        help="write plotly.min.js once beside the pages, which then need it, not into each of them (4.6 MB)",
+    )  # fmt: skip
     return parser
 
 
-def report(folders: Sequence[Path], out: Path | None) -> list[Path]:
+def report(folders: Sequence[Path], out: Path | None, share_plotly: bool = False) -> list[Path]:
     """Write one page per run, and index.html first where there are several.
 
     Args:
         folders: Run folders.
         out: Folder for the pages; made if it is missing. None writes a single run's page into the run.
+        share_plotly: Write plotly's script once, into ``out``, not into every page.
 
     Returns:
-        The paths written.
+        The paths of the pages.
 
     Raises:
         UserError: A folder is no run, or ``out`` is needed or cannot be written.
@@ -58,14 +63,18 @@ def report(folders: Sequence[Path], out: Path | None) -> list[Path]:
     if out is None:
         if len(runs) > 1:
             raise UserError(f"{len(runs)} runs were given and no folder for their pages; add -o FOLDER.")
+        if share_plotly:
+            raise UserError("--share-plotly needs a folder for the pages and their script; add -o FOLDER.")
         return [write_page(runs[0], runs[0].folder / "report.html")]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {out}: {error.strerror}; choose another with -o.") from error
-    pages = [(run, write_page(run, out / name)) for run, name in zip(runs, page_names(runs), strict=True)]
+    script = write_plotly(out).name if share_plotly else None
+    named = zip(runs, page_names(runs), strict=True)
+    pages = [(run, write_page(run, out / name, script)) for run, name in named]
     paths = [path for _, path in pages]
-    return [write_index(pages, out), *paths] if len(pages) > 1 else paths
+    return [write_index(pages, out, script), *paths] if len(pages) > 1 else paths
 
 
 def _read(folders: Sequence[Path]) -> list[Run]:

@@ -60,17 +60,18 @@ class Group:
     """Why these runs stand apart from the first table's, or ""."""
 
 
-def write_index(pages: Sequence[tuple[Run, Path]], folder: Path) -> Path:
+def write_index(pages: Sequence[tuple[Run, Path]], folder: Path, plotly_file: str | None = None) -> Path:
     """Write ``index.html``: the runs by protocol hash, each with a link to its page.
 
     Args:
         pages: Runs with the paths of their pages, in ``folder``.
         folder: Where to write.
+        plotly_file: As in :func:`incrlt.report.page.render`.
     """
     groups = grouped(pages)
     content = [_content(group, folder) for group in groups]
     biases = seeds.bias_rows([run for run, _ in pages])
-    page = render("index.html", groups=content, columns=COLUMNS, biases=biases, parts=_GROUPS)
+    page = render("index.html", plotly_file, groups=content, columns=COLUMNS, biases=biases, parts=_GROUPS)
     return write_atomic(folder / "index.html", page)
 
 

@@ -22,6 +22,8 @@ from incrlt.report.figures import Figure
 from incrlt.report.reading import Json, Run, read_run
 
 _FOLDER = Path(__file__).parent
+PLOTLY_FILE = "plotly.min.js"
+"""Name of plotly's script where pages share it."""
 _UNEXPECTED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What a file of another version can provoke: fields that are missing or of another type."""
 
@@ -42,9 +44,14 @@ def write(run_folder: str | os.PathLike[str], to: str | os.PathLike[str] | None 
     return write_page(read_run(run_folder), Path(to) if to is not None else Path(run_folder) / "report.html")
 
 
-def write_page(run: Run, path: Path) -> Path:
-    """Write the page of a run that has been read."""
-    return write_atomic(path, render("run.html", **contents(run)))
+def write_page(run: Run, path: Path, plotly_file: str | None = None) -> Path:
+    """Write the page of a run that has been read; ``plotly_file`` as in :func:`render`."""
+    return write_atomic(path, render("run.html", plotly_file, **contents(run)))
+
+
+def write_plotly(folder: Path) -> Path:
+    """Write plotly's script, 4.6 MB, into a folder, for pages that share it."""
+    return write_atomic(folder / PLOTLY_FILE, get_plotlyjs())
 
 
 def contents(run: Run) -> Json:
@@ -163,8 +170,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def render(template: str, **context: Any) -> str:
-    """Fill a template; script and style are inlined, so the page needs no network."""
+def render(template: str, plotly_file: str | None = None, **context: Any) -> str:
+    """Fill a template; script and style are inlined, so the page needs no network.
+
+    Args:
+        template: Name of the template.
+        plotly_file: Plotly's script relative to the page, where pages share one; None writes it into the page.
+        **context: What the template shows.
+    """
     return (
         _environment()
         .get_template(template)
@@ -173,7 +186,8 @@ def render(template: str, **context: Any) -> str:
             version=incrlt.__version__,
             style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
             script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
-            plotly=Markup(get_plotlyjs()),
+            plotly_file=plotly_file,
+            plotly=Markup("" if plotly_file else get_plotlyjs()),
         )
     )
 

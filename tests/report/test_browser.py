@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from chromium import open_page
 
 from incrlt import report
 from incrlt.report.__main__ import main
 from incrlt.thumbnails import save_thumbnails
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-    "--disable-component-update --disable-dev-shm-usage --enable-logging=stderr --virtual-time-budget=8000"
-)
 
 PROBE = """<script>
 const heading = [...document.querySelectorAll("#class-table th")].find((th) => th.textContent === "images");
@@ -54,21 +47,6 @@ setTimeout(() => document.body.dataset.probe = JSON.stringify({ down, up, left, 
   plots: document.querySelectorAll(".plot").length,
   wide: document.documentElement.scrollWidth - innerWidth }), 1500); // plotly resizes a moment after it is asked
 </script>"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    return found or pytest.skip("no Chromium is installed: Debian's package is chromium")
-
-
-def open_page(browser, path, profile, width, *flags):
-    """Return the DOM after scripts ran, and what the console said."""
-    command = [browser, *FLAGS.split(), f"--user-data-dir={profile}", f"--window-size={width},900", *flags]
-    result = subprocess.run(
-        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=90, check=False
-    )
-    return result.stdout, re.findall(r".*:CONSOLE.*", result.stderr)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""Pictures of your own, a folder per class: found, counted and named without reading a picture.
+
+``ROOT/train/CLASS/*.png`` and ``ROOT/test/CLASS/*.png``, as torchvision's ``ImageFolder`` has them. Standard library
+only, so that ``--dry-run`` knows the counts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from incrlt.errors import UserError
+
+IMAGE_SIZE = 32
+"""Side in pixels where none is asked for; the networks are made for small images."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+_LAYOUT = "pictures belong into ROOT/train/CLASS and ROOT/test/CLASS"
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """What lies in a folder of pictures.
+
+    Args:
+        root: The folder.
+        image_size: Side in pixels to which the pictures are brought.
+        class_names: Names of the class folders, most frequent in training first (ties by name): the position is the
+            class id, so that class 0 is the head as in every dataset here.
+        train: Paths of the training pictures by class id, sorted.
+        test: Paths of the test pictures by class id, sorted.
+    """
+
+    root: Path
+    image_size: int
+    class_names: tuple[str, ...]
+    train: tuple[tuple[Path, ...], ...]
+    test: tuple[tuple[Path, ...], ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Training pictures of each class, never increasing."""
+        return tuple(map(len, self.train))
+
+    @property
+    def name(self) -> str:
+        """``folder-`` and ten characters of a hash over size, relative paths and file sizes.
+
+        It enters the protocol hash in place of a dataset's name: another place on the disk is the same dataset,
+        another set of pictures is not.
+        """
+        digest = hashlib.sha256(str(self.image_size).encode())
+        for path in (path for part in (self.train, self.test) for own in part for path in own):
+            line = f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return f"folder-{digest.hexdigest()[:10]}"
+
+    def rule(self, as_it_is: bool) -> dict[str, Any]:
+        """Return the fields of a protocol that the pictures decide.
+
+        Args:
+            as_it_is: Keep every picture; otherwise a tail is cut, from as many pictures as every class has.
+        """
+        if not as_it_is:
+            return {"num_classes": len(self.counts), "max_images": min(self.counts)}
+        return {
+            "num_classes": len(self.counts),
+            "max_images": max(self.counts),
+            "profile": "natural",
+            "natural_counts": self.counts,
+            "imbalance_ratio": max(self.counts) / min(self.counts),
+        }
+
+
+def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> ImageFolder:
+    """List the pictures of a folder.
+
+    Args:
+        root: The folder; None: the environment variable ``INCRLT_DATA``, else ``data``.
+        image_size: Side in pixels to which they will be brought; None: :data:`IMAGE_SIZE`.
+
+    Raises:
+        UserError: No such folder, no pictures, or training and test classes that differ.
+    """
+    place = Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
+    train, test = (_classes(place, part) for part in ("train", "test"))
+    _check_same(place, train, test)
+    names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
+    return ImageFolder(
+        place,
+        IMAGE_SIZE if image_size is None else image_size,
+        names,
+        tuple(train[name] for name in names),
+        tuple(test[name] for name in names),
+    )
+
+
+def _classes(root: Path, part: str) -> dict[str, tuple[Path, ...]]:
+    """Return the pictures of each class folder of a part."""
+    try:
+        folders = [
+            path for path in (root / part).iterdir() if path.is_dir() and not path.name.startswith(".")
+        ]
+    except OSError as error:
+        raise UserError(
+            f"{root / part} cannot be read ({error.strerror}); {_LAYOUT}. Say where ROOT is: --data, data.root "
+            "or INCRLT_DATA, in a script root=."
+        ) from error
+    found = {path.name: _pictures(path) for path in folders}
+    empty = sorted(name for name, paths in found.items() if not paths)
+    if empty or not found:
+        which = f"no pictures in {_some(empty)}" if empty else "no class folders"
+        raise UserError(f"{root / part} has {which}; {_LAYOUT}, as {', '.join(SUFFIXES)}.")
+    return found
+
+
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return tuple(sorted(path for path in found if not path.name.startswith(".")))
+
+
+def _check_same(root: Path, train: dict[str, tuple[Path, ...]], test: dict[str, tuple[Path, ...]]) -> None:
+    only = {"train": sorted(train.keys() - test.keys()), "test": sorted(test.keys() - train.keys())}
+    found = [f"only in {part}: {_some(names)}" for part, names in only.items() if names]
+    if found:
+        raise UserError(
+            f"{root}: {len(train)} classes in train, {len(test)} in test; {'; '.join(found)}. "
+            "Every class needs pictures in both."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,203 @@
+"""A folder of pictures: what is found, in which order, under which name, and what is said when it is not right."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from incrlt import config
+from incrlt.benchmarks import datasets, folder, folder_lt
+from incrlt.benchmarks.protocols import Protocol, resolve
+from incrlt.errors import UserError
+
+COUNTS = {"wren": 3, "heron": 7, "coot": 3, "swan": 12}
+ORDER = ("swan", "heron", "coot", "wren")  # by frequency, ties by name
+
+
+def colour(name: str, index: int) -> tuple[int, int, int]:
+    return (20 * sorted(COUNTS).index(name), 10 * index, 77)
+
+
+@pytest.fixture
+def birds(tmp_path) -> Path:
+    root = tmp_path / "birds"
+    for part, size in (("train", COUNTS), ("test", dict.fromkeys(COUNTS, 2))):
+        for name, number in size.items():
+            (root / part / name).mkdir(parents=True)
+            for index in range(number):
+                Image.new("RGB", (20, 12), colour(name, index)).save(root / part / name / f"{index:02}.png")
+    return root
+
+
+def test_classes_are_ordered_by_frequency_and_named(birds):
+    found = folder.scan(birds)
+    assert found.class_names == ORDER
+    assert found.counts == (12, 7, 3, 3)
+    assert [path.name for path in found.train[2]] == ["00.png", "01.png", "02.png"]
+
+
+def test_images_labels_and_statistics_are_those_of_the_files(birds):
+    data = datasets.load_folder(birds, 8)
+    assert data.train_images.shape == (25, 3, 8, 8) and data.train_images.dtype == torch.uint8
+    expected = [
+        (label, colour(name, index)) for label, name in enumerate(ORDER) for index in range(COUNTS[name])
+    ]
+    seen = [
+        (int(y), tuple(x[:, 3, 3].tolist()))
+        for x, y in zip(data.train_images, data.train_labels, strict=True)
+    ]
+    assert seen == expected
+    assert data.test_labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    pixels = data.train_images.double() / 255
+    torch.testing.assert_close(torch.tensor(data.mean).double(), pixels.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    deviation = pixels.std((0, 2, 3), correction=0)
+    torch.testing.assert_close(torch.tensor(data.std).double()[:2], deviation[:2], atol=1e-6, rtol=0)
+    assert deviation[2] == 0 and data.std[2] == pytest.approx(
+        1 / 255
+    )  # a flat channel must not divide by zero
+
+
+def test_the_central_square_is_taken_as_the_camera_was_held(tmp_path, birds):
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 200  # the central square
+    path = birds / "train" / "swan" / "00.png"
+    Image.fromarray(pixels).save(path)
+    assert (datasets.load_folder(birds, 8).train_images[0] == 200).all()
+    tall = Image.fromarray(np.full((8, 16, 3), (255, 0, 0), np.uint8))
+    tall.paste((0, 0, 255), (0, 0, 8, 8))  # left half blue: turned by 90 degrees clockwise it is above
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path.unlink()
+    tall.save(birds / "train" / "swan" / "00.jpg", exif=exif, quality=100)
+    image = datasets.load_folder(birds, 8).train_images[0].float()
+    assert image[2, 0].mean() > 200 > 60 > image[2, 7].mean()
+
+
+def test_grey_and_transparent_pictures_become_colour(birds):
+    Image.new("L", (9, 9), 50).save(birds / "train" / "swan" / "00.png")
+    Image.new("RGBA", (9, 9), (1, 2, 3, 255)).save(birds / "train" / "swan" / "01.png")
+    data = datasets.load_folder(birds, 8)
+    assert data.train_images[0, :, 0, 0].tolist() == [50, 50, 50]
+    assert data.train_images[1, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_the_name_follows_the_content_not_the_place(birds, tmp_path):
+    name = folder.scan(birds).name
+    shutil.copytree(birds, tmp_path / "elsewhere")
+    assert folder.scan(tmp_path / "elsewhere").name == name
+    assert folder.scan(birds, 64).name != name
+    (birds / "train" / "swan" / "notes.txt").write_text("no picture")
+    assert folder.scan(birds).name == name
+    (birds / "test" / "swan" / "01.png").unlink()
+    assert folder.scan(birds).name != name
+
+
+def test_a_natural_tail_keeps_every_picture(birds):
+    benchmark = folder_lt(birds, "lfs-ordered-2", image_size=8, augmentation="none")
+    assert benchmark.class_names == ORDER
+    assert benchmark.protocol.counts.tolist() == [12, 7, 3, 3]
+    assert [len(experience.dataset) for experience in benchmark.train_stream] == [19, 6]
+    assert benchmark.protocol.protocol.imbalance_ratio == 4
+    assert benchmark.groups == ("few",) * 4
+
+
+def test_a_tail_that_is_cut_starts_from_what_every_class_has(birds):
+    benchmark = folder_lt(birds, "lfs-ordered-2", imbalance_ratio=3, image_size=8, augmentation="none")
+    assert benchmark.protocol.counts.tolist() == [3, 2, 1, 1]  # 3 * 3 ** (-c / 3), rounded down
+
+
+def experiment(root, **benchmark) -> config.Experiment:
+    chosen = {"dataset": "folder", "protocol": "lfs-2", "imbalance_ratio": None} | benchmark
+    return config.parse({"benchmark": chosen, "strategy": {"name": "finetune"}, "data": {"root": str(root)}})
+
+
+def test_yaml_and_script_make_the_same_protocol(birds):
+    ours = experiment(birds, image_size=8, augmentation="none").protocol()
+    script = folder_lt(birds, "lfs-2", image_size=8, augmentation="none", memory={}).protocol
+    assert ours == script.protocol
+    labels = np.repeat(range(4), [12, 7, 3, 3])
+    assert resolve(ours, labels).hash == script.hash
+    assert [row["images"] for row in ours.plan()] == [row["images"] for row in script.plan()]
+    assert ours.rule()["natural_counts"] == [12, 7, 3, 3]
+
+
+def test_other_datasets_have_the_rule_they_had():
+    assert "natural_counts" not in Protocol.named("lfh-shuffled-10", "cifar100").rule()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "digits", "imbalance_ratio": None}, "digits is balanced"),
+        (
+            {"dataset": "digits", "imbalance_ratio": 5.0, "image_size": 16},
+            "image_size is for dataset 'folder'",
+        ),
+        ({"profile": "step"}, "profile 'step' would do nothing"),
+        ({"protocol": "lfs-3"}, "possible are 1, 2, 4"),
+    ],
+)
+def test_what_does_not_go_together_is_said(birds, change, message):
+    with pytest.raises(UserError, match=message):
+        experiment(birds, **change)
+
+
+def remove_test(root):
+    shutil.rmtree(root / "test")
+
+
+def remove_class(root):
+    shutil.rmtree(root / "test" / "coot")
+
+
+def empty_class(root):
+    for path in (root / "train" / "coot").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "cannot be read .*ROOT/train/CLASS.*--data"),
+        (remove_test, "test cannot be read"),
+        (remove_class, "4 classes in train, 3 in test; only in train: coot"),
+        (empty_class, "no pictures in coot"),
+    ],
+)
+def test_a_folder_that_is_not_right_is_refused_before_any_work(birds, spoil, message):
+    spoil(birds)
+    with pytest.raises(UserError, match=message):
+        experiment(birds)
+
+
+def test_a_damaged_picture_is_named(birds):
+    (birds / "train" / "heron" / "03.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"heron.03\.png cannot be read .*mend or remove"):
+        datasets.load_folder(birds)
+
+
+def test_more_than_memory_is_refused_with_both_sizes(birds, monkeypatch):
+    monkeypatch.setattr(datasets.os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 64}.__getitem__)
+    datasets.load_folder(birds, 8)  # 33 pictures, 6 kB of 64
+    with pytest.raises(UserError, match=r"33 pictures of 64 x 64 pixels take .* GiB; this machine has"):
+        datasets.load_folder(birds, 64)
+
+
+@pytest.mark.parametrize(
+    "counts", [(), (3, 2), (3, 4, 1), (3, 2, 0), (4, 2, 1)], ids=["none", "short", "rising", "empty", "head"]
+)
+def test_natural_counts_that_do_not_fit_are_refused(counts):
+    with pytest.raises(UserError, match=r"natural_counts must be the images of each of the 3 classes"):
+        Protocol.named(
+            "lfs-3", "mine", 3, max_images=3, profile="natural", natural_counts=counts, imbalance_ratio=3
+        )
+
+
+def test_natural_counts_belong_to_the_natural_profile():
+    with pytest.raises(UserError, match="the profile is 'exponential'"):
+        Protocol.named("lfs-3", "mine", 3, max_images=3, natural_counts=(3, 2, 1))

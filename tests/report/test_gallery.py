@@ -1,0 +1,135 @@
+"""Runs of the gallery: what is copied, what is taken out, what is refused; the hashes on the protocol pages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from incrlt import report
+from incrlt.errors import UserError
+from incrlt.report.__main__ import main as make_report
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+
+
+@pytest.fixture
+def add_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import add_run
+
+    return add_run
+
+
+@pytest.fixture
+def protocol_pages(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    import protocol_pages
+
+    return protocol_pages
+
+
+@pytest.fixture
+def run(make_run, tmp_path) -> Path:
+    """A finished run that names places of this machine."""
+    folder = make_run(tmp_path / "runs", sizes=(4, 2, 2), epochs=3)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config |= {
+        "output": {"folder": str(tmp_path), "name": None},
+        "data": {"root": "/big/data", "download": False},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    environment = json.loads((folder / "environment.json").read_text())
+    environment["command"] = (
+        "python -m incrlt.run /home/me/x/experiments/a.yaml --out /big/runs --seed 1 data.root=/d/e"
+    )
+    environment["platform"] = "Linux-6.1-somebody-x86_64"
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "checkpoints").mkdir()
+    return folder
+
+
+def test_a_run_is_copied_without_what_is_the_machines(add_run, run, tmp_path):
+    to = add_run.add(run, "lucir", tmp_path / "gallery")
+    assert to == tmp_path / "gallery" / "lucir" / run.name
+    assert not (to / "checkpoints").exists()
+    environment = json.loads((to / "environment.json").read_text())
+    assert environment["command"] == "python -m incrlt.run experiments/a.yaml --seed 1"
+    assert environment["platform"] == "Linux"
+    config = yaml.safe_load((to / "config.yaml").read_text())
+    assert config["output"]["folder"] == "runs" and config["data"]["root"] is None
+    assert all("time" not in json.loads(line) for line in (to / "log.jsonl").read_text().splitlines())
+
+
+def test_the_copy_tells_the_same_numbers(add_run, run, tmp_path):
+    copy = report.read_run(add_run.add(run, "lucir", tmp_path / "gallery"))
+    original = report.read_run(run)
+    assert copy.summaries == original.summaries
+    assert copy.problems == original.problems
+    losses = [[event["loss"] for event in one.events("epoch")] for one in (copy, original)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_path_that_is_left_is_refused(add_run, run, tmp_path):
+    described = json.loads((run / "protocol.json").read_text())
+    (run / "protocol.json").write_text(json.dumps(described | {"augmentation": "own at /home/me/augment.py"}))
+    with pytest.raises(UserError, match=r"protocol\.json names paths of this machine: /home/me/augment\.py"):
+        add_run.add(run, "lucir", tmp_path / "gallery")
+    assert not (tmp_path / "gallery").exists()
+
+
+def test_an_unfinished_run_is_refused(add_run, run, tmp_path, capsys):
+    (run / "DONE").unlink()
+    assert add_run.main([str(run)]) == 2
+    assert "DONE missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see /home/me/x.txt", ["/home/me/x.txt"]),
+        ("~/runs/a", ["~/runs/a"]),
+        ("many/medium/few, 3/4, a - b / c", []),
+        ("last_accuracy/over_tasks", []),
+        ("https://example.org/a/b", []),
+    ],
+)
+def test_paths_are_told_from_other_slashes(add_run, text, found):
+    assert add_run.paths(text) == found
+
+
+def test_committed_runs_name_no_place(add_run):
+    for path in add_run.RUNS.glob("*/*/*"):
+        if path.suffix != ".npz":
+            assert not add_run.paths(path.read_text()), path
+
+
+def test_shared_plotly_lies_beside_the_pages(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert make_report([str(run), "-o", str(out), "--share-plotly"]) == 0
+    page = next(out.glob("*.html"))
+    assert '<script src="plotly.min.js"></script>' in page.read_text()
+    assert page.stat().st_size < 1e6 < (out / "plotly.min.js").stat().st_size
+    assert make_report([str(run), "--share-plotly"]) == 2
+    assert "add -o FOLDER" in capsys.readouterr().err
+
+
+def test_hashes_of_the_protocol_pages_are_those_of_the_data(protocol_pages, cifar100_root):
+    assert protocol_pages.make_hashes(cifar100_root) == json.loads(protocol_pages.HASHES.read_text())
+
+
+def test_every_rule_on_the_protocol_pages_has_a_hash(protocol_pages):
+    from incrlt.benchmarks.protocols import NAMES
+
+    for name in NAMES:
+        text = "\n".join(protocol_pages.protocol_lines(name))
+        assert "## Hash" in text and "## Published" in text
+
+
+def test_hashes_are_those_that_runs_recorded(protocol_pages, add_run):
+    for path in add_run.RUNS.glob("*/*/protocol.json"):
+        described = json.loads(path.read_text())
+        assert protocol_pages.hash_of(described["rule_hash"]) == described["hash"], path
