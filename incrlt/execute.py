@@ -292,7 +292,8 @@ class Run:
     def _describe(self) -> None:
         self.folder.write_text("config.yaml", self.experiment.resolved_yaml())
         self.folder.write_json("protocol.json", self.resolved.describe())
-        self.folder.write_json("environment.json", environment(self.device, self.options.command))
+        machine = environment(self.device, self.strategy.precision, self.options.command)
+        self.folder.write_json("environment.json", machine)
         self.folder.log({"event": "start", "method": self.method, "protocol_hash": self.resolved.hash})
 
     def _resume(self) -> int:

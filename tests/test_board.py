@@ -240,3 +240,8 @@ def test_nothing_is_made_before_the_first_value(tmp_path):
     board.cut({})
     board.close()
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_the_run_tells_the_precision_it_used(folder):
+    machine = json.loads((folder / "environment.json").read_text())
+    assert (machine["precision"], machine["threads"], machine["device"]) == ("fp32", 1, "cpu")

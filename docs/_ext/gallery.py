@@ -78,12 +78,13 @@ class Shown:
 
     @property
     def device(self) -> str:
-        """The device, such as "cpu (x86_64), 1 thread"."""
+        """The device, such as "cpu (x86_64), bf16, 1 thread"; runs of older versions do not tell their precision."""
         found = self.run.environment
+        precision = f", {found['precision']}" if found.get("precision") else ""
         if found.get("gpu"):
-            return str(found["gpu"])
+            return f"{found['gpu']}{precision}"
         threads = found.get("threads")
-        return f"{found.get('device')} ({found.get('processor')}), {threads} thread{'s' * (threads != 1)}"
+        return f"{found.get('device')} ({found.get('processor')}){precision}, {threads} thread{'s' * (threads != 1)}"
 
     @property
     def seconds(self) -> str:

@@ -277,8 +277,10 @@ def _where(environment: Json) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {environment[name]}" for name in packages if environment.get(name))
     commit = str(environment.get("git_commit") or "")[:10]
     dirty = " (with uncommitted changes)" if commit and environment.get("git_dirty") else ""
-    threads = f", {environment['threads']} threads" if environment.get("threads") else ""
-    device = f"{environment['device']}{threads}" if environment.get("device") else ""
+    threads = f"{environment['threads']} threads" if environment.get("threads") else None
+    device = ", ".join(
+        str(part) for part in (environment.get("device"), environment.get("precision"), threads) if part
+    )
     return [("Device", device), ("Commit", commit + dirty), ("Versions", versions)]
 
 

@@ -136,7 +136,7 @@ def write_run(
     environment = {
         "python": "3.11.2", "torch": "2.15.0", "torchvision": "0.30.0", "avalanche": "0.6.0",
         "numpy": "2.4.6",
-        "incrlt": incrlt.__version__, "device": "cpu", "threads": 2, "git_commit": "0123456789ab",
+        "incrlt": incrlt.__version__, "device": "cpu", "precision": "bf16", "threads": 2, "git_commit": "0123456789ab",
         "git_dirty": True,
         "platform": "Linux", "command": f"python -m incrlt.run experiments/{experiment}.yaml",
     }  # fmt: skip

@@ -59,6 +59,7 @@ def test_facts_name_seed_memory_and_commit(run):
     facts = dict(tables.facts(run))
     assert facts["Memory"] == "per class 20, selection herding"
     assert facts["Commit"] == "0123456789 (with uncommitted changes)"
+    assert facts["Device"] == "cpu, bf16, 2 threads"
     assert facts["Training"] == "8.4 s"
     assert "torch 2.15.0" in facts["Versions"]
 
