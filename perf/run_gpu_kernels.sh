@@ -3,6 +3,7 @@
 #
 #   OUT=results bash perf/run_gpu_kernels.sh                # all parts
 #   OUT=results bash perf/run_gpu_kernels.sh kernels_rest   # some of them
+#   OUT=results bash perf/run_gpu_kernels.sh sanitizer      # compute-sanitizer over two cases, where it is installed
 #
 # OUT    folder for logs and JSON (default: runs/gpu); kernels_*.json and steps.json go to perf/data, where docs read them
 # REST   seconds for the rest of the grid (default: 120, for which there is room in nine minutes; 450 when run alone)
@@ -36,8 +37,11 @@ part() { # name, seconds, command...
   fi
 }
 
-part correctness 110 "$PYTHON" -m pytest tests/kernels/test_gpu.py tests/strategies/test_steps.py -q -rs
+part correctness 110 "$PYTHON" -m pytest tests/kernels/test_gpu.py tests/strategies/test_steps.py -q -rs -k "not sanitizer"
 part kernels_goals 130 "$PYTHON" -m perf.bench_kernels --shapes goals --seconds 100 --out "$OUT/kernels_goals.json"
 part steps 130 "$PYTHON" -m perf.bench_steps --seconds 90 --out "$OUT/steps.json"
 part kernels_rest "$((REST + 40))" "$PYTHON" -m perf.bench_kernels --shapes rest --seconds "$REST" --out "$OUT/kernels_rest.json"
+case "$wanted" in # slow, and it needs the CUDA toolkit: only when named
+  *" sanitizer "*) part sanitizer 590 "$PYTHON" -m pytest tests/kernels/test_gpu.py -q -rs -k sanitizer --timeout 580 ;;
+esac
 exit "$failed"

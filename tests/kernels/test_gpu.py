@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -58,6 +62,35 @@ def test_terms_and_gradients(case):
     again = run(triton_backend, inputs)
     for left, right in zip(found, again, strict=True):
         assert left is None or torch.equal(left, right), "sums in an order that changes"
+
+
+@pytest.mark.skipif(
+    shutil.which("compute-sanitizer") is None, reason="compute-sanitizer, of the CUDA toolkit, is not on PATH"
+)
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_sanitizer_finds_nothing(tool):
+    """No access out of bounds and no race, in rows that fill a block and rows that do not."""
+    cases = ("ncl-cifar", "every-padded")
+    nodes = [f"{__file__}::test_terms_and_gradients[{name}]" for name in cases]
+    done = subprocess.run(
+        [
+            "compute-sanitizer",
+            "--tool",
+            tool,
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            *nodes,
+        ],
+        env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # else a neighbour's memory is no error
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert f"{len(cases)} passed" in done.stdout
 
 
 @pytest.mark.parametrize("block", [64, 1024])
