@@ -4,7 +4,7 @@ Without a gradient the forward pass through stem and branches keeps no activatio
 whenever the stage's optimizer holds none of their parameters. To store features and train on them epoch after epoch
 saves nearly all the rest, but random augmentation is drawn once per epoch: stored features are of images as evaluation
 sees them, the stage then trains without augmentation, and its numbers change. So that is asked for by name
-(:attr:`incrlt.types.Stage.cache_features`).
+(``cache_features`` of :class:`incrlt.types.Stage`).
 """
 
 from __future__ import annotations
