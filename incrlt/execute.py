@@ -292,8 +292,9 @@ class Run:
     def _describe(self) -> None:
         self.folder.write_text("config.yaml", self.experiment.resolved_yaml())
         self.folder.write_json("protocol.json", self.resolved.describe())
-        machine = environment(self.device, self.strategy.precision, self.options.command)
-        self.folder.write_json("environment.json", machine)
+        machine = environment(self.device, self.options.command)
+        chosen = {"precision": self.strategy.precision}  # what "auto" became
+        self.folder.write_json("environment.json", machine | chosen)
         self.folder.log({"event": "start", "method": self.method, "protocol_hash": self.resolved.hash})
 
     def _resume(self) -> int:

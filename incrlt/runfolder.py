@@ -117,15 +117,14 @@ class RunFolder:
             self.path.rmdir()
 
 
-def environment(device: torch.device, precision: str, command: str) -> dict[str, Any]:
-    """Return versions, machine, the precision that ``auto`` became, and commit, as plain data."""
+def environment(device: torch.device, command: str) -> dict[str, Any]:
+    """Return versions, machine and commit as plain data."""
     cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "incrlt": incrlt.__version__,
         "python": platform.python_version(),
         **{name.removesuffix("-lib"): metadata.version(name) for name in PACKAGES},
         "device": str(device),
-        "precision": precision,
         "gpu": cuda,
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -162,3 +162,12 @@ def test_no_step_makes_more_operators_than_the_baseline():
         pytest.skip(f"the baseline is of other versions: {reason}")
     assert not lines, "\n".join(lines)
     assert compared == len(baseline["counts"]["steps"])
+
+
+def test_a_machine_states_the_facts_that_decide():
+    """Benchmarks are not run by default: this is what they all begin with."""
+    from perf.machine import machine
+
+    facts = machine()
+    assert set(gate.ALIKE) <= set(facts)
+    assert facts["gpu"] is None and facts["threads"] >= 1 and facts["torch"] and facts["processor"]
