@@ -23,6 +23,7 @@ from incrlt.metrics.calibration import reliability_by_group
 from incrlt.metrics.experts import disagreement, expert_accuracy, over_groups
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import Floats
+from incrlt.yamlfile import leaves
 
 Scalars = Mapping[str, float | None]
 
@@ -251,21 +252,14 @@ def final_values(results: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in {**numbers, **costs}.items() if value is not None}
 
 
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
+def flattened(settings: Mapping[str, Any]) -> dict[str, float | str]:
     """Return nested settings as ``section.key`` -> number or text.
 
     Example:
         >>> flattened({"training": {"lr": 0.1, "step": [3, 5]}, "memory": None, "nesterov": True})
         {'training.lr': 0.1, 'training.step': '3, 5', 'memory': 'none', 'nesterov': 'true'}
     """
-    flat: dict[str, float | str] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{name}.")
-        else:
-            flat[name] = value if type(value) in (int, float) else _words(value)
-    return flat
+    return {name: value if type(value) in (int, float) else _words(value) for name, value in leaves(settings)}
 
 
 def _words(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,6 +99,20 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[section] = values
     return merged
+
+
+def leaves(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested settings with its name, ``section.key``.
+
+    Example:
+        >>> dict(leaves({"training": {"lr": 0.1, "milestones": [3, 5]}, "memory": None}))
+        {'training.lr': 0.1, 'training.milestones': [3, 5], 'memory': None}
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def folder_lt(
     found = folder.scan(root, image_size)
     options |= {"imbalance_ratio": imbalance_ratio, "image_seed": seed} | found.rule(imbalance_ratio is None)
     rule = _rule(found.name, protocol, options)
-    return streams.build(datasets.load_folder(root, image_size), rule, augmentation)
+    return streams.build(datasets.read_folder(found), rule, augmentation)
 
 
 def _build(

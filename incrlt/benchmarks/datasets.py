@@ -159,7 +159,11 @@ def load_folder(root: str | os.PathLike[str] | None = None, image_size: int | No
     Raises:
         UserError: Folders are missing, classes differ, a picture cannot be read, or memory would not do.
     """
-    found = folder.scan(root, image_size)
+    return read_folder(folder.scan(root, image_size))
+
+
+def read_folder(found: folder.ImageFolder) -> ImageData:
+    """Read the pictures of a folder that was listed; see :func:`load_folder`."""
     _check_memory(found)
     (train, train_labels), (test, test_labels) = (
         _read_pictures(part, found.image_size) for part in (found.train, found.test)

@@ -14,7 +14,6 @@ Of the last evaluation the answers themselves are kept, one per test image: ``la
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
-from incrlt.metrics.record import UNREADABLE, Counts, as_counts, smallest
+from incrlt.metrics.record import UNREADABLE, Counts, as_counts, smallest, write_arrays
 
 EVALUATIONS_FILE = "evaluations.npz"
 BINS = 15
@@ -80,10 +78,7 @@ def save_evaluations(
     """
     arrays = {f"{name}_at_{t:03d}": values for t, step in steps.items() for name, values in step.items()}
     arrays |= {f"{name}{_LAST}": values for name, values in answers.items()}
-    buffer = io.BytesIO()
-    small = {name: smallest(as_counts(values, name)) for name, values in arrays.items()}
-    np.savez_compressed(buffer, **small)  # type: ignore[arg-type]
-    return write_atomic(path, buffer.getvalue())
+    return write_arrays(path, {name: smallest(as_counts(values, name)) for name, values in arrays.items()})
 
 
 def load_evaluations(path: str | os.PathLike[str]) -> EvaluationRecord:

@@ -152,6 +152,11 @@ def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Seque
         for readout, matrices in confusions.items()
         for t, matrix in enumerate(matrices)
     }
+    return write_arrays(path, arrays)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
+    """Write arrays to one compressed npz, whole or not at all; returns the path written."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return write_atomic(path, buffer.getvalue())

@@ -10,7 +10,7 @@ from incrlt.metrics import StreamRecord, class_groups
 from incrlt.metrics.calibration import Reliability, reliability_by_group
 from incrlt.metrics.experts import Values, disagreement, expert_accuracy
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name
-from incrlt.report.figures import Figure, experience_chart, figure, line
+from incrlt.report.figures import PALETTE, Figure, experience_chart, figure, line
 from incrlt.report.reading import Json, Run
 
 COLOURS = {"over_classes": "@ink", **{group: f"@{group}" for group in GROUPS}}
@@ -122,7 +122,7 @@ def experts_over_time(run: Run) -> Figure | None:
     if not rows:
         return None
     size = len(rows[max(rows)][0])
-    palette = ("@teal", "@violet", "@few", "@medium", "@many", "@soft")
+    palette = PALETTE[1:]  # the first is that of all together
     lines: list[Figure] = []
     for k in range(size):
         values = {t: alone[k]["over_classes"] for t, (alone, _) in rows.items()}

@@ -21,6 +21,8 @@ Series = Sequence[float | None]
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 MAX_POINTS = 3000
+PALETTE = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
+"""Colours of lines that stand for nothing in particular."""
 _CONVENTION_COLOURS = {"over_tasks": "@ink", "over_classes": "@teal", "over_seen_images": "@violet"}
 
 
@@ -290,10 +292,9 @@ def losses(run: Run) -> Figure | None:
     if not names:
         return None
     shown = _thinned(len(epochs))
-    palette = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
     data = [
         {
-            **line(name, [], palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)]),
+            **line(name, [], PALETTE[index % len(PALETTE)], DASHES[index // len(PALETTE) % len(DASHES)]),
             # few epochs: a term of a single one between two stages would not be seen as a line
             "mode": "lines+markers" if len(shown) <= 100 else "lines",
             "marker": {"size": 4},
@@ -359,14 +360,13 @@ def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
 
 def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
     """One accuracy curve per method with its standard error over seeds, for the comparison page."""
-    palette = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
     lines = [
         _with_errors(
             line(
                 name,
                 [step.mean for step in steps],
-                palette[index % len(palette)],
-                DASHES[index // len(palette) % len(DASHES)],
+                PALETTE[index % len(PALETTE)],
+                DASHES[index // len(PALETTE) % len(DASHES)],
             ),
             [step.error for step in steps],
         )

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -22,6 +22,7 @@ from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 from incrlt.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 _LOSS = {
     "config.yaml": "the configuration is not shown",
@@ -239,37 +240,44 @@ def _records(folder: Path, problems: list[str]) -> dict[str, StreamRecord]:
 
 
 def _evaluations(path: Path, records: Mapping[str, StreamRecord], problems: list[str]) -> EvaluationRecord:
-    """Return what was recorded of confidence and experts; only newer runs have it, so its absence is no problem."""
-    if not path.exists():
-        return EvaluationRecord()
-    try:
-        found = load_evaluations(path)
-    except UserError as error:
-        reason = str(error).replace(str(path.parent) + os.sep, "")
-    else:
-        counts = next((record.confusions for record in records.values()), ())
-        wrong = misfit(found, [len(matrix) for matrix in counts])
-        if wrong is None:
-            return found
-        reason = f"{path.name} does not fit the counts: {wrong}"
-    problems.append(f"{reason}; calibration, experts and what the memory holds are not shown.")
-    return EvaluationRecord()
+    """Return what was recorded of confidence and experts."""
+    counts = next((record.confusions for record in records.values()), ())
+
+    def wrong(found: EvaluationRecord) -> str | None:
+        reason = misfit(found, [len(matrix) for matrix in counts])
+        return None if reason is None else f"does not fit the counts: {reason}"
+
+    lost = "calibration, experts and what the memory holds"
+    return _of_newer_runs(path, load_evaluations, wrong, lost, problems) or EvaluationRecord()
 
 
 def _thumbnails(path: Path, records: Mapping[str, StreamRecord], problems: list[str]) -> Sheet | None:
-    """Return the classes' pictures; only newer runs have them, so their absence is no problem."""
+    """Return the classes' pictures."""
+    seen = max((record.num_seen for record in records.values()), default=0)
+
+    def wrong(sheet: Sheet) -> str | None:  # it holds the classes yet to come as well
+        number = len(sheet.counts)
+        return None if number >= seen else f"has {number} classes, the counts {seen}"
+
+    return _of_newer_runs(path, load_thumbnails, wrong, "pictures of the classes", problems)
+
+
+def _of_newer_runs(
+    path: Path, load: Callable[[Path], T], wrong: Callable[[T], str | None], lost: str, problems: list[str]
+) -> T | None:
+    """Return what a file holds if it can be read and belongs here; older runs have none, which is no problem."""
     if not path.exists():
         return None
     try:
-        sheet = load_thumbnails(path)
+        found = load(path)
     except UserError as error:
         reason = str(error).replace(str(path.parent) + os.sep, "")
     else:
-        seen = max((record.num_seen for record in records.values()), default=0)
-        if len(sheet.counts) >= seen:  # it holds the classes yet to come as well
-            return sheet
-        reason = f"{path.name} has {len(sheet.counts)} classes, the counts {seen}"
-    problems.append(f"{reason}; pictures of the classes are not shown.")
+        misfitting = wrong(found)
+        if misfitting is None:
+            return found
+        reason = f"{path.name} {misfitting}"
+    problems.append(f"{reason}; {lost} are not shown.")
     return None
 
 

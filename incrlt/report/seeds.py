@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from incrlt.errors import UserError
 from incrlt.metrics.bias import bias_and_variance
 from incrlt.metrics.experts import Values
 from incrlt.report.reading import Json, Run, number
+from incrlt.yamlfile import leaves
 
 _NOT_THE_METHOD = ("seeds", "seed", "output", "data", "device")
 """Sections of a configuration that may differ between runs of one method."""
@@ -82,15 +83,7 @@ def setting(run: Run) -> str:
 def options(run: Run) -> dict[str, str]:
     """Return the configuration but for seeds and places, flat: ``{"training.epochs": "160", ...}``."""
     sections = {key: value for key, value in run.config.items() if key not in _NOT_THE_METHOD}
-    return dict(_flat("", sections))
-
-
-def _flat(prefix: str, section: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(f"{prefix}{key}.", value)
-        else:
-            yield f"{prefix}{key}", str(value)
+    return {name: str(value) for name, value in leaves(sections)}
 
 
 def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
