@@ -59,7 +59,7 @@ class Shown:
 
     @property
     def epochs(self) -> str:
-        """Epochs per experience and per stage, such as "40 on the base, then 10; LWS 10"."""
+        """Epochs per experience and per stage, and images per step: "40 on the base, then 10; lws 10; batch 128"."""
         training = self.run.config["training"]
         base, later = training.get("base_epochs"), training["epochs"]
         first = f"{base} on the base, then {later}" if base and base != later else str(later)
@@ -69,7 +69,8 @@ class Shown:
             for section in (self.run.config.get("rebalance"), self.run.config.get("router"))
             if section
         ]
-        return "; ".join([first, *(f"{name} {epochs}" for name, epochs in stages if epochs)])
+        later_stages = [f"{name} {epochs}" for name, epochs in stages if epochs]
+        return "; ".join([first, *later_stages, f"batch {training['batch_size']}"])
 
     @property
     def seed(self) -> int:

@@ -12,6 +12,7 @@ Private names of Avalanche 0.6 used here (pinned by the tests): ``_flat_data``, 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -141,6 +142,28 @@ def _check_collate(collate: Any) -> None:
     if collate is not default_collate:
         name = getattr(collate, "__name__", type(collate).__name__)
         raise NotExactError(f"the samples are joined by a collate function of their own ({name})")
+
+
+def parts_of_loader(loader: Any) -> list[tuple[Any, float]]:
+    """Return the data sets of a loader, each with how many passes over it an epoch makes (1: each image once).
+
+    Args:
+        loader: What a plugin such as Avalanche's ReplayPlugin put into ``strategy.dataloader``.
+
+    Raises:
+        NotExactError: The loader is of an unknown kind, so that nobody can say which classes it draws how often.
+    """
+    plan = _read_loader(loader)
+    own = [
+        _batches(dataset, size, plan) for dataset, size in zip(plan.datasets, plan.batch_sizes, strict=True)
+    ]
+    epoch = own[plan.termination]
+    passes = [epoch / batches if plan.oversample_small else min(1.0, epoch / batches) for batches in own]
+    return list(zip(plan.datasets, passes, strict=True))
+
+
+def _batches(dataset: Any, size: int, plan: _Loader) -> int:
+    return max(1, len(dataset) // size if plan.drop_last else math.ceil(len(dataset) / size))
 
 
 # --- data sets -------------------------------------------------------------------------------------------

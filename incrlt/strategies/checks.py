@@ -9,6 +9,8 @@ import torch
 
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
+from incrlt.strategies.optim import stage_optimizer
+from incrlt.types import Stage
 
 if TYPE_CHECKING:
     from incrlt.strategies.template import IncrTemplate
@@ -30,6 +32,7 @@ def check_settings(strategy: IncrTemplate) -> None:
     _check_stored_features(strategy)
     _check_precision(strategy)
     _check_model(strategy)
+    _check_optimizer(strategy)
     if strategy.needs_memory and strategy.memory is None:
         raise UserError(f"strategy '{strategy.name}' needs exemplars; set memory: {{per_class: 20}}.")
 
@@ -55,6 +58,12 @@ def _check_stored_features(strategy: IncrTemplate) -> None:
                 f"{name}.cache_features needs images as tensors on the device, and fast_data is off; set fast_data: "
                 "true (data.on_device in YAML), or cache_features: false."
             )
+
+
+def _check_optimizer(strategy: IncrTemplate) -> None:
+    """Later stages build an optimizer like the strategy's; one that does not let itself be built is refused here."""
+    if strategy.is_expert_network and (strategy.rebalance or strategy.router or strategy.experts.stages()):
+        stage_optimizer(strategy.optimizer, Stage("second", 1, lr=1.0), strategy.model)
 
 
 def _check_layout(strategy: IncrTemplate) -> None:

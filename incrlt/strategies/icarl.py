@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from incrlt.errors import UserError
 from incrlt.fields import NonNegative, Positive
 from incrlt.losses import knowledge_distillation, sigmoid_distillation
 from incrlt.strategies.class_means import ClassMeans
-from incrlt.strategies.template import IncrTemplate
+from incrlt.strategies.template import IncrTemplate, classes_of
 from incrlt.types import LossTerms, ModelOutput
 
 
@@ -47,6 +48,21 @@ class ICaRL(IncrTemplate):
         super().__init__(**template)
         self.objective, self.distillation, self.temperature = objective, distillation, temperature
         self.class_means = ClassMeans(first=readout == "nme")
+
+    def begin_experience(self, experience: Any) -> None:
+        """Refuse labels that the sigmoid objective would not look at.
+
+        Raises:
+            UserError: Classes come again, and their targets are the old model's answers.
+        """
+        again = [
+            label for label in classes_of(experience) if label in set(self.model.class_ids[: self.num_old])
+        ]
+        if self.objective == "sigmoid" and again:
+            raise UserError(
+                f"classes {again} come again in this experience; objective: sigmoid takes the targets of old classes "
+                "from the model before, so their labels would count for nothing. Use objective: softmax."
+            )
 
     def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the classification and the distillation term."""

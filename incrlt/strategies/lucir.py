@@ -110,9 +110,10 @@ class LUCIR(IncrTemplate):
             return
         features, labels = features_of(self, experience.dataset)
         positions = self.model.positions(labels) - self.num_old
+        new = positions >= 0  # classes that come again keep their rows
         width = self.model.heads[0].num_features
-        unit = F.normalize(features.reshape(len(features), -1, width).transpose(0, 1), dim=-1)
-        means = torch.zeros(len(unit), self.num_new, width).index_add_(1, positions, unit)
+        unit = F.normalize(features[new].reshape(int(new.sum()), -1, width).transpose(0, 1), dim=-1)
+        means = torch.zeros(len(unit), self.num_new, width).index_add_(1, positions[new], unit)
         self.model.imprint(F.normalize(means, dim=-1))
 
     def frozen_rows(self, stage: Stage) -> int:

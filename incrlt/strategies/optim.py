@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from incrlt.errors import UserError
 from incrlt.types import Stage
 
 
@@ -46,8 +49,25 @@ def stage_optimizer(like: Optimizer, stage: Stage, model: nn.Module) -> Optimize
         like: The strategy's optimizer.
         stage: Gives ``lr`` and ``parameters``.
         model: Its parameters outside the stage's groups do not train.
+
+    Raises:
+        UserError: The optimizer cannot be built anew from its defaults.
     """
     assert stage.lr is not None
     groups = stage.parameters(model) if stage.parameters else [{"params": list(model.parameters())}]
-    defaults = {key: value for key, value in like.defaults.items() if key != "lr"}
-    return type(like)([{"lr": stage.lr, **group} for group in groups], **{**defaults, "lr": stage.lr})
+    rates = [{"lr": stage.lr, **group} for group in groups]
+    try:
+        return type(like)(rates, **{**_settings(like), "lr": stage.lr})
+    except (TypeError, ValueError) as reason:
+        raise UserError(
+            f"stage '{stage.name}' trains with an optimizer of its own, and {type(like).__name__} cannot be built "
+            f"from parameters and its defaults: {reason}. Take one of torch.optim, or leave the stage out."
+        ) from reason
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the defaults that the constructor takes; AdamW keeps one that it sets itself."""
+    taken = inspect.signature(type(optimizer)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return dict(optimizer.defaults)
+    return {name: value for name, value in optimizer.defaults.items() if name in taken}

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
 import torch
+from avalanche.benchmarks.utils.data import AvalancheDataset
 from avalanche.core import BasePlugin, SupervisedPlugin
 from avalanche.distributed import DistributedHelper
 from avalanche.logging import BaseLogger
@@ -26,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
-from incrlt.data.avalanche import class_aware_loader, convert
+from incrlt.data.avalanche import class_aware_loader, convert, parts_of_loader
 from incrlt.data.stored import NotExactError, TensorCache
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
@@ -53,6 +56,12 @@ def classes_of(experience: Any) -> list[int]:
     """Return the label ids of an experience, ascending; benchmarks without a class timeline are read by target."""
     classes = getattr(experience, "classes_in_this_experience", None)
     return sorted({int(label) for label in (experience.dataset.targets if classes is None else classes)})
+
+
+def class_names_of(experience: Any) -> Sequence[str] | None:
+    """Return the names of a benchmark's classes by label id; None where it does not tell them."""
+    stream = getattr(experience, "origin_stream", None)
+    return getattr(getattr(stream, "benchmark", None), "class_names", None)
 
 
 class IncrTemplate(SupervisedTemplate):
@@ -176,7 +185,7 @@ class IncrTemplate(SupervisedTemplate):
         self.stage = Stage("train", train_epochs)
         self.stage_epoch = 0
         self.class_counts = torch.zeros(0, dtype=torch.long)
-        self.stage_counts = self.class_counts
+        self.stage_counts = self._stream_counts = self.class_counts
         self._constants: dict[Any, Any] = {}
         self.epoch_terms: dict[str, float] = {}
         self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
@@ -196,6 +205,9 @@ class IncrTemplate(SupervisedTemplate):
         self.stage_index = 0
         self.memory_before: dict[str, Any] | None = None
         self._position_table: Tensor | None = None
+        self._stream_dataset: Any = None
+        self._own_loader: Any = None
+        self._paced: list[nn.Parameter] = []
         check_settings(self)
         if router is not None:
             router.attach(self.model)
@@ -348,14 +360,18 @@ class IncrTemplate(SupervisedTemplate):
             )
         self._backbone_trains, self._features_stored = True, False
         self.memory_before = None if self.memory is None else self.memory.state_dict()
+        begins = self._resume is None or bool(self._resume["progress"]["trained"])
+        if begins and self.is_expert_network:
+            self.num_old = self.model.num_classes
         super()._before_training_exp(**kwargs)
-        if self.is_expert_network:
-            self._count_classes()
+        self._read_stream()
         self._stream_loader = self._fast(self.dataloader)
-        if self._resume is None or self._resume["progress"]["trained"]:
+        if begins:
             self._resume = None
             self._start_experience()
-        elif self.memory is not None:  # a stage may have chosen exemplars before the process was killed
+        elif (
+            self._resume is not None and self.memory is not None
+        ):  # a stage may have chosen exemplars before the process was killed
             self.memory.load_state_dict(self._resume["memory"], self._resume_stream)
 
     def _start_experience(self) -> None:
@@ -370,16 +386,59 @@ class IncrTemplate(SupervisedTemplate):
         self.begin_experience(self.experience)
 
     def _check_guide(self) -> None:
-        if self.guide is not None and self.guide.class_ids != self.model.class_ids:
+        if self.guide is None:
+            return
+        if self.guide.class_ids != self.model.class_ids:
             raise UserError(
                 f"experts.teacher knows {self.guide.num_classes} classes, in its own order; this experience has "
                 f"{self.model.num_classes}. Distil a teacher that was trained on the same classes in one task."
             )
+        taught, names = self.guide.class_names, class_names_of(self.experience)
+        if taught is None or names is None:  # label ids are all that is known
+            return
+        for label in self.model.class_ids:
+            if taught.get(label) != names[label]:
+                raise UserError(
+                    f"class {label} is {taught.get(label)!r} to experts.teacher and {names[label]!r} here. Distil a "
+                    "teacher that was trained with the same class order (benchmark.order, seeds.class_order)."
+                )
 
-    def _count_classes(self) -> None:
+    def _read_stream(self) -> None:
+        """Take note of what this experience trains on, which a plugin such as Avalanche's replay may have changed."""
+        parts = self._parts_of_stream()
+        self._stream_dataset = functools.reduce(AvalancheDataset.concat, [dataset for dataset, _ in parts])
+        if not self.is_expert_network:
+            return
         table = self.model.positions(torch.arange(max(self.model.class_ids) + 1))
         self._position_table = table.to(self.device)
-        self.class_counts = self._counts_of(self.adapted_dataset)
+        self.class_counts = self._counts_of(self._stream_dataset)
+        self._stream_counts = self.class_counts
+        if len(parts) > 1:
+            drawn = [self._counts_of(dataset) * passes for dataset, passes in parts]
+            self._stream_counts = torch.stack(drawn).sum(0).round().long()
+
+    def _parts_of_stream(self) -> list[tuple[Any, float]]:
+        """Return the data sets of the loader and the passes an epoch makes over each."""
+        if self.dataloader is self._own_loader:
+            return [(self.adapted_dataset, 1.0)]
+        try:
+            parts = parts_of_loader(self.dataloader)
+            reason = "its data are not Avalanche's"
+        except NotExactError as error:
+            parts, reason = [], str(error)
+        if parts and all(isinstance(dataset, AvalancheDataset) for dataset, _ in parts):
+            return parts
+        warnings.warn(
+            f"a plugin put a loader of its own in place ({reason}): class counts, and stages after the first, see "
+            "the images of the experience and of incrlt's memory, not those that this loader may add.",
+            stacklevel=2,
+        )
+        return [(self.adapted_dataset, 1.0)]
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Build Avalanche's training loader; a plugin may put another one in its place."""
+        super().make_train_dataloader(**kwargs)
+        self._own_loader = self.dataloader
 
     def _counts_of(self, dataset: Any) -> Tensor:
         labels = self.positions(torch.as_tensor(list(dataset.targets), device=self.device))
@@ -420,7 +479,6 @@ class IncrTemplate(SupervisedTemplate):
         if self.is_training:
             new = [label for label in classes_of(self.experience) if label not in set(model.class_ids)]
             if new:
-                self.num_old = model.num_classes
                 self._replaced += model.grow(new)
             self.place(model)
         return model
@@ -529,11 +587,16 @@ class IncrTemplate(SupervisedTemplate):
 
     def _pace_experts(self) -> None:
         """Give each expert the gradient of its own loss, see :attr:`~incrlt.experts.base.ExpertMethod.averaged`."""
-        if not self.is_expert_network or self.model.num_experts == 1 or not self.experts.averaged:
-            return
-        gradients = [p.grad for p in self.model.own_parameters if p.grad is not None]
+        gradients = [p.grad for p in self._paced if p.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, self.model.num_experts)
+
+    def _to_pace(self) -> list[nn.Parameter]:
+        """Return what :meth:`_pace_experts` acts on: only what trains, nobody clears the gradients of the rest."""
+        if not self.is_expert_network or self.model.num_experts == 1 or not self.experts.averaged:
+            return []
+        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        return [p for p in self.model.own_parameters if id(p) in trained]
 
     def optimizer_step(self) -> None:
         """Clip, step, and put frozen head rows back."""
@@ -569,8 +632,7 @@ class IncrTemplate(SupervisedTemplate):
     def _run_epochs(self, stage: Stage, start: int, **kwargs: Any) -> None:
         for self.stage_epoch in range(start, stage.epochs):
             self._before_training_epoch(**kwargs)
-            if self._stop_training:  # a plugin such as EarlyStopping asked for it
-                self._stop_training = False
+            if self._stopped():
                 break
             begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
             self.training_epoch(**kwargs)
@@ -581,6 +643,14 @@ class IncrTemplate(SupervisedTemplate):
                 self._scheduler.step()
             if self.on_epoch_end is not None:
                 self.on_epoch_end(self)
+
+    def _stopped(self) -> bool:
+        """Return whether a plugin such as EarlyStopping has ended the stage.
+
+        Before its first epoch a later stage has given no reason: what is asked for there is about the stage before.
+        """
+        asked, self._stop_training = self._stop_training, False
+        return asked and not (self.stage_index > 0 and self.stage_epoch == 0)
 
     @contextlib.contextmanager
     def _enter(self, index: int, stage: Stage) -> Iterator[int]:
@@ -596,6 +666,7 @@ class IncrTemplate(SupervisedTemplate):
             if stage.frozen_backbone:
                 self.model.freeze_backbone()
         self._scheduler = stage.schedule(self.optimizer, stage.epochs) if stage.schedule else None
+        self._paced, self._stop_training = self._to_pace(), False
         try:
             start = self._catch_up()
             if stage.cache_features:
@@ -606,6 +677,7 @@ class IncrTemplate(SupervisedTemplate):
             yield start
         finally:
             self.stepper.forget()
+            self.model.zero_grad()  # no later stage clears what this one alone has trained
             self.optimizer = self.main_optimizer
             self._backbone_trains, self._features_stored = True, False
             if self.is_expert_network:
@@ -617,10 +689,10 @@ class IncrTemplate(SupervisedTemplate):
         return self.num_old if stage.lr is not None and stage.freeze_old else 0
 
     def _stage_loader(self, stage: Stage) -> Any:
-        self.stage_counts, self._constants = self.class_counts, {}
+        self.stage_counts, self._constants = self._stream_counts, {}
         if stage.data == "stream" and stage.sampler == "shuffle" and stage.batch_size is None:
             return self._stream_loader
-        dataset = self.adapted_dataset
+        dataset = self._stream_dataset
         if stage.data == "exemplars":
             self.memory.update(self, self.experience)
             dataset = self.memory.dataset().train()
@@ -691,7 +763,10 @@ class IncrTemplate(SupervisedTemplate):
     # ------------------------------------------------------------------ state
 
     def state_dict(self, trained: bool = False) -> dict[str, Any]:
-        """Return everything a later process needs to go on bit-exactly, as tensors and plain data.
+        """Return everything of the strategy that a later process needs to go on bit-exactly, as tensors and plain data.
+
+        Plugins of yours are not in it (EWC's importances, ReplayPlugin's buffer): Avalanche's plugins have no state
+        that could be saved without their code. With them, save the whole strategy by Avalanche's ``save_checkpoint``.
 
         Args:
             trained: The experience is complete, evaluation included; otherwise an epoch has just ended.
