@@ -158,6 +158,14 @@ def test_prediction_is_delegated_with_its_options():
         network.predict(images, spend=1)
 
 
+@pytest.mark.parametrize("option", ["budget", "threshold"])
+def test_a_budget_that_is_no_number_is_explained(option):
+    network = build("resnet8", in_channels=1, width=8).eval()
+    network.grow([0, 1])
+    with pytest.raises(UserError, match=f"{option} is '2'; give a number"):
+        network.predict(torch.zeros(1, 1, 8, 8), **{option: "2"})
+
+
 def test_a_state_without_router_drops_it():
     network, plain = _with_router(), build("resnet8", num_experts=2, in_channels=1, width=4)
     plain.grow(range(5))
