@@ -9,6 +9,7 @@ import torch
 
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
+from incrlt.kernels.backends import BACKENDS
 
 if TYPE_CHECKING:
     from incrlt.strategies.template import IncrTemplate
@@ -28,13 +29,18 @@ def check_settings(strategy: IncrTemplate) -> None:
     """
     _check_parts(strategy)
     _check_stored_features(strategy)
-    _check_precision(strategy)
+    _check_computation(strategy)
     _check_model(strategy)
     if strategy.needs_memory and strategy.memory is None:
         raise UserError(f"strategy '{strategy.name}' needs exemplars; set memory: {{per_class: 20}}.")
 
 
 def _check_parts(strategy: IncrTemplate) -> None:
+    if strategy.memory is not None and not hasattr(strategy.memory, "update"):
+        raise UserError(
+            f"memory is {strategy.memory!r}; give an object with a method update, such as "
+            "ExemplarMemory(per_class=20)."
+        )
     if not isinstance(strategy.experts, ExpertMethod):
         raise UserError(
             f"experts is {strategy.experts!r}; give an object of a subclass of incrlt.experts.ExpertMethod, such as "
@@ -70,9 +76,11 @@ def _check_layout(strategy: IncrTemplate) -> None:
         )
 
 
-def _check_precision(strategy: IncrTemplate) -> None:
+def _check_computation(strategy: IncrTemplate) -> None:
     if strategy.precision not in PRECISIONS:
         raise UserError(f"precision {strategy.precision!r} is not known; allowed: {', '.join(PRECISIONS)}.")
+    if strategy.kernels not in BACKENDS:
+        raise UserError(f"kernels {strategy.kernels!r} is not known; allowed: {', '.join(BACKENDS)}.")
     if strategy.precision == "fp16" and strategy.device.type != "cuda":
         raise UserError("precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU.")
 

@@ -33,6 +33,7 @@ from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
+from incrlt.ranges import checked
 from incrlt.strategies import state
 from incrlt.strategies.checks import PRECISIONS, check_settings
 from incrlt.strategies.frozen import backbone_trains, feature_batches
@@ -113,6 +114,12 @@ class IncrTemplate(SupervisedTemplate):
     steady: ClassVar[bool] = False
     """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
     strategy that says so has its steps captured once per stage, others once per epoch."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Hold a strategy's own hyper-parameters to the ranges of their annotations, before its constructor runs."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
