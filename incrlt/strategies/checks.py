@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from incrlt.data.avalanche import class_aware_loader
+from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.kernels.backends import BACKENDS
+from incrlt.types import Stage
 
 if TYPE_CHECKING:
     from incrlt.strategies.template import IncrTemplate
@@ -28,7 +31,7 @@ def check_settings(strategy: IncrTemplate) -> None:
         UserError: What was given, what is allowed, what to do.
     """
     _check_parts(strategy)
-    _check_stored_features(strategy)
+    _check_tensors(strategy)
     _check_computation(strategy)
     _check_model(strategy)
     if strategy.needs_memory and strategy.memory is None:
@@ -54,13 +57,76 @@ def _check_parts(strategy: IncrTemplate) -> None:
             )
 
 
-def _check_stored_features(strategy: IncrTemplate) -> None:
+def _check_tensors(strategy: IncrTemplate) -> None:
     for name in ("experts", "rebalance", "router"):
         if getattr(getattr(strategy, name), "cache_features", False) and not strategy.fast_data:
             raise UserError(
                 f"{name}.cache_features needs images as tensors on the device, and fast_data is off; set fast_data: "
                 "true (data.on_device in YAML), or cache_features: false."
             )
+    if strategy.experts.layout.contrast is not None and not strategy.fast_data:
+        raise no_second_view(strategy)
+
+
+def check_batches(strategy: IncrTemplate, batches: Any) -> None:
+    """Refuse, before the first epoch, what needs images as tensors on the device where they cannot be.
+
+    Args:
+        strategy: In an experience, its model grown.
+        batches: The loader of the stream.
+
+    Raises:
+        UserError: A stage is to store features, or the experts want second views.
+    """
+    if not strategy.is_expert_network:
+        return
+    if strategy.experts.layout.contrast is not None:
+        _check_second_view(strategy, batches)
+    if isinstance(batches, TensorBatches):
+        return
+    for stage in strategy.stages(strategy.experience):
+        if stage.cache_features and stage.epochs > 0 and not _stands_as_tensors(strategy, stage):
+            raise no_stored_features(strategy, stage)
+
+
+def _stands_as_tensors(strategy: IncrTemplate, stage: Stage) -> bool:
+    """Say whether a stage has tensors although the stream's loader has none: it builds a loader of its own."""
+    if strategy.on_stream_loader(stage):
+        return False
+    found = class_aware_loader(
+        strategy.adapted_dataset,
+        batch_size=strategy.train_mb_size,
+        device=strategy.device,
+        fast=strategy.fast_data,
+        cache=strategy.tensor_cache,
+    )
+    return isinstance(found, TensorBatches)
+
+
+def no_stored_features(strategy: IncrTemplate, stage: Stage) -> UserError:
+    """Return the error of a stage that cannot store features."""
+    return UserError(
+        f"stage '{stage.name}' is to store features (cache_features), but its batches come from a "
+        f"loader ({strategy.fallback_reason or 'fast_data is off'}). Set cache_features: false."
+    )
+
+
+def _check_second_view(strategy: IncrTemplate, batches: Any) -> None:
+    if not isinstance(batches, TensorBatches):
+        raise no_second_view(strategy)
+    if batches.augmentation is None:
+        raise no_second_view(
+            strategy, "its images are finished: they are not normalised by a known mean and std"
+        )
+
+
+def no_second_view(strategy: IncrTemplate, reason: str | None = None) -> UserError:
+    """Return the error of experts that want a second view where there is none."""
+    return UserError(
+        f"experts '{strategy.experts.name}' want a second view of each image, but batches come from a loader "
+        f"that gives one ({reason or strategy.fallback_reason or 'fast_data is off'}). Give uint8 images, or switch "
+        "the contrastive term off (contrastive: 0)."
+    )
 
 
 def _check_layout(strategy: IncrTemplate) -> None:

@@ -35,7 +35,7 @@ from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
 from incrlt.ranges import checked
 from incrlt.strategies import state
-from incrlt.strategies.checks import PRECISIONS, check_settings
+from incrlt.strategies.checks import PRECISIONS, check_batches, check_settings, no_second_view
 from incrlt.strategies.frozen import backbone_trains, feature_batches
 from incrlt.strategies.optim import replace_parameters, stage_optimizer
 from incrlt.strategies.steps import CapturedStep, Stepper
@@ -304,11 +304,7 @@ class IncrTemplate(SupervisedTemplate):
             UserError: The loader gives finished images only.
         """
         if not isinstance(self._batches, TensorBatches):
-            raise UserError(
-                f"experts '{self.experts.name}' want a second view of each image, but batches come from a loader "
-                f"that gives one ({self.fallback_reason or 'fast_data is off'}). Give uint8 images, or switch "
-                "the contrastive term off (contrastive: 0)."
-            )
+            raise no_second_view(self)
         return self._batches.second_view(augmentation)
 
     def phase(self) -> Hashable:
@@ -359,6 +355,7 @@ class IncrTemplate(SupervisedTemplate):
         if self.is_expert_network:
             self._count_classes()
         self._stream_loader = self._fast(self.dataloader)
+        check_batches(self, self._stream_loader)
         if self._resume is None or self._resume["progress"]["trained"]:
             self._resume = None
             self._start_experience()
@@ -623,9 +620,15 @@ class IncrTemplate(SupervisedTemplate):
         """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
         return self.num_old if stage.lr is not None and stage.freeze_old else 0
 
+    @staticmethod
+    def on_stream_loader(stage: Stage) -> bool:
+        """Say whether a stage trains on the loader of the stream; others have one of their own."""
+        usual = stage.sampler == "shuffle" and stage.batch_size is None and not stage.aside
+        return stage.data == "stream" and usual
+
     def _stage_loader(self, stage: Stage) -> Any:
         self.stage_counts, self._constants = self.class_counts, {}
-        if stage.data == "stream" and stage.sampler == "shuffle" and stage.batch_size is None:
+        if self.on_stream_loader(stage):
             return self._stream_loader
         dataset = self.adapted_dataset
         if stage.data == "exemplars":
