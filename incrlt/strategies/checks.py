@@ -36,6 +36,18 @@ def check_settings(strategy: IncrTemplate) -> None:
     _check_model(strategy)
     if strategy.needs_memory and strategy.memory is None:
         raise UserError(f"strategy '{strategy.name}' needs exemplars; set memory: {{per_class: 20}}.")
+    _check_optimizer(strategy)
+
+
+def _check_optimizer(strategy: IncrTemplate) -> None:
+    """Refuse an optimizer that holds nothing of the model: a part of it, and more than it, are fine."""
+    own = {id(parameter) for parameter in strategy.model.parameters()}
+    held = {id(parameter) for group in strategy.optimizer.param_groups for parameter in group["params"]}
+    if own and not own & held:
+        raise UserError(
+            "the optimizer holds no parameter of the model, so that nothing would train; build it from the parameters "
+            "of the same object: optimizer=torch.optim.SGD(model.parameters(), lr=0.1)."
+        )
 
 
 def _check_parts(strategy: IncrTemplate) -> None:
@@ -163,8 +175,10 @@ def _check_model(strategy: IncrTemplate) -> None:
         return
     if strategy.needs_cosine and not model.has_cosine_heads:
         raise UserError(f"strategy '{strategy.name}' needs a cosine head; set model.head: cosine.")
-    if experts.needs_cosine and not model.has_cosine_heads:
-        raise UserError(f"experts '{experts.name}' need cosine heads; set model.head: cosine.")
+    ldam = getattr(experts, "objective", None) == "ldam"  # its margins are cosines
+    if (experts.needs_cosine or ldam) and not model.has_cosine_heads:
+        which = f"'{experts.name}'{' with objective ldam' if ldam else ''}"
+        raise UserError(f"experts {which} need cosine heads; set model.head: cosine.")
     wanted_experts = experts.layout.num_experts
     if model.num_experts != wanted_experts:
         raise UserError(

@@ -76,7 +76,7 @@ class IncrTemplate(SupervisedTemplate):
         base_epochs: Epochs of the first stage in the first experience; None: as in the others.
         eval_mb_size: Images per evaluation batch.
         device: Where the network trains.
-        plugins: Avalanche plugins; the template's memory comes before them.
+        plugins: Avalanche plugins; the template's memory comes before them, once.
         evaluator: Avalanche's evaluation plugin.
         eval_every: As in Avalanche; -1 evaluates only when asked to.
         peval_mode: As in Avalanche.
@@ -152,6 +152,7 @@ class IncrTemplate(SupervisedTemplate):
         augmentation_seed: int = 0,
     ) -> None:
         own_plugins = [] if memory is None else [memory]
+        own_plugins += [plugin for plugin in plugins or [] if plugin is not memory]
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -160,7 +161,7 @@ class IncrTemplate(SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=[*own_plugins, *(plugins or [])],
+            plugins=own_plugins,
             evaluator=evaluator,
             eval_every=eval_every,
             peval_mode=peval_mode,
