@@ -280,7 +280,22 @@ def _dataclass_fields(node: ast.ClassDef) -> tuple[dict[str, tuple[Any, Any]], d
 
 
 def _kept(found: dict[str, tuple[Any, Any] | None]) -> dict[str, tuple[Any, Any]]:
-    return {key: pair for key, pair in found.items() if pair and key not in FROM_TRAINING and key[0] != "_"}
+    return {key: pair for key, pair in found.items() if pair and is_parameter(key)}
+
+
+def is_parameter(key: str) -> bool:
+    """Say whether an argument of this name may be a hyper-parameter."""
+    return key not in FROM_TRAINING and key[0] != "_"
+
+
+def spelled(annotation: str) -> Any | None:
+    """Return the type that an annotation spells, None where it uses a word that is not ours.
+
+    Args:
+        annotation: Its source, as ``from __future__ import annotations`` keeps it.
+    """
+    kind = _type_of(ast.parse(annotation, mode="eval").body)
+    return None if kind is type(None) else kind
 
 
 def _parameter(annotation: ast.expr | None, default: ast.expr | None) -> tuple[Any, Any] | None:

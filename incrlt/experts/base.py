@@ -12,6 +12,7 @@ from incrlt.losses import class_balanced_weights, ldam_margins
 from incrlt.losses.margins import at_least_one
 from incrlt.models import ExpertNetwork
 from incrlt.models.layout import Layout
+from incrlt.ranges import check_fields
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
@@ -28,6 +29,10 @@ class ExpertMethod:
 
     name: ClassVar[str]
     needs_cosine: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters outside of their ranges; a subclass with checks of its own calls this first."""
+        check_fields(self)
 
     @property
     def averaged(self) -> bool:

@@ -47,7 +47,8 @@ class NCL(ExpertMethod):
     Deviations of the default flavor from the official code: terms are averaged over experts; unselected categories
     leave the softmax of the hard terms (the code leaves them in at logit 0); hard categories are those of the mean
     answer, not of the first network; ``log_softmax`` in place of ``log(p + 1e-9)``; the momentum encoder starts as a
-    copy, includes the projection, and its queue is emptied when classes arrive.
+    copy, includes the projection, and its queue is emptied when classes arrive. In no flavor: the official cosine heads
+    (ImageNet-LT, iNaturalist, Places-LT) add a learnable bias to the scaled cosines, ours do not.
     """
 
     name = "ncl"

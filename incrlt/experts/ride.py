@@ -129,13 +129,15 @@ class RIDE(ExpertMethod):
         return context.constant(("temperatures", share), compute)
 
     def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
+        """Return the terms of the official code; without diversity it trains the mean answer alone."""
         tensors = self._base_tensors(context, output, None)
-        if tensors.margins is not None and not self.diversity:  # the code then trains the mean answer alone
+        if tensors.margins is not None and not self.diversity:
             scale = output.known_scales[0]
             base = {"ldam": ldam(output.logits, labels, tensors.margins, scale, tensors.class_weights)}
         else:
+            trained = output if self.diversity else replace(output, expert_logits=output.logits[None])
             spec = TermSpec(classification=1.0)
-            base = fused(context, output, labels, spec, tensors, classification=self.objective)
+            base = fused(context, trained, labels, spec, tensors, classification=self.objective)
         if self.diversity and self.num_experts > 1:
             temperatures, factor = self._temperatures(context)
             divergence = distribution_aware_diversity(output.expert_logits, temperatures)

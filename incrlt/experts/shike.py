@@ -71,6 +71,7 @@ class SHIKE(ExpertMethod):
     """``published``: the official code, accidents included."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.cache_features and (self.flavor == "published" or not self.classifier_epochs):
             raise UserError(
                 "experts.cache_features stores what a classifier stage with a frozen backbone trains on; flavor "

@@ -72,7 +72,8 @@ def knowledge_distillation(logits: Tensor, teacher_logits: Tensor, temperature: 
     Returns:
         Scalar in nats, averaged over batch and experts.
 
-    Reference: Hinton et al. 2015; LUCIR's iCaRL baseline (T = 2, net weight 1 per sample after its factors).
+    Reference: Hinton et al. 2015, with its factor T^2. LUCIR's iCaRL baseline has T = 2 and weight 1 on the KL itself:
+    0.25 times this.
     """
     num_old = teacher_logits.shape[-1]
     student = F.log_softmax(logits[..., :num_old] / temperature, dim=-1)

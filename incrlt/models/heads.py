@@ -34,7 +34,8 @@ class GrowingHead(nn.Module):
 
     Attributes:
         num_classes: Rows in use.
-        num_frozen: Leading rows (old classes) that get no gradient and that :meth:`restore_frozen` puts back.
+        num_frozen: Leading rows (old classes) with their biases, that get no gradient and that
+            :meth:`restore_frozen` puts back.
         class_scale: Learnable factor per class ``[capacity]``, 1 until a rebalancing stage trains it.
     """
 
@@ -45,7 +46,7 @@ class GrowingHead(nn.Module):
         self.num_frozen = 0
         self.weight = nn.Parameter(torch.zeros(ALIGNMENT, num_features))
         self.class_scale = nn.Parameter(torch.ones(ALIGNMENT))
-        self._frozen_rows: Tensor | None = None
+        self._frozen_rows: dict[str, Tensor] = {}
 
     @property
     def padding(self) -> dict[str, float]:
@@ -92,20 +93,25 @@ class GrowingHead(nn.Module):
     def freeze(self, num_rows: int) -> None:
         """Keep the first ``num_rows`` rows as they are now, whatever the optimizer does to the parameter."""
         self.num_frozen = num_rows
-        self._frozen_rows = self.weight.data[:num_rows].clone() if num_rows else None
+        # a rebalancing stage trains the factors of all classes
+        names = self.padding.keys() - {"class_scale"} if num_rows else ()
+        self._frozen_rows = {name: getattr(self, name).data[:num_rows].clone() for name in names}
 
     @torch.no_grad()
     def restore_frozen(self) -> None:
         """Put frozen rows back after an optimizer step: momentum and weight decay move rows without gradient."""
-        if self._frozen_rows is not None:
-            self.weight[: self.num_frozen] = self._frozen_rows
+        for name, frozen in self._frozen_rows.items():
+            getattr(self, name)[: self.num_frozen] = frozen
 
     def rows(self) -> Tensor:
         """Return the rows in use ``[C, D]``; frozen ones without gradient."""
+        return self._in_use(self.weight)
+
+    def _in_use(self, parameter: Tensor) -> Tensor:
         if not self.num_frozen:
-            return self.weight[: self.num_classes]
+            return parameter[: self.num_classes]
         return torch.cat(
-            [self.weight[: self.num_frozen].detach(), self.weight[self.num_frozen : self.num_classes]]
+            [parameter[: self.num_frozen].detach(), parameter[self.num_frozen : self.num_classes]]
         )
 
     def rebalance(self, logits: Tensor) -> Tensor:
@@ -190,7 +196,7 @@ class LinearHead(GrowingHead):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map features ``[B, D]`` to logits ``[B, C]``; there are no cosines."""
-        return F.linear(features, self.rows(), self.bias[: self.num_classes]), None
+        return F.linear(features, self.rows(), self._in_use(self.bias)), None
 
 
 HEADS: dict[str, type[GrowingHead]] = {"cosine": CosineHead, "linear": LinearHead}

@@ -6,6 +6,7 @@ that time is saved as well. The order of experts is fixed, hence what an image g
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -139,6 +140,9 @@ def _checked(network: ExpertNetwork, budget: float | None, threshold: float | No
         raise UserError("the network knows no class yet; train or load it first.")
     if budget is not None and threshold is not None:
         raise UserError("budget and threshold both say when to stop; give one of the two.")
+    for name, value in (("budget", budget), ("threshold", threshold)):
+        if value is not None and not isinstance(value, (numbers.Real, Tensor)):
+            raise UserError(f"{name} is {value!r}; give a number, such as {name}=1.5, or leave it out.")
     router = cast(Router | None, network.router)
     if router is None and not (budget is None and threshold is None):
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import incrlt._compat  # noqa: F401  (before avalanche)
@@ -90,14 +91,24 @@ class ConfusionRecorder(SupervisedPlugin):
         self._counting[readout].index_add_(0, cell, torch.ones_like(cell))
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Keep the counts under the experience trained last, unless this evaluation happened inside training."""
+        """Keep the counts under the experience trained last, unless this evaluation happened inside training.
+
+        A record has no gaps: where an experience was left out, what follows is dropped, with a warning.
+        """
         size = len(self.class_ids)
+        if self._counting and not self._inside_training:
+            warn_of_gap(self, self._recorded, self._experience)
         for readout, counts in self._counting.items():
             matrix = counts[:-1].reshape(size, size).cpu().numpy()
             kept = self.confusions.setdefault(readout, [])
             if not self._inside_training and len(kept) in (self._experience, self._experience + 1):
                 self.confusions[readout] = [*kept[: self._experience], matrix]
         self._counting = {}
+
+    @property
+    def _recorded(self) -> int:
+        """Experiences recorded so far, by the read-out that has most."""
+        return max(map(len, self.confusions.values()), default=0)
 
     def records(self, images_of_class: Any = None, class_names: Any = None) -> dict[str, StreamRecord]:
         """Return one record per read-out that was there after every experience so far.
@@ -107,9 +118,11 @@ class ConfusionRecorder(SupervisedPlugin):
             class_names: Names in arrival order.
 
         Raises:
-            UserError: Nothing has been evaluated.
+            UserError: Nothing has been evaluated, or not after the first experience.
         """
-        longest = max(map(len, self.confusions.values()), default=0)
+        longest = self._recorded
+        if not longest and self._experience > 0:
+            raise UserError(f"nothing is recorded: {_left_out(0, self._experience)}.")
         if not longest:
             raise UserError("nothing has been evaluated yet: call strategy.eval after strategy.train.")
         images = self.images_of_class if images_of_class is None else images_of_class
@@ -139,6 +152,30 @@ class ConfusionRecorder(SupervisedPlugin):
         self.images_of_class = list(state["images_of_class"])
         self._experience = state["experience"]
         self.confusions = {k: [m.numpy() for m in v] for k, v in state["confusions"].items()}
+
+
+def warn_of_gap(recorder: SupervisedPlugin, recorded: int, experience: int) -> None:
+    """Warn that an evaluation is dropped, where experiences before it have not been evaluated.
+
+    Args:
+        recorder: Named in the warning.
+        recorded: Experiences recorded so far.
+        experience: The one trained last.
+    """
+    if recorded < experience:
+        warnings.warn(
+            f"{type(recorder).__name__} drops the evaluation after experience {experience}: "
+            f"{_left_out(recorded, experience)}.",
+            stacklevel=3,
+        )
+
+
+def _left_out(first: int, experience: int) -> str:
+    numbers = ", ".join(map(str, range(first, experience)))
+    return (
+        f"there was no evaluation after training experience {numbers}, and a record has no gaps; call strategy.eval "
+        "after every strategy.train"
+    )
 
 
 def arrival_of(labels: Tensor, table: Tensor) -> Tensor:

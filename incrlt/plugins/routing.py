@@ -21,7 +21,7 @@ from incrlt.metrics.routing import (
     write_routing,
 )
 from incrlt.models.cost import macs_by_experts
-from incrlt.plugins.confusion import arrival_of
+from incrlt.plugins.confusion import arrival_of, warn_of_gap
 
 
 class RoutingRecorder(SupervisedPlugin):
@@ -77,7 +77,9 @@ class RoutingRecorder(SupervisedPlugin):
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Count under the experience trained last."""
+        """Count under the experience trained last; as in a confusion record, nothing follows a gap."""
+        if self._batches:
+            warn_of_gap(self, len(self.used), self._experience)
         if not self._batches or len(self.used) not in (self._experience, self._experience + 1):
             return
         columns = zip(*self._batches, strict=True)

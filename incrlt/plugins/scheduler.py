@@ -45,12 +45,15 @@ class SchedulerFactory(SupervisedPlugin):
         self._pending: int | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Start the schedule of this experience."""
-        self.start(strategy.optimizer, strategy.train_epochs)
+        """Start the schedule of this experience: of its first stage, where it trains in stages."""
+        stages = getattr(strategy, "stages", None)
+        epochs = stages(strategy.experience)[0].epochs if stages else strategy.train_epochs
+        self.start(strategy.optimizer, max(1, epochs))  # a first stage that is skipped has none
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Step once."""
-        self.step()
+        """Step once; later stages have optimizers and schedules of their own."""
+        if getattr(strategy, "stage_index", 0) == 0:
+            self.step()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Let the scheduler go; the rate stays as it is until the next experience starts."""

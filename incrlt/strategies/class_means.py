@@ -20,6 +20,10 @@ def normalised(features: Tensor) -> Tensor:
     return F.normalize(F.normalize(features, dim=-1).transpose(0, 1).flatten(1), dim=-1)
 
 
+NO_EXEMPLARS = -2.0
+"""Score of a class without exemplars: below every cosine, so that it never wins; finite, as tables want it."""
+
+
 class ClassMeans:
     """Means of exemplars, in arrival order of the classes.
 
@@ -46,10 +50,9 @@ class ClassMeans:
         """Return scores ``[B, C]`` of the head and of the nearest mean; only the head's before the first update."""
         if self.means is None or self.means.shape[0] != output.logits.shape[1]:
             return {"cnn": output.logits}  # evaluation in the middle of an experience
-        scores = {
-            "cnn": output.logits,
-            "nme": normalised(output.known_features) @ self.means.T.to(output.logits.device),
-        }
+        means = self.means.to(output.logits.device)
+        cosines = normalised(output.known_features) @ means.T
+        scores = {"cnn": output.logits, "nme": torch.where(means.any(dim=1), cosines, NO_EXEMPLARS)}
         return dict(reversed(scores.items())) if self.first else scores
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from incrlt.data.tensors import TensorBatches
-from incrlt.errors import UserError
+from incrlt.strategies.checks import no_stored_features
 
 if TYPE_CHECKING:
     from incrlt.strategies.template import IncrTemplate
@@ -42,10 +42,7 @@ def feature_batches(strategy: IncrTemplate, batches: Any) -> TensorBatches:
         UserError: The loader's images are not tensors on the device.
     """
     if not isinstance(batches, TensorBatches):
-        raise UserError(
-            f"stage '{strategy.stage.name}' is to store features (cache_features), but its batches come from a "
-            f"loader ({strategy.fallback_reason or 'fast_data is off'}). Set cache_features: false."
-        )
+        raise no_stored_features(strategy, strategy.stage)
     model: nn.Module = strategy.model
     with torch.no_grad(), strategy.autocast():
         parts = [model.extract(images).float() for images, *_ in batches.in_order(strategy.eval_mb_size)]

@@ -1,7 +1,7 @@
 """iCaRL: distillation from the previous model and classification by the nearest mean of exemplars.
 
 Rebuffi et al., CVPR 2017. The default is the softmax variant that LUCIR and its successors compare with (cross
-entropy and temperature-2 distillation); ``objective: sigmoid`` is the paper's own loss.
+entropy and temperature-2 distillation), with a larger weight; ``objective: sigmoid`` is the paper's own loss.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ class ICaRL(IncrTemplate):
     Args:
         objective: ``softmax``: the expert method's loss plus distillation; ``sigmoid``: one binary cross entropy
             per class, as in the paper (the expert method's loss is not used).
-        distillation: Weight of the distillation term (softmax only).
+        distillation: Weight of the distillation term, which holds the factor T^2 (softmax only); 0.25 is LUCIR's
+            iCaRL baseline at T = 2.
         temperature: Softens both distributions (softmax only).
         readout: ``nme`` (nearest mean of exemplars) or ``cnn`` (the head); the other one is recorded too.
         template: Arguments of :class:`~incrlt.strategies.template.IncrTemplate`; ``memory`` is required.
+
+    Deviation of the default from LUCIR's iCaRL baseline: T^2 KL in place of KL, 4 times its weight at T = 2, as for
+    the distillation of every other method here (Hinton et al. 2015).
     """
 
     name: ClassVar[str] = "icarl"

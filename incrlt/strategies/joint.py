@@ -25,18 +25,25 @@ class Joint(IncrTemplate):
         super().__init__(**template)
         if self.memory is not None:
             raise UserError("strategy 'joint' keeps all images already; remove memory.")
-        self._past: list[Any] = []
+        self._past: dict[int, Any] = {}  # an experience that is trained again counts once
 
     def _after_train_dataset_adaptation(self, **kwargs: Any) -> None:
-        for dataset in self._past:
+        now = _number(self.experience)
+        for dataset in (dataset for number, dataset in self._past.items() if number != now):
             self.adapted_dataset = self.adapted_dataset.concat(dataset.train())
         super()._after_train_dataset_adaptation(**kwargs)
 
     def end_experience(self, experience: Any) -> None:
         """Keep the images of the experience."""
-        self._past.append(experience.dataset)
+        self._past[_number(experience)] = experience.dataset
 
     def load_state_dict(self, state: dict[str, Any], train_stream: Any) -> None:
         """Restore the state; images of past experiences are looked up in ``train_stream``."""
         super().load_state_dict(state, train_stream)
-        self._past = [experience.dataset for experience in train_stream[: self.experience_index]]
+        seen = train_stream[: self.experience_index]
+        self._past = {_number(experience): experience.dataset for experience in seen}
+
+
+def _number(experience: Any) -> int:
+    """Return the experience's place in its stream."""
+    return int(experience.logging().current_experience)

@@ -66,6 +66,11 @@ def load(strategy: IncrTemplate, saved: dict[str, Any], train_stream: Any) -> No
             f"the checkpoint is of strategy {saved.get('strategy')!r}, format {saved.get('format')}; "
             f"this run wants {strategy.name!r}, format {FORMAT}. Start it anew with --restart."
         )
+    if strategy.memory is not None and saved["memory"] is None:
+        raise UserError(
+            "the checkpoint is of a run without exemplars, this run keeps some. Set memory: null, or start it anew "
+            "with --restart."
+        )
     _load_model(strategy, saved["model"])
     if saved["teacher"] is not None:
         strategy.teacher = copy.deepcopy(strategy.model)
@@ -85,12 +90,26 @@ def load(strategy: IncrTemplate, saved: dict[str, Any], train_stream: Any) -> No
 def _load_model(strategy: IncrTemplate, model: dict[str, Any]) -> None:
     old = dict(strategy.model.named_parameters())
     strategy.model.to(strategy.device)
-    strategy.model.load_state(model)
+    try:
+        strategy.model.load_state(model)
+    except RuntimeError as error:  # torch lists every tensor that is missing or has another shape
+        differ = _differences(model.get("architecture") or {}, strategy.model.architecture)
+        raise UserError(
+            f"the checkpoint is of another network: {differ or error}. Build the network it was saved with, or start "
+            "the run anew with --restart."
+        ) from error
     if strategy.router is not None:
         strategy.router.attach(strategy.model)  # the state may be of a run without one
     after = dict(strategy.model.named_parameters())
     replaced = [(old[k], after[k]) for k in after if k in old and old[k] is not after[k]]
     replace_parameters(strategy.optimizer, replaced)
+
+
+def _differences(saved: dict[str, Any], built: dict[str, Any]) -> str:
+    """Say which settings of the saved network the built one does not have."""
+    flat = [{**settings, **(settings.get("layout") or {})} for settings in (saved, built)]
+    keys = [key for key in flat[0] if key != "layout" and flat[0][key] != flat[1].get(key)]
+    return ", ".join(f"it has {key} {flat[0][key]!r}, this run {flat[1].get(key)!r}" for key in keys)
 
 
 def restore_progress(strategy: IncrTemplate, saved: dict[str, Any]) -> None:

@@ -36,8 +36,9 @@ from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
+from incrlt.ranges import checked
 from incrlt.strategies import state
-from incrlt.strategies.checks import PRECISIONS, check_settings
+from incrlt.strategies.checks import PRECISIONS, check_batches, check_settings, no_second_view
 from incrlt.strategies.frozen import backbone_trains, feature_batches
 from incrlt.strategies.optim import replace_parameters, stage_optimizer
 from incrlt.strategies.steps import CapturedStep, Stepper
@@ -84,7 +85,7 @@ class IncrTemplate(SupervisedTemplate):
         base_epochs: Epochs of the first stage in the first experience; None: as in the others.
         eval_mb_size: Images per evaluation batch.
         device: Where the network trains.
-        plugins: Avalanche plugins; the template's memory comes before them.
+        plugins: Avalanche plugins; the template's memory comes before them, once.
         evaluator: Avalanche's evaluation plugin.
         eval_every: As in Avalanche; -1 evaluates only when asked to.
         peval_mode: As in Avalanche.
@@ -105,6 +106,7 @@ class IncrTemplate(SupervisedTemplate):
         num_old: Classes that arrived before this experience.
         stage: The stage that trains now.
         epoch_terms: Mean of each loss term over the last epoch.
+        stream_dataset: What this experience trains on: its images, exemplars, and what a replay plugin adds.
         class_counts: Images per class in the training stream, exemplars included ``[C]``, arrival order.
         stage_counts: The same as the sampler of the stage draws them ``[C]``.
         stepper: How batches are computed, and why not as a graph.
@@ -122,6 +124,12 @@ class IncrTemplate(SupervisedTemplate):
     steady: ClassVar[bool] = False
     """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
     strategy that says so has its steps captured once per stage, others once per epoch."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Hold a strategy's own hyper-parameters to the ranges of their annotations, before its constructor runs."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -154,6 +162,7 @@ class IncrTemplate(SupervisedTemplate):
         augmentation_seed: int = 0,
     ) -> None:
         own_plugins = [] if memory is None else [memory]
+        own_plugins += [plugin for plugin in plugins or [] if plugin is not memory]
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -162,7 +171,7 @@ class IncrTemplate(SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=[*own_plugins, *(plugins or [])],
+            plugins=own_plugins,
             evaluator=evaluator,
             eval_every=eval_every,
             peval_mode=peval_mode,
@@ -205,7 +214,7 @@ class IncrTemplate(SupervisedTemplate):
         self.stage_index = 0
         self.memory_before: dict[str, Any] | None = None
         self._position_table: Tensor | None = None
-        self._stream_dataset: Any = None
+        self.stream_dataset: Any = None
         self._own_loader: Any = None
         self._paced: list[nn.Parameter] = []
         check_settings(self)
@@ -309,11 +318,7 @@ class IncrTemplate(SupervisedTemplate):
             UserError: The loader gives finished images only.
         """
         if not isinstance(self._batches, TensorBatches):
-            raise UserError(
-                f"experts '{self.experts.name}' want a second view of each image, but batches come from a loader "
-                f"that gives one ({self.fallback_reason or 'fast_data is off'}). Give uint8 images, or switch "
-                "the contrastive term off (contrastive: 0)."
-            )
+            raise no_second_view(self)
         return self._batches.second_view(augmentation)
 
     def phase(self) -> Hashable:
@@ -366,12 +371,12 @@ class IncrTemplate(SupervisedTemplate):
         super()._before_training_exp(**kwargs)
         self._read_stream()
         self._stream_loader = self._fast(self.dataloader)
+        check_batches(self, self._stream_loader)
         if begins:
             self._resume = None
             self._start_experience()
-        elif (
-            self._resume is not None and self.memory is not None
-        ):  # a stage may have chosen exemplars before the process was killed
+        elif self._resume is not None and self.memory is not None:
+            # a stage may have chosen exemplars before the process was killed
             self.memory.load_state_dict(self._resume["memory"], self._resume_stream)
 
     def _start_experience(self) -> None:
@@ -406,12 +411,12 @@ class IncrTemplate(SupervisedTemplate):
     def _read_stream(self) -> None:
         """Take note of what this experience trains on, which a plugin such as Avalanche's replay may have changed."""
         parts = self._parts_of_stream()
-        self._stream_dataset = functools.reduce(AvalancheDataset.concat, [dataset for dataset, _ in parts])
+        self.stream_dataset = functools.reduce(AvalancheDataset.concat, [dataset for dataset, _ in parts])
         if not self.is_expert_network:
             return
         table = self.model.positions(torch.arange(max(self.model.class_ids) + 1))
         self._position_table = table.to(self.device)
-        self.class_counts = self._counts_of(self._stream_dataset)
+        self.class_counts = self._counts_of(self.stream_dataset)
         self._stream_counts = self.class_counts
         if len(parts) > 1:
             drawn = [self._counts_of(dataset) * passes for dataset, passes in parts]
@@ -688,11 +693,17 @@ class IncrTemplate(SupervisedTemplate):
         """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
         return self.num_old if stage.lr is not None and stage.freeze_old else 0
 
+    @staticmethod
+    def on_stream_loader(stage: Stage) -> bool:
+        """Say whether a stage trains on the loader of the stream; others have one of their own."""
+        usual = stage.sampler == "shuffle" and stage.batch_size is None and not stage.aside
+        return stage.data == "stream" and usual
+
     def _stage_loader(self, stage: Stage) -> Any:
         self.stage_counts, self._constants = self._stream_counts, {}
-        if stage.data == "stream" and stage.sampler == "shuffle" and stage.batch_size is None:
+        if self.on_stream_loader(stage):
             return self._stream_loader
-        dataset = self._stream_dataset
+        dataset = self.stream_dataset
         if stage.data == "exemplars":
             self.memory.update(self, self.experience)
             dataset = self.memory.dataset().train()

@@ -7,7 +7,7 @@ import torch
 
 from incrlt.experts.ride import RIDE
 from incrlt.losses import class_balanced_weights, class_temperatures, ensemble_distillation, ldam_margins
-from incrlt.types import ModelOutput
+from incrlt.types import LossContext, ModelOutput
 
 PRECISIONS = [torch.float64, torch.float32]
 CASES = [  # name, prefix, diversity weight, epoch from 1, share of the temperatures
@@ -49,6 +49,21 @@ def test_without_diversity_the_official_code_trains_the_mean_answer(case, prefix
     terms = method.loss(data.context(epoch), data.output(), data.labels)
     assert set(terms) == {"ldam"}
     data.check("total", terms["ldam"], retain=False)
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "balanced_softmax"])
+def test_without_diversity_every_objective_is_of_the_mean_answer(objective):
+    torch.manual_seed(0)
+    logits, labels, counts = (
+        torch.randn(2, 6, 5),
+        torch.randint(0, 5, (6,)),
+        torch.tensor([100, 50, 20, 5, 1]),
+    )
+    method = RIDE(num_experts=2, flavor="published", diversity=0.0, objective=objective)
+    terms = method.loss(LossContext(counts, 0, 0, 10), ModelOutput(logits.mean(0), logits), labels)
+    prior = counts.log() if objective == "balanced_softmax" else torch.zeros(5)
+    expected = 2 * torch.nn.functional.cross_entropy(logits.mean(0) + prior, labels)
+    torch.testing.assert_close(terms[objective], expected)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -153,11 +153,13 @@ def test_the_queue_is_emptied_and_the_encoder_copied_when_classes_arrive():
 
 
 def test_a_second_view_needs_images_that_can_be_augmented():
-    strategy = toy.make(
-        Finetune, memory=0, experts=NCL(contrastive=1.0, num_experts=1), fast_data=False, head="linear"
-    )
-    with pytest.raises(UserError, match="second view"):
-        strategy.train(toy.stream().train_stream[0])
+    options = {"memory": 0, "experts": NCL(contrastive=1.0, num_experts=1), "head": "linear"}
+    with pytest.raises(UserError, match=r"second view of each image.*fast_data is off"):
+        toy.make(Finetune, fast_data=False, **options)
+    finished = toy.make(Finetune, **options)
+    with pytest.raises(UserError, match=r"second view of each image.*finished"):
+        finished.train(toy.benchmark("nc").train_stream[0])  # floats
+    assert finished.clock.train_iterations == 0
 
 
 # ---------------------------------------------------------------------------- RIDE's larger teacher

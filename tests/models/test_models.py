@@ -58,9 +58,13 @@ def test_growth_keeps_old_logits_and_reports_replaced_parameters(make):
     assert all(torch.equal(new[:10], old[:10]) for old, new in replaced)
 
 
-def test_frozen_rows_survive_momentum_and_weight_decay():
-    head = CosineHead(4)
+@pytest.mark.parametrize("make", [CosineHead, LinearHead])
+def test_frozen_rows_survive_momentum_and_weight_decay(make):
+    head = make(4)
     head.grow(6)
+    with torch.no_grad():
+        bias = getattr(head, "bias", torch.zeros(16)).uniform_(-1, 1)
+    old_bias = bias[:6].clone()
     head.freeze(4)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
     old = head.weight[:4].clone()
@@ -69,8 +73,13 @@ def test_frozen_rows_survive_momentum_and_weight_decay():
         head(torch.randn(7, 4))[0].square().sum().backward()
         optimizer.step()
         head.restore_frozen()
+        assert not head.weight.grad[:4].any()
     assert torch.equal(head.weight[:4], old)
     assert not torch.equal(head.weight[4:6], torch.zeros(2, 4))
+    if make is LinearHead:
+        assert not head.bias.grad[:4].any()
+        assert torch.equal(head.bias[:4], old_bias[:4])
+        assert not torch.equal(head.bias[4:6], old_bias[4:])
 
 
 def test_label_space_and_arrival_space():
@@ -147,6 +156,14 @@ def test_prediction_is_delegated_with_its_options():
     torch.testing.assert_close(every.logits, network(images))
     with pytest.raises(TypeError, match="spend"):
         network.predict(images, spend=1)
+
+
+@pytest.mark.parametrize("option", ["budget", "threshold"])
+def test_a_budget_that_is_no_number_is_explained(option):
+    network = build("resnet8", in_channels=1, width=8).eval()
+    network.grow([0, 1])
+    with pytest.raises(UserError, match=f"{option} is '2'; give a number"):
+        network.predict(torch.zeros(1, 1, 8, 8), **{option: "2"})
 
 
 def test_a_state_without_router_drops_it():

@@ -9,6 +9,7 @@ import pytest
 import torch
 import toy
 
+from incrlt.errors import UserError
 from incrlt.experts.ride import RIDE
 from incrlt.models import load
 from incrlt.plugins import ConfusionRecorder, RoutingRecorder
@@ -56,6 +57,23 @@ def test_counts_hold_every_image_of_every_experience(run):
     _, _, routing = run
     assert [used.sum().item() for used in routing.used] == [40, 70]
     assert all((np.diff(costs) > 0).all() for costs in routing.macs)
+
+
+def test_an_experience_without_evaluation_is_named():
+    recorder, routing = ConfusionRecorder(), RoutingRecorder()
+    strategy = toy.make(
+        LUCIR, experts=RIDE(num_experts=2), router=ExpertAssignment(epochs=1), train_epochs=1,
+        plugins=[recorder, routing],
+    )  # fmt: skip
+    toy.train(strategy, toy.stream().train_stream[:2])
+    with pytest.warns(UserWarning, match="drops the evaluation after experience 1.*experience 0,") as caught:
+        strategy.eval(toy.stream().test_stream[:2])
+    dropped = [str(warning.message).split()[0] for warning in caught if "drops" in str(warning.message)]
+    assert dropped == ["ConfusionRecorder", "RoutingRecorder"]
+    with pytest.raises(
+        UserError, match=r"no evaluation after training experience 0.*after every strategy.train"
+    ):
+        recorder.records()
 
 
 def test_files_and_the_ends_of_the_curve(run, tmp_path):

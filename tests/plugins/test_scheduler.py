@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+import toy
 from avalanche.benchmarks import nc_benchmark
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
@@ -15,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 from incrlt.errors import UserError
 from incrlt.plugins import SchedulerFactory, cosine, multistep_with_warmup
+from incrlt.strategies import LWS, Finetune
 
 
 class Watcher(SupervisedPlugin):
@@ -84,6 +86,25 @@ def test_each_param_group_keeps_its_own_rate():
         pytest.approx(pair) for pair in ([0.5, 0.25], [0.5, 0.25], [0.05, 0.025], [0.05, 0.025])
     ]
     assert seen[4:] == seen[:4] * 2
+
+
+def test_a_strategy_of_stages_gives_the_epochs_of_its_first_stage():
+    """The base has epochs of its own, and later stages schedules of their own."""
+    asked, ends = [], []
+
+    def schedule(optimizer, epochs):
+        asked.append(epochs)
+        return cosine()(optimizer, epochs)
+
+    strategy = toy.make(
+        Finetune, memory=0, train_epochs=1, base_epochs=3, rebalance=LWS(epochs=2),
+        plugins=[factory := SchedulerFactory(schedule)],
+    )  # fmt: skip
+    strategy.on_epoch_end = lambda s: ends.append((s.stage.name, factory.state_dict()["epochs_done"]))
+    toy.train(strategy, toy.stream().train_stream[:2])
+    assert asked == [3, 1]
+    base = [("train", 1), ("train", 2), ("train", 3), ("lws", 3), ("lws", 3)]
+    assert ends == [*base, ("train", 1), ("lws", 1), ("lws", 1)]
 
 
 def test_lucir_recipe():

@@ -208,5 +208,21 @@ def test_a_loader_whose_images_are_not_tensors_is_named():
         toy.images(True), toy.images(False), 1, task_labels=False, train_transform=lambda image: image.float()
     )
     strategy = toy.make(LUCIR, memory=0, rebalance=LWS(epochs=1, cache_features=True))
+    strategy.on_epoch_end = lambda s: pytest.fail("it is known before the first epoch")
     with pytest.raises(UserError, match=r"stage 'lws' is to store features .* Set cache_features: false"):
         strategy.train(stream.train_stream[0])
+
+
+def test_a_loader_of_the_stream_alone_does_not_keep_a_stage_from_storing_features():
+    """The stage draws classes from the data set, whatever the loader of the stream is."""
+
+    class OwnLoader(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            strategy.dataloader = list(strategy.dataloader)
+
+    strategy = toy.make(
+        LUCIR, train_epochs=1, rebalance=LWS(epochs=1, cache_features=True), plugins=[OwnLoader()]
+    )
+    strategy.train(toy.stream().train_stream[0])
+    assert strategy.fallback_reason is not None
+    assert list(strategy.epoch_terms) == ["cross_entropy"]

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 import toy
 from avalanche.training.plugins import SupervisedPlugin
 
+from incrlt.losses import knowledge_distillation
 from incrlt.strategies import ICaRL
+from incrlt.strategies.class_means import ClassMeans
+from incrlt.types import ModelOutput
 
 
 class Scores(SupervisedPlugin):
@@ -50,6 +53,28 @@ def test_class_means_and_scores_equal_those_by_hand(head):
         assert list(scores) == ["nme", "cnn"]
         assert torch.allclose(scores["nme"], features(strategy.model, x) @ means.T, atol=1e-5)
         assert torch.equal(output[:, :7], scores["nme"]), "Avalanche's metrics see the chosen read-out"
+
+
+def test_a_class_without_exemplars_never_wins():
+    means = ClassMeans(first=True)
+    means.means = F.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 0.0]]), dim=1)
+    x = torch.tensor([[-1.0, 0.05], [0.3, -1.0], [1.0, 0.0]])
+    scores = means.readouts(ModelOutput(torch.zeros(3, 3), torch.zeros(1, 3, 3), x[None]))["nme"]
+    assert scores.argmax(1).tolist() == [1, 0, 0], "the nearest of those that have a mean, however far"
+    assert scores.isfinite().all()
+    assert torch.allclose(scores[:, :2], F.normalize(x, dim=1) @ means.means[:2].T)
+
+
+def test_a_quarter_of_the_weight_is_the_baseline_of_lucir():
+    """Its code: the default mean of the KL, times O, T squared and beta = 0.25."""
+    temperature, num_old, beta = 2.0, 7, 0.25
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(6, 10), torch.randn(6, num_old)
+    log_p = F.log_softmax(logits[:, :num_old] / temperature, dim=1)
+    mean = F.kl_div(log_p, F.softmax(teacher / temperature, dim=1), reduction="none").mean()
+    official = mean * num_old * temperature**2 * beta
+    ours = 0.25 * knowledge_distillation(logits[None], teacher[None], temperature)
+    torch.testing.assert_close(ours, official)
 
 
 def test_the_head_can_be_the_read_out():

@@ -26,6 +26,7 @@ from incrlt.strategies import LUCIR, Finetune, ICaRL, Joint, Replay
 from incrlt.strategies.routers.expert_assignment import ExpertAssignment
 from incrlt.strategies.stages.lws import LWS
 from incrlt.strategies.steps import Stepper
+from incrlt.types import Stage
 
 
 class Spy(SupervisedPlugin):
@@ -255,6 +256,10 @@ def test_bf16_features_and_logits_come_back_in_fp32():
         (lambda: toy.make(Finetune, precision="fp8"), "allowed: fp32, bf16, fp16"),
         (lambda: toy.make(Replay, memory=0), "needs exemplars"),
         (lambda: toy.make(Joint, memory=5), "remove memory"),
+        (lambda: toy.make(Finetune, memory=0, head="linear", experts=Single(objective="ldam")),
+            "experts 'single' with objective ldam need cosine heads",),
+        (lambda: toy.make(Finetune, memory=0, optimizer=lambda _: torch.optim.SGD(toy.network().parameters())),
+            "holds no parameter of the model",),
         (lambda: Finetune(
                 model=toy.network(), experts=RIDE(), optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1)
             ),
@@ -327,6 +332,55 @@ def test_a_network_of_another_layout_is_refused():
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(UserError, match=r"width_factor 1.0 for 0.75.*scale 1.0 for 30.0"):
         Finetune(model=model, optimizer=sgd, experts=RIDE(num_experts=3))
+
+
+def test_an_optimizer_of_a_part_of_the_model_is_allowed():
+    model = toy.network()
+    heads = torch.optim.SGD([head.weight for head in model.heads], lr=0.1)
+    strategy = Finetune(model=model, optimizer=heads, evaluator=toy.quiet())
+    before = toy.weights(model)
+    strategy.train(toy.stream().train_stream[0])
+    assert "stem.conv.weight" not in toy.changed(before, toy.weights(model))
+    assert "heads.0.weight" in toy.changed(before, toy.weights(model))
+
+
+def test_a_state_that_does_not_fit_says_what_differs():
+    stream = toy.stream().train_stream
+    two = toy.make(Finetune, memory=0, experts=Single(num_experts=2), train_epochs=1)
+    two.train(stream[0])
+    saved = two.state_dict(trained=True)
+    with pytest.raises(UserError, match="it has num_experts 2, this run 1"):
+        toy.make(Finetune, memory=0).load_state_dict(saved, stream)
+    with pytest.raises(UserError, match="a run without exemplars, this run keeps some"):
+        toy.make(Finetune, memory=5, experts=Single(num_experts=2)).load_state_dict(saved, stream)
+
+
+def test_a_stage_aside_leaves_the_generators_of_the_stream_alone():
+    class Aside:
+        def stages(self, strategy, first):
+            return first, Stage("aside", 1, lr=0.1, aside=True)
+
+    def after(rebalance):
+        strategy = toy.make(Finetune, memory=0, train_epochs=1, rebalance=rebalance)
+        strategy.train(toy.stream().train_stream[0])
+        return strategy.batch_generator.get_state(), strategy.augmentation_generator.get_state()
+
+    for alone, beside in zip(after(None), after(Aside()), strict=True):
+        assert torch.equal(alone, beside)
+
+
+def test_what_is_given_twice_counts_once():
+    first = toy.stream().train_stream[0]
+    joint = toy.make(Joint, memory=0, train_epochs=1)
+    toy.train(joint, [first, first])
+    assert joint.class_counts.tolist() == [24] * 4
+    model, memory = toy.network(), ExemplarMemory(per_class=5)
+    replay = Replay(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), memory=memory, plugins=[memory],
+        train_mb_size=32, evaluator=toy.quiet(),
+    )  # fmt: skip
+    toy.train(replay, toy.stream().train_stream[:2])
+    assert replay.class_counts.tolist() == [5] * 4 + [24] * 3
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from incrlt.losses.routing import routing_loss, routing_targets
 from incrlt.models.inference import early_exit
 from incrlt.models.network import ROUTER_SETTINGS
 from incrlt.models.router import Router
+from incrlt.ranges import check_fields
 from incrlt.schedules import cosine
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
@@ -56,6 +57,9 @@ class ExpertAssignment:
     """Probability above which an image goes on to the next expert."""
     cache_features: bool = False
     """Compute the frozen features once per stage, of images without random augmentation: faster, other numbers."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def attach(self, network: Any) -> None:
         """Give the network a router, unless it has one of this shape.

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from incrlt.fields import Count, Fraction, Index, Positive
 from incrlt.losses import cross_entropy
+from incrlt.ranges import check_fields
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
@@ -41,6 +42,9 @@ class LWS:
     official code, where it is not documented. 0 never skips."""
     cache_features: bool = False
     """Compute the frozen features once per stage, of images without random augmentation: faster, other numbers."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
