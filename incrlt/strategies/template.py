@@ -214,8 +214,7 @@ class IncrTemplate(SupervisedTemplate):
         self.stage_index = 0
         self.memory_before: dict[str, Any] | None = None
         self._position_table: Tensor | None = None
-        self.stream_dataset: Any = None
-        self._own_loader: Any = None
+        self.stream_dataset, self._own_loader = None, None
         self._paced: list[nn.Parameter] = []
         check_settings(self)
         if router is not None:

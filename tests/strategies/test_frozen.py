@@ -223,6 +223,7 @@ def test_a_loader_of_the_stream_alone_does_not_keep_a_stage_from_storing_feature
     strategy = toy.make(
         LUCIR, train_epochs=1, rebalance=LWS(epochs=1, cache_features=True), plugins=[OwnLoader()]
     )
-    strategy.train(toy.stream().train_stream[0])
+    with pytest.warns(UserWarning, match="a loader of its own"):
+        strategy.train(toy.stream().train_stream[0])
     assert strategy.fallback_reason is not None
     assert list(strategy.epoch_terms) == ["cross_entropy"]
