@@ -325,13 +325,14 @@ class Run:
     def _banner(self, first: int) -> None:
         body = (self.strategy.model.stem, self.strategy.model.branches)
         parameters = sum(p.numel() for part in body for p in part.parameters())
+        threads = torch.get_num_threads()
         facts = {
             "experiment": self.experiment.name,
             "method": self.method,
             "protocol": f"{self.resolved.protocol.name}, hash {self.resolved.hash}",
             "changed": " ".join(self.experiment.overrides),
             "network": f"{self.experiment.model.name}, {parameters:,} parameters before the head",
-            "device": f"{self.device}, {self.strategy.precision}, {torch.get_num_threads()} threads",
+            "device": f"{self.device}, {self.strategy.precision}, {threads} {'thread' if threads == 1 else 'threads'}",
             "step": self._step(),
             "run folder": self.folder.path,
         }
@@ -445,7 +446,9 @@ class Run:
         self.folder.log({"event": "end", "seconds": self._seconds})
         settings = {"method": self.method, "protocol_hash": self.resolved.hash, **self.experiment.resolved()}
         self.board.finish(settings, self.results)
-        line = published.distance(self.resolved.protocol.name, self.method, summarise(self.first_record))
+        name = self.resolved.protocol.name
+        row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
+        line = published.distance(name, row_name, summarise(self.first_record))
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
         self.folder.write_text("DONE", "")
