@@ -226,8 +226,8 @@ def test_a_link_to_nowhere_is_named(birds):
 
 def test_portable_pixmaps_are_pictures(birds):
     Image.new("RGB", (4, 4)).save(birds / "train" / "wren" / "9.ppm")
-    assert dict(zip(ORDER, folder.scan(birds).counts, strict=True))["coot"] == 3
-    assert max(folder.scan(birds).counts[2:]) == 4
+    assert folder.scan(birds).counts == (12, 7, 4, 3)
+    assert folder.scan(birds).class_names == ("swan", "heron", "wren", "coot")
 
 
 @pytest.mark.parametrize("size", [0, -1, 7, 1025])
