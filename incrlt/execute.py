@@ -446,15 +446,22 @@ class Run:
         self.folder.log({"event": "end", "seconds": self._seconds})
         settings = {"method": self.method, "protocol_hash": self.resolved.hash, **self.experiment.resolved()}
         self.board.finish(settings, self.results)
-        name = self.resolved.protocol.name
-        row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
-        line = published.distance(name, row_name, summarise(self.first_record))
+        line = self._distance()
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
         self.folder.write_text("DONE", "")
         page = report.write(self.folder.path)
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
         self.console.finished(self.folder.path, page, others, line)
+
+    def _distance(self) -> str | None:
+        """Return how far the run is from its published row and what differs, or None without a row."""
+        name, length = self.resolved.protocol.name, self.experiment.training
+        row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
+        line = published.distance(name, row_name, summarise(self.first_record))
+        training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
+        differs = published.what_differs(self.resolved.describe(), row_name, training)
+        return f"{line}; this run has {', '.join(differs)}" if line and differs else line
 
 
 def _first_images(data: Any, resolved: Any) -> list[Any]:

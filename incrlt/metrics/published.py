@@ -197,6 +197,18 @@ def _other_memory(memory: Any) -> str:
     return f"{held} instead of {_SETTING['exemplars per class']} per class"
 
 
+def what_differs(protocol: Mapping[str, Any], method: str, training: Mapping[str, Any]) -> list[str]:
+    """Say in which respects a run departs from the published rows: data, memory and length.
+
+    Args:
+        protocol: ``ResolvedProtocol.describe()``.
+        method: As the rows call it.
+        training: As for :func:`differing_epochs`.
+    """
+    length = differing_epochs(str(protocol.get("name")), method, training)
+    return [*differing_setting(protocol), *([length] if length else [])]
+
+
 def differing_epochs(protocol_name: str, method: str, training: Mapping[str, Any]) -> str | None:
     """Say how long a run trains where the published rows train otherwise.
 

@@ -73,6 +73,15 @@ def test_another_length_is_said(protocol, method, training, said):
     assert published.differing_epochs(protocol, method, training) == said
 
 
+def test_what_differs_names_data_memory_and_length():
+    protocol = {"name": "lfh-shuffled-10", "dataset": "cifar10", "memory": {"per_class": 5}}
+    assert published.what_differs(protocol, "LUCIR", {"epochs": 10}) == [
+        "dataset cifar10 instead of cifar100",
+        "exemplars per class 5 instead of 20",
+        "10 epochs per experience instead of 160",
+    ]
+
+
 def test_another_memory_is_said_but_for_offline_runs():
     def said(name, memory):
         return published.differing_setting({"name": name, "memory": memory})
