@@ -7,6 +7,7 @@ which keep four digits so that a run stays small.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 
 from incrlt.errors import UserError
+from incrlt.yamlfile import BROKEN
 
 RUNS = Path(__file__).resolve().parent / "gallery" / "runs"
 
@@ -65,7 +67,7 @@ def add(run: Path, experiment: str | None = None, runs: Path = RUNS) -> Path:
             f"{run} is no finished run: {', '.join(missing)} missing. Give runs/<experiment>/<run>."
         )
     files = {name: (run / name).read_bytes() for name in AS_THEY_ARE if (run / name).is_file()}
-    files |= {name: clean((run / name).read_text("utf-8")).encode() for name, clean in CLEANED.items()}
+    files |= {name: _cleaned(run / name, clean).encode() for name, clean in CLEANED.items()}
     for name, content in files.items():
         _check(name, content)
     to = runs / (experiment or run.parent.name) / run.name
@@ -76,14 +78,29 @@ def add(run: Path, experiment: str | None = None, runs: Path = RUNS) -> Path:
     return to
 
 
+def _cleaned(path: Path, clean: Callable[[str], str]) -> str:
+    try:
+        return clean(path.read_text("utf-8"))
+    except BROKEN as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path.name} is damaged ({reason}). Give a run whose files are whole.") from error
+
+
 def _check(name: str, content: bytes) -> None:
     if len(content) > LARGEST:
         raise UserError(f"{name} has {len(content):,} bytes; the gallery takes at most {LARGEST:,} a file.")
-    found = paths(content.decode("utf-8")) if not name.endswith(".npz") else []
+    found = paths(_text(name, content)) if not name.endswith(".npz") else []
     if found:
         raise UserError(
             f"{name} names paths of this machine: {', '.join(found[:3])}. Take them out of the run's copy."
         )
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text. Give a run whose files are whole.") from error
 
 
 def paths(text: str) -> list[str]:
@@ -93,15 +110,21 @@ def paths(text: str) -> list[str]:
 
 def clean_config(text: str) -> str:
     """Return a resolved configuration with the places of output and data as they are by default."""
-    config = yaml.safe_load(text)
-    config["output"] = {**config.get("output", {}), "folder": "runs"}
-    config["data"] = {**config.get("data", {}), "root": None}
+    config = _mapping(yaml.safe_load(text))
+    config["output"] = {**_mapping(config.get("output") or {}), "folder": "runs"}
+    config["data"] = {**_mapping(config.get("data") or {}), "root": None}
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _mapping(content: Any) -> dict[Any, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"a mapping belongs where {str(content)[:40]!r} stands")
+    return dict(content)
 
 
 def clean_environment(text: str) -> str:
     """Return the environment with a command that works from any checkout, and the system without its build."""
-    environment: dict[str, Any] = json.loads(text)
+    environment = _mapping(json.loads(text))
     environment["platform"] = str(environment.get("platform", "")).split("-")[0]
     environment["command"] = clean_command(str(environment.get("command", "")))
     return json.dumps(environment, indent=1) + "\n"
@@ -125,8 +148,11 @@ def clean_command(command: str) -> str:
 
 
 def clean_log(text: str) -> str:
-    """Return a log without times of day and with numbers of four digits."""
-    events = [_short(json.loads(line)) for line in text.splitlines() if line.strip()]
+    """Return a log without times of day and with numbers of four digits; a torn last line is dropped, as reports do."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    events = [_short(_mapping(json.loads(line))) for line in lines[:-1]]
+    with contextlib.suppress(ValueError):
+        events += [_short(_mapping(json.loads(line))) for line in lines[-1:]]
     return "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
 
 

@@ -325,13 +325,14 @@ class Run:
     def _banner(self, first: int) -> None:
         body = (self.strategy.model.stem, self.strategy.model.branches)
         parameters = sum(p.numel() for part in body for p in part.parameters())
+        threads = torch.get_num_threads()
         facts = {
             "experiment": self.experiment.name,
             "method": self.method,
             "protocol": f"{self.resolved.protocol.name}, hash {self.resolved.hash}",
             "changed": " ".join(self.experiment.overrides),
             "network": f"{self.experiment.model.name}, {parameters:,} parameters before the head",
-            "device": f"{self.device}, {self.strategy.precision}, {torch.get_num_threads()} threads",
+            "device": f"{self.device}, {self.strategy.precision}, {threads} {'thread' if threads == 1 else 'threads'}",
             "step": self._step(),
             "run folder": self.folder.path,
         }
@@ -445,13 +446,22 @@ class Run:
         self.folder.log({"event": "end", "seconds": self._seconds})
         settings = {"method": self.method, "protocol_hash": self.resolved.hash, **self.experiment.resolved()}
         self.board.finish(settings, self.results)
-        line = published.distance(self.resolved.protocol.name, self.method, summarise(self.first_record))
+        line = self._distance()
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
         self.folder.write_text("DONE", "")
         page = report.write(self.folder.path)
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
         self.console.finished(self.folder.path, page, others, line)
+
+    def _distance(self) -> str | None:
+        """Return how far the run is from its published row and what differs, or None without a row."""
+        name, length = self.resolved.protocol.name, self.experiment.training
+        row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
+        line = published.distance(name, row_name, summarise(self.first_record))
+        training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
+        differs = published.what_differs(self.resolved.describe(), row_name, training)
+        return f"{line}; this run has {', '.join(differs)}" if line and differs else line
 
 
 def _first_images(data: Any, resolved: Any) -> list[Any]:

@@ -15,7 +15,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
 
     Args:
         path: Target file; its folder must exist.
-        content: Text is written as UTF-8.
+        content: Text is written as UTF-8; what UTF-8 cannot hold, as half a character, becomes a question mark.
 
     Returns:
         The path written.
@@ -24,7 +24,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
         UserError: The disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(beside, "wb") as file:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from incrlt.benchmarks import facts, folder
 from incrlt.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,13 +201,39 @@ def _read_picture(path: Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
-            whole = ImageOps.exif_transpose(picture).convert("RGB")  # as the camera was held
+        with warnings.catch_warnings():  # PIL only warns of more pixels than a camera has
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                whole = _in_colour(ImageOps.exif_transpose(picture), path)  # as the camera was held
+    except UserError:
+        raise
     except Exception as error:  # PIL raises whatever a damaged file provokes
         raise UserError(
             f"the picture {path} cannot be read ({type(error).__name__}: {error}); mend or remove it."
         ) from error
     return np.asarray(ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR))
+
+
+def _in_colour(picture: Image.Image, path: Path) -> Image.Image:
+    """Return a picture in 8-bit colour: 16-bit grey is scaled, transparent parts lie on white.
+
+    Raises:
+        UserError: The values are 32-bit, of which nobody knows what is white.
+    """
+    from PIL import Image
+
+    if picture.mode in ("I", "F"):
+        raise UserError(
+            f"the picture {path} has 32-bit values (mode {picture.mode}), whose white is not known; allowed are 8 and "
+            "16 bits a channel. Convert or remove it."
+        )
+    if picture.mode.startswith("I;16"):
+        values = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(np.round(values / 257).astype(np.uint8))  # 65535 = 255 * 257
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    coloured = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -17,7 +17,10 @@ from incrlt.errors import UserError
 IMAGE_SIZE = 32
 """Side in pixels where none is asked for; the networks are made for small images."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SMALLEST, LARGEST = 8, 1024
+"""Sides in pixels that may be asked for."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 _LAYOUT = "pictures belong into ROOT/train/CLASS and ROOT/test/CLASS"
 
@@ -84,15 +87,22 @@ def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> 
         image_size: Side in pixels to which they will be brought; None: :data:`IMAGE_SIZE`.
 
     Raises:
-        UserError: No such folder, no pictures, or training and test classes that differ.
+        UserError: No such folder, no pictures, a link to nowhere, training and test classes that differ, or a size
+            that is not possible.
     """
+    size = IMAGE_SIZE if image_size is None else image_size
+    if not SMALLEST <= size <= LARGEST:
+        raise UserError(
+            f"image_size is {size}; allowed are {SMALLEST} to {LARGEST} pixels a side. Choose one of these, or None "
+            f"for {IMAGE_SIZE}."
+        )
     place = Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
     train, test = (_classes(place, part) for part in ("train", "test"))
     _check_same(place, train, test)
     names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
     return ImageFolder(
         place,
-        IMAGE_SIZE if image_size is None else image_size,
+        size,
         names,
         tuple(train[name] for name in names),
         tuple(test[name] for name in names),
@@ -110,6 +120,7 @@ def _classes(root: Path, part: str) -> dict[str, tuple[Path, ...]]:
             f"{root / part} cannot be read ({error.strerror}); {_LAYOUT}. Say where ROOT is: --data, data.root "
             "or INCRLT_DATA, in a script root=."
         ) from error
+    _check_names(root / part, [path.name for path in folders])
     found = {path.name: _pictures(path) for path in folders}
     empty = sorted(name for name, paths in found.items() if not paths)
     if empty or not found:
@@ -118,9 +129,35 @@ def _classes(root: Path, part: str) -> dict[str, tuple[Path, ...]]:
     return found
 
 
+def _check_names(folder: Path, names: list[str]) -> None:
+    """Raise where a class could not be named in the files of a run."""
+    bad = sorted(ascii(name) for name in names if not _is_text(name))
+    if bad:
+        raise UserError(
+            f"{folder} has class folders whose names are not UTF-8 text: {_some(bad)}. Rename them."
+        )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _pictures(folder: Path) -> tuple[Path, ...]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return tuple(sorted(path for path in found if not path.name.startswith(".")))
+    """Return the pictures below a class folder; hidden files and all below hidden folders are none."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    found = [path for path in files if not _is_hidden(path.relative_to(folder))]
+    lost = next((path for path in sorted(found) if not path.exists()), None)
+    if lost is not None:
+        raise UserError(f"{lost} is a link to a file that does not exist; mend or remove it.")
+    return tuple(sorted(path for path in found if path.is_file()))
+
+
+def _is_hidden(inner: Path) -> bool:
+    return any(part.startswith(".") for part in inner.parts)
 
 
 def _check_same(root: Path, train: dict[str, tuple[Path, ...]], test: dict[str, tuple[Path, ...]]) -> None:

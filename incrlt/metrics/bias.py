@@ -6,7 +6,8 @@ should lower the second: this is how RIDE argues for its diversity.
 
 Reference: Domingos, "A Unified Bias-Variance Decomposition", ICML 2000 (0-1 loss); used by group of classes in
 Wang et al., "Long-tailed Recognition by Routing Diverse Distribution-Aware Experts" (RIDE), ICLR 2021.
-Deviation: ties of the main answer go to the class that arrived first.
+Deviation: ties of the main answer go to the class that arrived first. Of two trainings that differ each answer would be
+such a tie, so that the bias would measure the rule: three are the fewest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from incrlt.errors import UserError
 from incrlt.metrics.experts import Values, over_groups
 from incrlt.metrics.numbers import percent
 from incrlt.metrics.record import Counts
+
+FEWEST = 3
+"""Trainings."""
 
 
 def main_answer(predicted: Counts) -> Counts:
@@ -44,7 +48,7 @@ def bias_and_variance(
     """Return bias, variance and error, over classes and by group.
 
     Args:
-        predicted: int [R, N], R >= 2 trainings, in arrival space.
+        predicted: int [R, N], R >= 3 trainings, in arrival space.
         labels: int [N], the same test images in the same order.
         images_of_class: Training images of the class in the full training set [at least C].
 
@@ -53,13 +57,13 @@ def bias_and_variance(
         variance do not add up to the error: where the main answer is wrong, variance can only help.
 
     Raises:
-        UserError: Fewer than two trainings, or other images.
+        UserError: Fewer than three trainings, or other images.
     """
     answers, true = np.asarray(predicted, dtype=np.int64), np.asarray(labels, dtype=np.int64)
-    if answers.ndim != 2 or len(answers) < 2 or answers.shape[1:] != true.shape:
+    if answers.ndim != 2 or len(answers) < FEWEST or answers.shape[1:] != true.shape:
         raise UserError(
-            f"bias and variance need the answers [R, N] of at least two trainings to the same images [N]; "
-            f"got {answers.shape} and {true.shape}."
+            f"bias and variance need the answers [R, N] of at least {FEWEST} trainings to the same images [N]; "
+            f"got {answers.shape} and {true.shape}. Train with another seed."
         )
     main = main_answer(answers)
     parts = {

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from incrlt.errors import UserError
+
 COMPARED_WITH = {
     "average": "average_incremental_accuracy/over_tasks",
     "last": "last_accuracy/over_tasks",
@@ -24,6 +26,12 @@ COMPARED_WITH = {
     "few": "last_accuracy/few_over_classes",
 }
 """Published figure -> our number under the same convention."""
+
+OFFLINE = "offline"
+"""The protocol of one experience; its rows are plain top-1 and come from code without a hold-out."""
+
+INCREMENTAL_EPOCHS = 160
+"""Epochs of each experience in Long-Tailed-CIL's code (ECCV 2022), which incremental rows share unless they say so."""
 
 _SETTING = {"dataset": "cifar100", "imbalance_ratio": 100, "exemplars per class": 20}
 
@@ -39,21 +47,41 @@ class PublishedRow:
     status: str
     """"ok", "unverified" (single source, out of line) or "rerun" (independent re-run)."""
     note: str = ""
+    epochs: int | None = None
+    """Epochs of each experience; None where the source does not say."""
 
 
 @cache
 def rows() -> tuple[PublishedRow, ...]:
     """Return all published rows, in the order of the file."""
     text = resources.files("incrlt.metrics").joinpath("published.yaml").read_text(encoding="utf-8")
-    return tuple(
-        PublishedRow(
-            protocol=row["protocol"],
-            method=row["method"],
-            figures={name: float(row[name]) for name in COMPARED_WITH if name in row},
-            status=row["status"],
-            note=row.get("note", ""),
+    return parse(text)
+
+
+def parse(text: str) -> tuple[PublishedRow, ...]:
+    """Return the rows in the text of ``published.yaml``.
+
+    Raises:
+        UserError: A row has a key that means nothing here, as the rest of an unquoted note with a comma is one.
+    """
+    return tuple(_row(row) for row in yaml.safe_load(text))
+
+
+def _row(row: Mapping[str, Any]) -> PublishedRow:
+    known = {"protocol", "method", "status", "note", "epochs", *COMPARED_WITH}
+    unknown = [str(key) for key in row if key not in known]
+    if unknown:
+        raise UserError(
+            f"published.yaml, row {row.get('method')} of {row.get('protocol')}: unknown {', '.join(unknown)}; allowed "
+            f"are {', '.join(sorted(known))}. Quote a note that holds a comma."
         )
-        for row in yaml.safe_load(text)
+    return PublishedRow(
+        protocol=row["protocol"],
+        method=row["method"],
+        figures={name: float(row[name]) for name in COMPARED_WITH if name in row},
+        status=row["status"],
+        note=row.get("note", ""),
+        epochs=row.get("epochs", None if row["protocol"] == OFFLINE else INCREMENTAL_EPOCHS),
     )
 
 
@@ -68,22 +96,58 @@ def differences(row: PublishedRow, summary: Mapping[str, Any]) -> dict[str, floa
     return {name: None if ours[name] is None else ours[name] - row.figures[name] for name in row.figures}
 
 
+def same_method(one: str, other: str) -> bool:
+    """Say whether two names mean one method; case, spaces, hyphens and underscores do not matter."""
+    return _plain(one) == _plain(other)
+
+
+def row_name(protocol_name: str, method: str, experts: Mapping[str, Any] | None = None) -> str:
+    """Return what the published rows of a protocol call a method.
+
+    Offline rows name the expert method and its number of experts alone: there is no strategy to name.
+
+    Args:
+        protocol_name: E.g. "offline".
+        method: E.g. "Finetune+RIDE+router".
+        experts: The section of the configuration, for the number of experts and RIDE's teacher.
+
+    Example:
+        >>> row_name("offline", "Finetune+RIDE+router", {"name": "ride", "num_experts": 3})
+        'RIDE-3'
+        >>> row_name("offline", "Finetune"), row_name("lfh-shuffled-10", "LUCIR+LWS")
+        ('CE', 'LUCIR+LWS')
+    """
+    strategy, *parts = method.removesuffix("+router").split("+")
+    if protocol_name != OFFLINE or strategy != "Finetune":
+        return method
+    if not parts:
+        return "CE"
+    count, teacher = ((experts or {}).get(key) for key in ("num_experts", "teacher"))
+    if parts not in (["RIDE"], ["NCL"], ["SHIKE"]) or not count:
+        return method
+    return f"{parts[0]}-{count}" + ("+distill" if teacher else "")
+
+
+def row_of(protocol_name: str, method: str) -> PublishedRow | None:
+    """Return the row of a method, the first whose status is "ok" where there are several; None without one."""
+    found = [row for row in for_protocol(protocol_name) if same_method(row.method, method)]
+    return min(found, key=lambda row: row.status != "ok") if found else None
+
+
 def distance(protocol_name: str, method: str, summary: Mapping[str, Any]) -> str | None:
     """Say in one line how far a run is from the published row of its protocol and method.
 
     Args:
         protocol_name: E.g. "lfh-shuffled-10".
-        method: E.g. "LUCIR+LWS"; case, spaces, hyphens and underscores do not matter.
+        method: E.g. "LUCIR+LWS"; of an offline run what :func:`row_name` gives.
         summary: What :func:`incrlt.metrics.summarise` returned.
 
     Returns:
-        The line, or None where no row is published. Where several are, the first whose status is "ok" is
-        taken.
+        The line, or None where no row is published.
     """
-    found = [row for row in for_protocol(protocol_name) if _plain(row.method) == _plain(method)]
-    if not found:
+    row = row_of(protocol_name, method)
+    if row is None:
         return None
-    row = min(found, key=lambda row: row.status != "ok")
     parts = [
         f"{COMPARED_WITH[name]} {_figure(row.figures[name], difference)}"
         for name, difference in differences(row, summary).items()
@@ -118,8 +182,54 @@ def differing_setting(protocol: Mapping[str, Any]) -> list[str]:
         "imbalance_ratio": protocol.get("imbalance_ratio"),
         "exemplars per class": per_class,
     }
-    return [
+    found = [
         f"{name} {given[name]} instead of {value}"
         for name, value in _SETTING.items()
         if given[name] not in (None, value)
     ]
+    unlike = per_class is None and "memory" in protocol and protocol.get("name") != OFFLINE
+    return [*found, _other_memory(memory)] if unlike else found
+
+
+def _other_memory(memory: Any) -> str:
+    total = memory.get("total") if isinstance(memory, Mapping) else None
+    held = "no exemplars" if total is None else f"{total} exemplars in all"
+    return f"{held} instead of {_SETTING['exemplars per class']} per class"
+
+
+def what_differs(protocol: Mapping[str, Any], method: str, training: Mapping[str, Any]) -> list[str]:
+    """Say in which respects a run departs from the published rows: data, memory and length.
+
+    Args:
+        protocol: ``ResolvedProtocol.describe()``.
+        method: As the rows call it.
+        training: As for :func:`differing_epochs`.
+    """
+    length = differing_epochs(str(protocol.get("name")), method, training)
+    return [*differing_setting(protocol), *([length] if length else [])]
+
+
+def differing_epochs(protocol_name: str, method: str, training: Mapping[str, Any]) -> str | None:
+    """Say how long a run trains where the published rows train otherwise.
+
+    Args:
+        protocol_name: E.g. "lfh-shuffled-10".
+        method: As the rows call it; its own row decides, without one all rows of the protocol.
+        training: The section of the configuration: ``epochs``, and ``base_epochs`` where those of the base differ.
+
+    Returns:
+        "10 epochs per experience instead of 160", or None where nothing known differs.
+    """
+    row = row_of(protocol_name, method)
+    published = [one.epochs for one in ([row] if row else for_protocol(protocol_name)) if one.epochs]
+    base = training.get("base_epochs") or training.get("epochs")
+    later = base if protocol_name == OFFLINE else training.get("epochs")
+    if not published or not isinstance(later, int) or not isinstance(base, int):
+        return None
+    least, most = min(published), max(published)
+    if least <= min(base, later) and max(base, later) <= most:
+        return None
+    theirs = f"{least}" if least == most else f"{least} to {most}"
+    if base != later:
+        return f"{base} epochs in the base experience and {later} in each later one instead of {theirs}"
+    return f"{later} epochs per experience instead of {theirs}"

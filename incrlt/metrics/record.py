@@ -69,7 +69,9 @@ class StreamRecord:
         put(self, "experience_of_class", as_counts(self.experience_of_class, "experience_of_class"))
         put(self, "images_of_class", as_counts(self.images_of_class, "images_of_class"))
         if self.class_names is not None:
-            put(self, "class_names", tuple(str(name) for name in self.class_names))
+            # a folder's name may hold bytes that are no text; no file of a run could be written with them
+            names = (str(name).encode("utf-8", "replace").decode() for name in self.class_names)
+            put(self, "class_names", tuple(names))
         _check_classes(self)
         _check_confusions(self)
 

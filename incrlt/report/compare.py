@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -78,26 +78,35 @@ def write_index(pages: Sequence[tuple[Run, Path]], folder: Path, plotly_file: st
 def _content(group: Group, folder: Path) -> Json:
     """Return what the index shows of one protocol, its tables written beside it."""
     lines = seeds.lines([run for run, _ in group.runs], [name for name, _, _ in COLUMNS])
+    labels = dict(zip(lines, distinct_labels(lines), strict=True))
     return {
         "group": group,
         "rows": _rows(group),
-        "lines": [
-            _over_seeds(line, label, lines) for line, label in zip(lines, distinct_labels(lines), strict=True)
-        ],
+        "lines": [_over_seeds(line, labels) for line in lines],
         "tables": write_tables(folder, group.name, group.hash, lines),
-        "left_out": sum(not run.finished for run, _ in group.runs),
+        "left_out": _left_out([run for run, _ in group.runs]),
         "chart": chart(group),
     }
 
 
-def _over_seeds(line: Line, label: str, lines: Sequence[Line]) -> Json:
+def _left_out(runs: Sequence[Run]) -> list[str]:
+    """Say which runs no mean over seeds takes in."""
+    counted = {
+        "unfinished": sum(not run.finished for run in runs),
+        "with gaps in their counts": sum(run.finished and not run.complete for run in runs),
+        "of a configuration and seed that an earlier run has": seeds.repeats(runs),
+    }
+    return [f"{num} {'run' if num == 1 else 'runs'} {which}" for which, num in counted.items() if num]
+
+
+def _over_seeds(line: Line, labels: Mapping[Line, str]) -> Json:
     """Return a line of the table over seeds: estimates, and differences to the first line's where it is another."""
-    reference = seeds.reference_of(line, lines)
+    reference = seeds.reference_of(line, list(labels))
     return {
-        "label": label,
+        "label": labels[line],
         "readout": line.readout,
         "seeds": line.seeds,
-        "reference": reference.label if reference else None,
+        "reference": labels[reference] if reference else None,
         "cells": [
             (line.estimate(name), line.minus(reference, name) if reference else None)
             for name, _, _ in COLUMNS
@@ -162,7 +171,7 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
             "readout": readout,
             "done": run.num_done,
             "planned": planned,
-            "finished": run.finished,
+            "finished": run.complete,
             "values": [number(summary["numbers"].get(name)) for name, _, _ in COLUMNS],
         }
         for readout, summary in (run.summaries or {"–": {"numbers": {}}}).items()
@@ -170,27 +179,37 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
 
 
 def chart(group: Group) -> figures.Figure | None:
-    """Return the accuracy curves of a protocol over tasks: a mean over seeds per method, unfinished runs alone."""
+    """Return the accuracy curves of a protocol over tasks: a mean over seeds per line, incomplete runs alone."""
     runs = [run for run, _ in group.runs]
-    settings = [*seeds.by_setting(runs), *([run] for run in runs if not run.finished)]
-    curves = [
-        (
-            own,
-            readout,
-            [run.summaries[readout]["per_experience"].get("accuracy/over_tasks", []) for run in own],
-        )
-        for own in settings
-        for readout in seeds.common_readouts(own)
-    ]
     series: dict[str, list[seeds.Estimate]] = {}
-    for own, readout, values in curves:
-        label = f"{own[0].method} · {readout}" if len(own[0].summaries) > 1 else own[0].method
-        label += "" if own[0].finished else " (unfinished)"
+    for label, readout, own in [*_means(runs), *_alone(runs)]:
+        values = [run.summaries[readout]["per_experience"].get("accuracy/over_tasks", []) for run in own]
         series[_new_key(label, series)] = [
             seeds.estimate([value for value in step if value is not None])
             for step in zip(*values, strict=False)
         ]
     return figures.compared(series)
+
+
+def _means(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:
+    """Return label, read-out and runs of each line of the table over seeds."""
+    of_lines = [(own, readout) for own in seeds.by_setting(runs) for readout in seeds.common_readouts(own)]
+    labels = distinct_labels(seeds.lines(runs, []))  # those of the table
+    return [
+        (f"{label} · {readout}" if len(own[0].summaries) > 1 else label, readout, own)
+        for label, (own, readout) in zip(labels, of_lines, strict=True)
+    ]
+
+
+def _alone(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:
+    """Return label, read-out and run of each run that is not complete."""
+    found = []
+    for run in runs:
+        state = "counts with a gap" if run.finished else "unfinished"
+        for readout in run.summaries if not run.complete else ():
+            name = f"{run.method} · {readout}" if len(run.summaries) > 1 else run.method
+            found.append((f"{name} ({state})", readout, [run]))
+    return found
 
 
 def _new_key(label: str, taken: Container[str]) -> str:

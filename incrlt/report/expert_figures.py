@@ -11,7 +11,7 @@ from incrlt.metrics.calibration import Reliability, reliability_by_group
 from incrlt.metrics.experts import Values, disagreement, expert_accuracy
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name
 from incrlt.report.figures import PALETTE, Figure, experience_chart, figure, line
-from incrlt.report.reading import Json, Run
+from incrlt.report.reading import Json, Run, number
 
 COLOURS = {"over_classes": "@ink", **{group: f"@{group}" for group in GROUPS}}
 NAMES = {"over_classes": "over classes", **{group: group for group in GROUPS}}
@@ -206,13 +206,14 @@ def memory(run: Run) -> Figure | None:
         ]
     else:
         events = run.events("experience")
-        bars = [_memory_bar("exemplars", {e["experience"]: e.get("memory_images") for e in events})]
+        kept_after = {number(e.get("experience")): number(e.get("memory_images")) for e in events}
+        bars = [_memory_bar("exemplars", {t: n for t, n in kept_after.items() if t is not None})]
     if not any(value for bar in bars for value in bar["y"]):
         return None
     return experience_chart(bars, "exemplars kept", barmode="stack")
 
 
-def _memory_bar(name: str, values: Mapping[int, int | None]) -> Figure:
+def _memory_bar(name: str, values: Mapping[int, int] | Mapping[float, float | None]) -> Figure:
     return {
         "type": "bar",
         "name": name,

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from incrlt.files import write_atomic
@@ -69,20 +70,49 @@ def as_csv(protocol: str, digest: str | None, lines: Sequence[Line]) -> str:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Gap:
+    """What a line is ahead of the first line with the same read-out, seed by seed."""
+
+    label: str
+    readout: str
+    n: int
+    """Seeds that both have."""
+    differences: Sequence[Estimate]
+    """One per number of :data:`PAPER`."""
+
+
+def gaps(lines: Sequence[Line]) -> list[Gap]:
+    """Return the paired differences of the lines that share seeds with the first of their read-out."""
+    labels, found = distinct_labels(lines), []
+    for label, line in zip(labels, lines, strict=True):
+        reference = reference_of(line, lines)
+        common = set(line.seeds) & set(reference.seeds) if reference else set()
+        if reference and common:
+            name = f"{label} − {labels[lines.index(reference)]}"
+            found.append(Gap(name, line.readout, len(common), [line.minus(reference, key) for key in PAPER]))
+    return found
+
+
 def as_markdown(lines: Sequence[Line]) -> str:
-    """Return a Markdown table."""
+    """Return a Markdown table; below the means the differences, paired by seed."""
     head = ["method", "read-out", "n", *PAPER.values()]
     rows = [
         [_escaped(label, r"|\`*_"), line.readout, str(len(line.seeds))]
         + [words(line.estimate(name), " ± ") for name in PAPER]
         for label, line in zip(distinct_labels(lines), lines, strict=True)
     ]
+    rows += [
+        [_escaped(gap.label, r"|\`*_"), gap.readout, str(gap.n)]
+        + [words(found, " ± ", "+") for found in gap.differences]
+        for gap in gaps(lines)
+    ]
     rule = ["---", "---", *["---:"] * (len(head) - 2)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *rows])
 
 
 def as_latex(caption: str, lines: Sequence[Line]) -> str:
-    """Return a LaTeX table for booktabs, the best mean of each column in bold."""
+    """Return a LaTeX table for booktabs, the best mean of each column in bold; below it the paired differences."""
     best = {name: _best(name, lines) for name in PAPER}
     rows = [
         [_latex(label), _latex(line.readout), str(len(line.seeds))]
@@ -90,7 +120,13 @@ def as_latex(caption: str, lines: Sequence[Line]) -> str:
         for label, line in zip(distinct_labels(lines), lines, strict=True)
     ]
     head = ["method", "read-out", "$n$", *PAPER.values()]
-    body = "".join(f"{' & '.join(row)} \\\\\n" for row in rows)
+    below = [
+        [_latex(gap.label).replace("−", "$-$"), _latex(gap.readout), str(gap.n)]
+        + [_cell(found, None, "+") for found in gap.differences]
+        for gap in gaps(lines)
+    ]
+    parts = ["".join(f"{' & '.join(row)} \\\\\n" for row in part) for part in (rows, below) if part]
+    body = "\\midrule\n".join(parts)
     return (
         f"% {caption}; mean $\\pm$ standard error over seeds, in \\%; needs \\usepackage{{booktabs}}\n"
         f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
@@ -129,11 +165,17 @@ def _difference(line: Line, lines: Sequence[Line], labels: Sequence[str]) -> str
     return ", ".join(f"{name} {line.options[name]}" for name in names[:3])
 
 
-def words(found: Estimate, plus_minus: str) -> str:
-    """Return "41.2 ± 0.3", "41.2" where there is one value, and an en dash where there is none."""
+def words(found: Estimate, plus_minus: str, sign: str = "") -> str:
+    """Return "41.2 ± 0.3", "41.2" where there is one value, and an en dash where there is none.
+
+    Args:
+        found: What to write.
+        plus_minus: What stands before the error.
+        sign: "+" for a difference, which shows its sign always.
+    """
     if found.mean is None:
         return "–"
-    return f"{found.mean:.2f}" + (f"{plus_minus}{found.error:.2f}" if found.error is not None else "")
+    return f"{found.mean:{sign}.2f}" + (f"{plus_minus}{found.error:.2f}" if found.error is not None else "")
 
 
 def _best(name: str, lines: Sequence[Line]) -> float | None:
@@ -143,10 +185,10 @@ def _best(name: str, lines: Sequence[Line]) -> float | None:
     return min(means) if name.startswith(LOWER_IS_BETTER) else max(means)
 
 
-def _cell(found: Estimate, best: float | None) -> str:
+def _cell(found: Estimate, best: float | None, sign: str = "") -> str:
     if found.mean is None:
         return "--"
-    text = words(Estimate(found.mean, None, found.n), "")
+    text = words(Estimate(found.mean, None, found.n), "", sign)
     text = f"\\mathbf{{{text}}}" if best is not None and found.mean == best else text
     error = "" if found.error is None else f" \\pm {found.error:.2f}"
     return f"${text}{error}$"

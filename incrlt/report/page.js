@@ -13,16 +13,27 @@
     return `rgb(${low.map((value, i) => Math.round(value + (high[i] - value) * share)).join(",")})`;
   }
 
-  function themed(value) {
+  function themed(value, isColour = false) { // a class may be called "@many": only what is a colour by its key is one
     if (typeof value === "string") {
-      if (!value.startsWith("@")) return value;
+      if (!isColour || !value.startsWith("@")) return value;
       return value.startsWith("@seq:") ? between(parseFloat(value.slice(5))) : variable(value.slice(1));
     }
-    if (Array.isArray(value)) return value.map(themed);
+    if (Array.isArray(value)) return value.map((inner) => themed(inner, isColour));
     if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, themed(inner)]));
+      const colour = /color(scale)?$/;
+      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, themed(inner, colour.test(key))]));
     }
     return value;
+  }
+
+  // plotly reads tags in names and texts, which here come from a run's files
+  const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+  function plain(trace) {
+    const shown = { ...trace };
+    if (shown.name) shown.name = escaped(shown.name);
+    if (Array.isArray(shown.text)) shown.text = shown.text.map(escaped);
+    return shown;
   }
 
   const printing = () => root.hasAttribute("data-printing");
@@ -78,10 +89,16 @@
     for (const plot of plots.filter((one) => one.clientWidth)) { // one that is hidden is drawn when it is chosen
       const figure = themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent));
       const layout = { ...figure.layout, ...onPaper(plot, figure.layout.height), template: shared };
-      Plotly.react(plot, ofChosen(figure.data), layout, CONFIG);
+      const traces = ofChosen(figure.data).map(plain);
+      Plotly.react(plot, traces, layout, CONFIG);
+      const more = printing() ? 0 : roomFor(plot.querySelector(".legend .bg"));
+      if (more > 0) Plotly.react(plot, traces, { ...layout, height: layout.height + more }, CONFIG);
     }
     drawPicked();
   }
+
+  // On a narrow screen a legend has a line per name: the chart grows by what the legend takes beyond two.
+  const roomFor = (legend) => legend ? Math.round(legend.getBoundingClientRect().height - 44) : 0;
 
   // ---- classes: a click on a row draws the class's curve, read from the small one in the row
   const curves = document.getElementById("class-curves"), picked = new Set();
@@ -107,7 +124,7 @@
       xaxis: { title: { text: "experience" }, tickformat: "d" },
       yaxis: { title: { text: "accuracy, %" }, range: [0, 100] },
     };
-    Plotly.react(plot, themed([...picked].map(curveOf)), layout, CONFIG);
+    Plotly.react(plot, themed([...picked].map(curveOf)).map(plain), layout, CONFIG);
   }
 
   function pick(row) {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 import incrlt
@@ -24,8 +24,8 @@ from incrlt.report.reading import Json, Run, read_run
 _FOLDER = Path(__file__).parent
 PLOTLY_FILE = "plotly.min.js"
 """Name of plotly's script where pages share it."""
-_UNEXPECTED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What a file of another version can provoke: fields that are missing or of another type."""
+_UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a file of another version can provoke: fields that are missing, of another type or of another size."""
 
 
 def write(run_folder: str | os.PathLike[str], to: str | os.PathLike[str] | None = None) -> Path:
@@ -72,6 +72,7 @@ def contents(run: Run) -> Json:
         "group_bars": made("The group numbers", lambda: tables.group_bars(run.summaries, main), []),
         "numbers": made("The table of numbers", lambda: tables.numbers(run.summaries), []),
         "published": made("The published rows", lambda: tables.published_rows(run), []),
+        "figures": tables.published_figures(run.protocol_name),
         "distance": made("The distance to published rows", lambda: distance(run), None),
         "remarks": made("The remarks", lambda: tables.published_remarks(run), []),
         "calibrations": made("The calibration", lambda: tables.calibrations(run), []),
@@ -82,7 +83,7 @@ def contents(run: Run) -> Json:
         "charts": {
             name: chart
             for name, (what, make) in _charts(run).items()
-            if (chart := made(what, make, None)) is not None
+            if (chart := made(what, partial(_drawn, make), None)) is not None
         },
     }
     return {
@@ -92,6 +93,14 @@ def contents(run: Run) -> Json:
         "problems": problems,
         "sources": _sources(run),
     }
+
+
+def _drawn(make: Callable[[], Figure | None]) -> Figure | None:
+    """Make a chart and see that it can be written: a value that is not finite cannot."""
+    chart = make()
+    if chart is not None:
+        figure_json(chart)
+    return chart
 
 
 def _charts(run: Run) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
@@ -142,7 +151,8 @@ def _charts_of(summary: Json) -> dict[str, tuple[str, Callable[[], Figure | None
 def distance(run: Run) -> str | None:
     """Return the line on how far the main read-out is from the published row, or None."""
     summary = next(iter(run.summaries.values()), None)
-    return None if summary is None else published.distance(run.protocol_name, run.method, summary)
+    name = tables.row_name(run)
+    return None if summary is None else published.distance(run.protocol_name, name, summary)
 
 
 def _sources(run: Run) -> list[tuple[str, str]]:
@@ -166,7 +176,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"figure": figure_json, "value": shown, "signed": signed}
+    environment.filters |= {"figure": figure_json, "value": shown, "signed": signed, "breakable": breakable}
     return environment
 
 
@@ -196,6 +206,11 @@ def figure_json(figure: Figure) -> Markup:
     """Return a figure as JSON that is safe inside a ``<script>`` element."""
     text = json.dumps(figure, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that may be broken behind its underscores."""
+    return Markup(escape(name).replace("_", Markup("_<wbr>")))
 
 
 def shown(value: float | None, digits: int = 1) -> str:

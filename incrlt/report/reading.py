@@ -20,6 +20,7 @@ from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_e
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 from incrlt.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
+from incrlt.yamlfile import BROKEN, leaves
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -97,6 +98,20 @@ class Run:
         return len(sizes) if isinstance(sizes, list) else None
 
     @property
+    def complete(self) -> bool:
+        """Whether the run has finished and every read-out it reports has the counts of all experiences."""
+        return self.finished and not self.gaps
+
+    @property
+    def gaps(self) -> dict[str, int]:
+        """Read-outs of a finished run that lack experiences, with how many they have."""
+        saved = self.results.get("readouts")
+        done = dict.fromkeys(saved if isinstance(saved, dict) else (), 0)
+        done |= {name: summary["num_experiences"] for name, summary in self.summaries.items()}
+        wanted = self.num_planned or self.num_done
+        return {name: num for name, num in done.items() if num < wanted} if self.finished else {}
+
+    @property
     def num_done(self) -> int:
         """Experiences evaluated so far."""
         return max((summary["num_experiences"] for summary in self.summaries.values()), default=0)
@@ -130,7 +145,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     records = _records(folder, problems)
     run = Run(
         folder=folder,
-        config=_mapping(folder / "config.yaml", yaml.safe_load, problems),
+        config=_mapping(folder / "config.yaml", _config, problems),
         protocol=_mapping(folder / "protocol.json", json.loads, problems),
         environment=environment,
         results=results,
@@ -153,6 +168,11 @@ def _with_problems(run: Run, problems: list[str]) -> Run:
     if not run.finished:
         done = f"{run.num_done} of {run.num_planned or '?'} experiences are evaluated"
         first.append(f"The run has not finished: {done}; averages are over these.")
+    for readout, num in run.gaps.items():
+        first.append(
+            f"The run has finished, but {readout} has counts of {num} of {run.num_planned or run.num_done} experiences "
+            "without a gap: averages are over these, and no mean over seeds takes this run in."
+        )
     version = run.environment.get("incrlt")
     if version and version != incrlt.__version__:
         first.append(f"The run was written by incrlt {version}; this page by {incrlt.__version__}.")
@@ -169,12 +189,24 @@ def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> Js
     except FileNotFoundError:
         problems.append(f"{path.name} is missing: {loss}.")
         return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, *BROKEN) as error:
         problems.append(f"{path.name} is damaged ({_first_line(error)}): {loss}.")
         return {}
     if not isinstance(content, dict):
         problems.append(f"{path.name} is damaged (holds no mapping): {loss}.")
         return {}
+    return content
+
+
+def _config(text: str) -> Any:
+    """Parse a configuration.
+
+    Raises:
+        RecursionError: A section holds itself, as YAML's anchors allow.
+    """
+    content = yaml.safe_load(text)
+    for _ in leaves(content if isinstance(content, dict) else {}):
+        pass
     return content
 
 
@@ -304,7 +336,7 @@ def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [
-                {key: float(value) if value else None for key, value in row.items()}
+                {key: number(float(value)) if value else None for key, value in row.items()}
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
@@ -322,7 +354,11 @@ def _event(line: str) -> Json | None:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a finite number, or None for anything else; an integer beyond all floats is not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from incrlt.errors import UserError
-from incrlt.metrics.bias import bias_and_variance
+from incrlt.metrics.bias import FEWEST, bias_and_variance
 from incrlt.metrics.experts import Values
 from incrlt.report.reading import Json, Run, number
 from incrlt.yamlfile import leaves
@@ -87,16 +88,24 @@ def options(run: Run) -> dict[str, str]:
 
 
 def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return finished runs by setting, in order of first appearance, each seed once."""
+    """Return finished runs without gaps by setting, in order of first appearance, each seed once."""
     members: dict[str, dict[tuple[str, str | None], Run]] = {}
-    for run in runs:
-        if run.finished and run.summaries:
-            members.setdefault(setting(run), {}).setdefault((seed_of(run), run.protocol_hash), run)
+    for run in _usable(runs):
+        members.setdefault(setting(run), {}).setdefault((seed_of(run), run.protocol_hash), run)
     return [list(seeds.values()) for seeds in members.values()]
 
 
+def repeats(runs: Sequence[Run]) -> int:
+    """Return how many runs :func:`by_setting` leaves out since an earlier one has their setting and seed."""
+    return len(_usable(runs)) - sum(map(len, by_setting(runs)))
+
+
+def _usable(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.complete and run.summaries]
+
+
 def lines(runs: Sequence[Run], names: Sequence[str]) -> list[Line]:
-    """Return one line per setting and read-out; unfinished runs are left out, their averages are over less.
+    """Return one line per setting and read-out; incomplete runs are left out, their averages are over less.
 
     Args:
         runs: Of one protocol hash.
@@ -115,8 +124,12 @@ def _line(runs: Sequence[Run], readout: str, names: Sequence[str]) -> Line:
     for name in names:
         found = {seed_of(run): number(run.summaries[readout]["numbers"].get(name)) for run in runs}
         values[name] = {seed: value for seed, value in found.items() if value is not None}
-    seeds = tuple(seed_of(run) for run in runs)
+    seeds = tuple(sorted((seed_of(run) for run in runs), key=_by_number))
     return Line(runs[0].method, runs[0].experiment, readout, seeds, options(runs[0]), values)
+
+
+def _by_number(seed: str) -> tuple[int, str]:
+    return (int(seed) if seed.isascii() and seed.isdigit() else sys.maxsize, seed)
 
 
 def reference_of(one: Line, others: Sequence[Line]) -> Line | None:
@@ -126,7 +139,7 @@ def reference_of(one: Line, others: Sequence[Line]) -> Line | None:
 
 
 def trained_alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the settings with at least two runs that answered the same test images, whatever their training set.
+    """Return the settings with enough runs that answered the same test images, whatever their training set.
 
     The protocol's hash may differ in the kept images alone: training sets that are drawn anew are the other way
     to ask for variance. Class order, class sizes and test images must be the same.
@@ -136,7 +149,7 @@ def trained_alike(runs: Sequence[Run]) -> list[list[Run]]:
         for run in own:
             if "labels" in run.evaluations.answers and run.records:
                 groups.setdefault(_task(run), []).append(run)
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in groups.values() if len(group) >= FEWEST]
 
 
 def _task(run: Run) -> str:
@@ -167,6 +180,6 @@ def _bias(runs: Sequence[Run], readout: str, images_of_class: Any) -> dict[str, 
     labels = runs[0].evaluations.answers["labels"]
     known = [answer for answer in answers if answer is not None and answer.shape == labels.shape]
     try:
-        return bias_and_variance(np.stack(known), labels, images_of_class) if len(known) > 1 else None
+        return bias_and_variance(np.stack(known), labels, images_of_class) if len(known) >= FEWEST else None
     except (UserError, ValueError, IndexError):  # a damaged file with plausible shapes
         return None

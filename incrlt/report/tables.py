@@ -87,13 +87,31 @@ def numbers(summaries: Mapping[str, Json]) -> list[Json]:
     ]
 
 
+def row_name(run: Run) -> str:
+    """Return what the published rows call the run's method."""
+    experts = run.config.get("experts")
+    return published.row_name(
+        run.protocol_name, run.method, experts if isinstance(experts, Mapping) else None
+    )
+
+
+def published_figures(protocol_name: str) -> list[Json]:
+    """Return the figures that the rows of a protocol give, each with our number of the same convention."""
+    rows = published.for_protocol(protocol_name)
+    return [
+        {"name": name, "ours": ours}
+        for name, ours in published.COMPARED_WITH.items()
+        if any(name in row.figures for row in rows)
+    ]
+
+
 def published_rows(run: Run) -> list[Json]:
     """Return the published rows of the run's protocol with our difference per read-out."""
-    plain = "".join(run.method.casefold().split())
+    own = row_name(run)
     return [
         {
             "method": row.method,
-            "same": "".join(row.method.casefold().split()) == plain,
+            "same": published.same_method(row.method, own),
             "figures": row.figures,
             "differences": [published.differences(row, summary) for summary in run.summaries.values()],
             "status": row.status,
@@ -106,8 +124,12 @@ def published_rows(run: Run) -> list[Json]:
 def published_remarks(run: Run) -> list[str]:
     """Return what must be known before comparing with the published rows."""
     remarks = [f"This run has {text}." for text in published.differing_setting(run.protocol)]
-    rule = run.protocol.get("holdout")
-    if rule == "none":
+    training = run.config.get("training")
+    if isinstance(training, Mapping):
+        length = published.differing_epochs(run.protocol_name, row_name(run), training)
+        remarks += [f"This run has {length}."] if length else []
+    # the rows of several experiences come from one code base, the offline ones from others
+    if run.protocol.get("holdout") == "none" and run.protocol_name != published.OFFLINE:
         remarks.append(
             "The published rows train without a held-out 10 % of the images; this run trains on all of them."
         )
@@ -277,7 +299,8 @@ def _where(environment: Json) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {environment[name]}" for name in packages if environment.get(name))
     commit = str(environment.get("git_commit") or "")[:10]
     dirty = " (with uncommitted changes)" if commit and environment.get("git_dirty") else ""
-    threads = f"{environment['threads']} threads" if environment.get("threads") else None
+    threads = environment.get("threads")
+    threads = f"{threads} {'thread' if threads == 1 else 'threads'}" if threads else None
     device = ", ".join(
         str(part) for part in (environment.get("device"), environment.get("precision"), threads) if part
     )

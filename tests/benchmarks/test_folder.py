@@ -201,3 +201,65 @@ def test_natural_counts_that_do_not_fit_are_refused(counts):
 def test_natural_counts_belong_to_the_natural_profile():
     with pytest.raises(UserError, match="the profile is 'exponential'"):
         Protocol.named("lfs-3", "mine", 3, max_images=3, natural_counts=(3, 2, 1))
+
+
+def test_a_class_folder_whose_name_is_no_text_is_refused(birds):
+    for part in ("train", "test"):
+        (birds / part / "coot").rename(birds / part / "caf\udce9")
+    with pytest.raises(UserError, match=r"names are not UTF-8 text: 'caf\\udce9'. Rename them"):
+        folder.scan(birds)
+
+
+def test_hidden_folders_hold_no_pictures(birds):
+    expected = folder.scan(birds).train
+    hidden = birds / "train" / "coot" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    shutil.copy(birds / "train" / "coot" / "00.png", hidden / "00-checkpoint.png")
+    assert folder.scan(birds).train == expected
+
+
+def test_a_link_to_nowhere_is_named(birds):
+    (birds / "train" / "coot" / "09.png").symlink_to(birds / "nothing.png")
+    with pytest.raises(UserError, match=r"coot.09\.png is a link to a file that does not exist"):
+        folder.scan(birds)
+
+
+def test_portable_pixmaps_are_pictures(birds):
+    Image.new("RGB", (4, 4)).save(birds / "train" / "wren" / "9.ppm")
+    assert folder.scan(birds).counts == (12, 7, 4, 3)
+    assert folder.scan(birds).class_names == ("swan", "heron", "wren", "coot")
+
+
+@pytest.mark.parametrize("size", [0, -1, 7, 1025])
+def test_a_size_that_is_not_possible_is_refused(birds, size):
+    with pytest.raises(UserError, match=rf"image_size is {size}; allowed are 8 to 1024"):
+        folder_lt(birds, "lfs-2", image_size=size)
+
+
+def first_pixel(birds, picture, name="00.png"):
+    (birds / "train" / "swan" / "00.png").unlink()
+    picture.save(birds / "train" / "swan" / name)
+    return datasets.load_folder(birds, 8).train_images[0, :, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(("value", "grey"), [(0, 0), (257, 1), (32896, 128), (65535, 255)])
+def test_grey_of_16_bits_is_scaled(birds, value, grey):
+    assert first_pixel(birds, Image.fromarray(np.full((9, 9), value, np.uint16))) == [grey] * 3
+
+
+@pytest.mark.parametrize(
+    ("alpha", "seen"), [(0, [255, 255, 255]), (102, [255, 153, 153]), (255, [255, 0, 0])]
+)
+def test_transparent_parts_lie_on_white(birds, alpha, seen):
+    assert first_pixel(birds, Image.new("RGBA", (9, 9), (255, 0, 0, alpha))) == seen
+
+
+def test_32_bit_values_are_refused_by_name(birds):
+    with pytest.raises(UserError, match=r"00\.tif has 32-bit values \(mode F\).*Convert or remove"):
+        first_pixel(birds, Image.fromarray(np.ones((9, 9), np.float32)), "00.tif")
+
+
+def test_a_picture_of_too_many_pixels_is_refused(birds, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # PIL warns above, and raises above twice as many
+    with pytest.raises(UserError, match=r"00\.png cannot be read \(DecompressionBombWarning.*mend or remove"):
+        datasets.load_folder(birds, 8)

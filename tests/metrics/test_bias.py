@@ -28,13 +28,14 @@ def test_worked_example():
 
 
 def test_trainings_that_agree_have_bias_alone():
-    found = bias_and_variance([[1, 1], [1, 1]], [0, 1], [500, 5])
+    found = bias_and_variance([[1, 1]] * 3, [0, 1], [500, 5])
     assert (found["bias"]["many"], found["bias"]["few"]) == (100, 0)
     assert found["variance"]["over_classes"] == 0
     assert found["error"] == found["bias"]
 
 
-@pytest.mark.parametrize("predicted", [[[0, 1]], [[0], [1]], [0, 1]])
-def test_one_training_or_other_images_are_refused(predicted):
-    with pytest.raises(UserError, match="at least two trainings to the same images"):
+@pytest.mark.parametrize("predicted", [[[0, 1]], [[0, 1], [1, 1]], [[0], [1], [1]], [0, 1]])
+def test_two_trainings_or_other_images_are_refused(predicted):
+    """Of two that differ neither answer is the main one: the bias would be that of the rule for ties."""
+    with pytest.raises(UserError, match="at least 3 trainings to the same images"):
         bias_and_variance(predicted, [0, 1], [500, 5])

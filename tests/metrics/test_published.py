@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from incrlt.errors import UserError
 from incrlt.metrics import published, summarise
 
 
@@ -18,6 +19,76 @@ def test_rows_are_the_published_table():
     assert table["lfh-ordered-5", "PODNet+GPA"].figures == {"average": 49.2, "last": 32.5}
     assert table["offline", "RIDE-3"].figures == {"overall": 48.6, "many": 67.0, "medium": 49.9, "few": 25.7}
     assert {row.status for row in published.rows()} == {"ok", "unverified", "rerun"}
+
+
+def test_remarks_keep_what_follows_a_comma():
+    notes = {row.method: row.note for row in published.for_protocol("offline")}
+    assert notes["RIDE-3"] == "RIDE model zoo, 200 epochs, with expert assignment"
+    assert notes["SHIKE-3"] == "official log, 200 epochs"
+
+
+def test_a_row_with_a_key_that_means_nothing_is_refused():
+    row = "- {protocol: offline, method: X, overall: 1, status: ok, note: a, b}"
+    with pytest.raises(UserError, match=r"row X of offline: unknown b; allowed are .*Quote a note"):
+        published.parse(row)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "method", "experts", "name"),
+    [
+        ("offline", "Finetune", {"name": "single", "num_experts": 1}, "CE"),
+        ("offline", "Finetune+RIDE", {"num_experts": 3, "teacher": None}, "RIDE-3"),
+        ("offline", "Finetune+RIDE+router", {"num_experts": 4, "teacher": "runs/a"}, "RIDE-4+distill"),
+        ("offline", "Finetune+SHIKE", {"num_experts": 3}, "SHIKE-3"),
+        ("offline", "Finetune+balanced softmax", {"num_experts": 1}, "Finetune+balanced softmax"),
+        ("offline", "Finetune+RIDE", None, "Finetune+RIDE"),
+        ("lfh-shuffled-10", "Finetune", {"num_experts": 1}, "Finetune"),
+    ],
+)
+def test_offline_rows_are_named_by_experts(protocol, method, experts, name):
+    assert published.row_name(protocol, method, experts) == name
+
+
+@pytest.mark.parametrize(
+    ("protocol", "method", "training", "said"),
+    [
+        ("lfh-shuffled-10", "LUCIR", {"epochs": 160}, None),
+        ("lfh-shuffled-10", "LUCIR", {"epochs": 10}, "10 epochs per experience instead of 160"),
+        ("lfh-shuffled-10", "LUCIR+GVAlign", {"epochs": 160}, "160 epochs per experience instead of 500"),
+        ("lfh-shuffled-10", "Replay", {"epochs": 10}, "10 epochs per experience instead of 160 to 500"),
+        (
+            "lfs-20",
+            "DGR",
+            {"epochs": 10, "base_epochs": 40},
+            "40 epochs in the base experience and 10 in each later one instead of 160",
+        ),
+        ("offline", "RIDE-3", {"epochs": 40}, "40 epochs per experience instead of 200"),
+        ("offline", "RIDE-3", {"epochs": 40, "base_epochs": 200}, None),
+        ("offline", "CE", {"epochs": 40}, None),  # its source does not say
+        ("digits-2", "LUCIR", {"epochs": 1}, None),
+        ("lfh-shuffled-10", "LUCIR", {"epochs": "x"}, None),
+    ],
+)
+def test_another_length_is_said(protocol, method, training, said):
+    assert published.differing_epochs(protocol, method, training) == said
+
+
+def test_what_differs_names_data_memory_and_length():
+    protocol = {"name": "lfh-shuffled-10", "dataset": "cifar10", "memory": {"per_class": 5}}
+    assert published.what_differs(protocol, "LUCIR", {"epochs": 10}) == [
+        "dataset cifar10 instead of cifar100",
+        "exemplars per class 5 instead of 20",
+        "10 epochs per experience instead of 160",
+    ]
+
+
+def test_another_memory_is_said_but_for_offline_runs():
+    def said(name, memory):
+        return published.differing_setting({"name": name, "memory": memory})
+
+    assert said("lfh-shuffled-10", {}) == ["no exemplars instead of 20 per class"]
+    assert said("lfh-shuffled-10", {"total": 2000}) == ["2000 exemplars in all instead of 20 per class"]
+    assert said("offline", {}) == []
 
 
 def test_distance_is_ours_minus_published_under_the_task_mean():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import csv
 import json
 
-from incrlt.metrics import CONVENTIONS, summarise, write_results
+from incrlt.metrics import CONVENTIONS, StreamRecord, summarise, write_results
 
 
 def read_csv(path):
@@ -51,3 +51,10 @@ def test_no_records_still_write_whole_files(tmp_path):
     write_results(tmp_path, {})
     assert json.loads((tmp_path / "results.json").read_text())["readouts"] == {}
     assert (tmp_path / "results.csv").is_file()
+
+
+def test_names_that_are_no_text_do_not_stop_the_run(tmp_path):
+    names = ("caf\udce9", "tea")
+    record = StreamRecord([[[1, 0], [0, 1]]], [0, 0], [5, 5], names)
+    write_results(tmp_path, {"cnn": record})
+    assert "caf?" in (tmp_path / "per_class.csv").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 
 import numpy as np
 import pytest
@@ -146,3 +147,73 @@ def test_comparison_works_in_a_browser(browser, make_run, tmp_path, width):
     assert all((path.parent / link).is_file() for link in probe["links"])
     assert probe["drawn"] == 1
     assert probe["wide"] <= 0, "the page scrolls sideways"
+
+
+NAMES_PROBE = """<script>
+for (const row of [...document.querySelectorAll("#class-table tbody tr")].slice(0, 2)) row.click();
+const box = document.getElementById("class-curves"), legend = [...box.querySelectorAll(".legendtext")];
+document.body.dataset.probe = JSON.stringify({ names: legend.map((one) => one.textContent),
+  colours: box.firstElementChild.data.map((trace) => trace.line.color) });
+</script>"""
+
+
+def test_names_that_look_like_colours_or_tags_are_shown_as_they_are(browser, make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(6, 3, 3), epochs=1, readouts=("cnn",))
+    classes = json.loads((folder / "classes.json").read_text())
+    classes["class_names"][:2] = ["@many", "<b>bold</b> & more"]
+    (folder / "classes.json").write_text(json.dumps(classes))
+    path = report.write(folder)
+    path.write_text(path.read_text().replace("</html>", "") + NAMES_PROBE)
+    dom, console = open_page(browser, path, tmp_path / "profile", 1200)
+    assert console == []
+    probe = json.loads(unescape(re.search(r'data-probe="([^"]+)"', dom)[1]))
+    assert probe["names"] == ["@many", "<b>bold</b> & more"]
+    assert all(colour.startswith("#") for colour in probe["colours"])
+
+
+ROOM_PROBE = """<script>
+setTimeout(() => document.body.dataset.probe = JSON.stringify({
+  plots: [...document.querySelectorAll(".plot .nsewdrag")].map((one) => one.getBoundingClientRect().height),
+  right: [...document.querySelectorAll("table")].map((table) => table.scrollWidth - table.parentNode.clientWidth),
+}), 1500);
+</script>"""
+
+
+def opened(browser, path, tmp_path, width):
+    """Open a page with its probe in a frame of this width: a window cannot be narrower than 500 pixels."""
+    path.write_text(path.read_text().replace("</html>", "") + ROOM_PROBE)
+    frame = path.with_name("frame.html")
+    frame.write_text(
+        f'<iframe src="{path.name}" style="width:{width}px;height:900px"></iframe><script>'
+        'setTimeout(() => document.body.dataset.probe = document.querySelector("iframe").contentDocument'
+        ".body.dataset.probe, 4000)</script>"
+    )
+    flags = ("--allow-file-access-from-files",)
+    dom, _ = open_page(browser, frame, tmp_path / "profile", max(width, 500), *flags)
+    return json.loads(unescape(re.search(r'data-probe="([^"]+)"', dom)[1]))
+
+
+def test_a_long_legend_leaves_the_chart_its_height(browser, make_run, tmp_path):
+    runs = [
+        make_run(tmp_path, f"a_rather_long_name_of_an_experiment_{name}", sizes=(4, 2, 2), epochs=1)
+        for name in ("a", "b", "c", "d")
+    ]
+    assert main([*map(str, runs), "-o", str(tmp_path / "out")]) == 0
+    (height,) = opened(browser, tmp_path / "out" / "index.html", tmp_path, 400)["plots"]
+    assert height > 180
+
+
+def test_long_labels_do_not_push_numbers_out_of_a_wide_page(browser, make_run, tmp_path):
+    runs = [
+        make_run(tmp_path, f"cifar100lt_10tasks_lucir_lws_experts_{name}", sizes=(4, 2, 2), epochs=1)
+        for name in ("recipe", "control")
+    ]
+    assert main([*map(str, runs), "-o", str(tmp_path / "out")]) == 0
+    assert max(opened(browser, tmp_path / "out" / "index.html", tmp_path, 1600)["right"]) <= 0
+
+
+def test_all_numbers_are_seen_on_a_phone(browser, make_run, tmp_path):
+    path = report.write(make_run(tmp_path, sizes=(4, 2, 2), epochs=1))
+    text = re.sub(r"(?s)<section id=\"(?!numbers).*?</section>", "", path.read_text())
+    path.write_text(text.replace("<table class", "<p hidden><table class"))  # the published rows may scroll
+    assert opened(browser, path, tmp_path, 400)["right"][0] <= 0

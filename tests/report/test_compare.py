@@ -145,8 +145,8 @@ def test_a_method_is_one_curve_with_its_error_and_unfinished_runs_stand_alone(ma
 
 
 def test_bias_and_variance_end_the_page_where_they_were_recorded(make_run, tmp_path):
-    older = [make_run(tmp_path / "older", seed=seed, **SMALL) for seed in range(2)]
-    newer = [make_run(tmp_path / "newer", seed=seed, num_experts=2, **SMALL) for seed in range(2)]
+    older = [make_run(tmp_path / "older", seed=seed, **SMALL) for seed in range(3)]
+    newer = [make_run(tmp_path / "newer", seed=seed, num_experts=2, **SMALL) for seed in range(3)]
     texts = []
     for name, runs in (("a", older), ("b", newer)):
         main([*map(str, runs), "-o", str(tmp_path / name)])
@@ -167,3 +167,41 @@ def test_fields_of_another_type_never_stop_the_comparison(
             (folder / "confusions.npz").unlink()
     assert main([*map(str, folders), "-o", str(tmp_path / "out")]) == 0
     assert "<h1>Runs compared</h1>" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_lines_named_alike_are_told_apart_in_the_chart_and_in_the_tooltip(make_run, tmp_path):
+    runs = [make_run(tmp_path, name, readouts=("cnn",), **SMALL) for name in ("plain", "wide", "deep")]
+    (group,) = groups(runs)
+    names = [f"LUCIR+LWS, {name}" for name in ("plain", "wide", "deep")]
+    assert [trace["name"] for trace in compare.chart(group)["data"]] == names
+    content = compare._content(group, tmp_path)
+    assert [line["reference"] for line in content["lines"]] == [None, names[0], names[0]]
+
+
+def index_of(runs, out):
+    assert main([*map(str, runs), "-o", str(out), "--share-plotly"]) == 0
+    return (out / "index.html").read_text()
+
+
+def test_a_difference_over_fewer_seeds_says_over_how_many(make_run, tmp_path):
+    runs = [make_run(tmp_path, "a", seed=seed, **SMALL) for seed in range(2)]
+    runs += [make_run(tmp_path, "b", seed=seed, skill=0.5, **SMALL) for seed in (1, 2)]
+    text = index_of(runs, tmp_path / "out")
+    assert "over 1 common seed, to" in text and "(n = 1)" in text
+    both = index_of([*runs[:2], runs[2], make_run(tmp_path, "b", seed=0, **SMALL)], tmp_path / "both")
+    assert "over 2 common seeds, to" in both and "(n = " not in both
+
+
+def test_runs_that_no_mean_takes_in_are_counted(make_run, tmp_path):
+    runs = [make_run(tmp_path / place, seed=0, **SMALL) for place in "xy"]
+    runs += [make_run(tmp_path, seed=seed, done=2, **SMALL) for seed in (1, 2)]
+    text = index_of(runs, tmp_path / "out")
+    assert "Left out: 2 runs unfinished, 1 run of a configuration and seed that an earlier run has." in text
+    whole = [runs[0], make_run(tmp_path, seed=3, **SMALL)]
+    assert "Left out" not in index_of(whole, tmp_path / "whole")
+
+
+def test_a_configuration_that_holds_itself_never_stops_the_comparison(make_run, tmp_path):
+    folders = [make_run(tmp_path, seed=seed, **SMALL) for seed in range(2)]
+    (folders[1] / "config.yaml").write_text("a: &a {b: *a}\n")
+    assert "<h1>Runs compared</h1>" in index_of(folders, tmp_path / "out")

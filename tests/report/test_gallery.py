@@ -133,3 +133,37 @@ def test_hashes_are_those_that_runs_recorded(protocol_pages, add_run):
     for path in add_run.RUNS.glob("*/*/protocol.json"):
         described = json.loads(path.read_text())
         assert protocol_pages.hash_of(described["rule_hash"]) == described["hash"], path
+
+
+def test_a_torn_last_line_of_the_log_is_dropped(add_run, run, tmp_path):
+    whole = len((run / "log.jsonl").read_text().splitlines())
+    with open(run / "log.jsonl", "a") as file:
+        file.write('{"event": "ep')
+    to = add_run.add(run, "lucir", tmp_path / "gallery")
+    assert len((to / "log.jsonl").read_text().splitlines()) == whole
+
+
+def test_a_configuration_without_an_output_is_taken(add_run, run, tmp_path):
+    with open(run / "config.yaml", "a") as file:
+        file.write("\noutput: null\n")
+    to = add_run.add(run, "lucir", tmp_path / "gallery")
+    assert yaml.safe_load((to / "config.yaml").read_text())["output"] == {"folder": "runs"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b"a: [\n"),
+        ("config.yaml", b"text\n"),
+        ("config.yaml", b"output: [1]\n"),
+        ("environment.json", b"{"),
+        ("environment.json", b'{"command": "run it\'s.yaml"}'),
+        ("log.jsonl", b'{"event"\n{}\n'),
+        ("log.jsonl", b"[1]\n{}\n"),
+        ("classes.json", b"\xff"),
+    ],
+)
+def test_damaged_files_are_refused_by_name(add_run, run, tmp_path, name, content):
+    (run / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is (damaged|not UTF-8).*files are whole"):
+        add_run.add(run, "lucir", tmp_path / "gallery")

@@ -46,7 +46,7 @@ def test_page_names_no_path_of_the_machine(written):
 
 def test_numbers_stand_on_the_page_with_their_conventions(written):
     folder, path = written
-    own = without_plotly(path.read_text())
+    own = without_plotly(path.read_text()).replace("<wbr>", "")
     numbers = report.read_run(folder).summaries["cnn"]["numbers"]
     assert f"{numbers['average_incremental_accuracy/over_tasks']:.2f}" in own
     for convention in ("over_tasks", "over_classes", "over_seen_images", "chaudhry_over_tasks"):
@@ -289,3 +289,42 @@ def test_damaged_thumbnails_cost_the_pictures_alone(make_run, tmp_path, damage):
     assert problem.endswith("pictures of the classes are not shown.") and "thumbnails.npz" in problem
     assert str(folder) not in problem
     assert 'class="thumbnails' not in own and own.count("<svg") == 6  # curves of all but the newest classes
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", ""])
+@pytest.mark.parametrize("column", [0, 1, 3, 4])
+def test_values_that_are_no_numbers_never_stop_a_routed_page(make_run, tmp_path, monkeypatch, value, column):
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1)
+    for name, table in (("routing.csv", ROUTING), ("routing_sweep.csv", SWEEP)):
+        head, row, *rest = table.splitlines()
+        cells = [value if at == column else cell for at, cell in enumerate(row.split(","))]
+        (folder / name).write_text("\n".join([head, ",".join(cells), *rest]))
+    assert '<section id="accuracy">' in report.write(folder).read_text()
+
+
+@pytest.mark.parametrize("key", ["memory_images", "experience", "train_seconds"])
+@pytest.mark.parametrize("value", [float("nan"), 10**400])
+def test_values_that_are_no_numbers_never_stop_an_older_page(make_run, tmp_path, monkeypatch, key, value):
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1)
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.dumps(event | ({key: value} if event["event"] == "experience" else {})) for event in events]
+    (folder / "log.jsonl").write_text("\n".join(lines))
+    assert '<section id="accuracy">' in report.write(folder).read_text()
+
+
+def test_a_chart_that_cannot_be_written_is_a_problem(make_run, tmp_path, monkeypatch):
+    broken = {"data": [{"y": [float("nan")]}], "layout": {"height": 1}}
+    monkeypatch.setattr(page.figures, "losses", lambda run: broken)
+    found = page.contents(read_run(make_run(tmp_path, sizes=(4, 2), epochs=1)))
+    assert "losses" not in found["charts"]
+    assert any(problem.startswith("The loss curves could not be made") for problem in found["problems"])
+
+
+def test_text_that_no_file_can_hold_never_stops_the_page(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    folder = make_run(tmp_path, sizes=(2, 1), epochs=1, method="caf\udce9")
+    classes = json.loads((folder / "classes.json").read_text()) | {"class_names": ["\udce9", "b", "c"]}
+    (folder / "classes.json").write_text(json.dumps(classes))
+    assert "caf?" in report.write(folder).read_text()

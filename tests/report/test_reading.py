@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import incrlt
 from incrlt.errors import UserError
 from incrlt.report import read_run
+from incrlt.report.reading import number
 
 SMALL = {"sizes": (4, 2, 2), "epochs": 2}
 
@@ -140,3 +142,26 @@ def test_evaluations_of_another_run_are_left_out(make_run, tmp_path):
     (problem,) = run.problems
     assert problem.startswith("evaluations.npz does not fit the counts: ")
     assert problem.endswith("calibration, experts and what the memory holds are not shown.")
+
+
+@pytest.mark.parametrize("content", ["a: !!bool x\n", "a: &a {b: *a}\n"])
+def test_yaml_that_parses_to_nothing_usable_is_damaged(folder, content):
+    (folder / "config.yaml").write_text(content)
+    (problem,) = read_run(folder).problems
+    assert problem.startswith("config.yaml is damaged (")
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, "1", None])
+def test_what_is_no_finite_number_is_none(value):
+    assert number(value) is None
+
+
+@pytest.mark.parametrize("lost", ["cnn_001", "cnn_000"])
+def test_a_finished_run_whose_counts_have_a_gap_says_so(folder, lost):
+    arrays = dict(np.load(folder / "confusions.npz"))
+    del arrays[lost]
+    np.savez(folder / "confusions.npz", **arrays)
+    run = read_run(folder)
+    assert run.finished and not run.complete
+    (problem,) = run.problems
+    assert problem.startswith(f"The run has finished, but cnn has counts of {lost[-1]} of 3 experiences")

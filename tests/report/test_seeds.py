@@ -77,6 +77,22 @@ def test_the_same_seed_twice_counts_once(make_run, tmp_path):
     runs = [read_run(make_run(tmp_path / place, seed=0, **SMALL)) for place in "xy"]
     (line,) = seeds.lines(runs, [LAST])
     assert line.estimate(LAST).n == 1
+    assert seeds.repeats(runs) == 1
+
+
+def test_a_run_with_a_gap_in_its_counts_is_in_no_mean(make_run, tmp_path):
+    whole, gap = (make_run(tmp_path, seed=seed, **SMALL) for seed in range(2))
+    arrays = dict(np.load(gap / "confusions.npz"))
+    del arrays["cnn_001"]
+    np.savez(gap / "confusions.npz", **arrays)
+    (line,) = seeds.lines([read_run(whole), read_run(gap)], [LAST])
+    assert line.seeds == ("0",)
+
+
+def test_seeds_are_listed_by_number(make_run, tmp_path):
+    runs = [read_run(make_run(tmp_path, seed=seed, **SMALL)) for seed in (10, 2, 1)]
+    (line,) = seeds.lines(runs, [LAST])
+    assert line.seeds == ("1", "2", "10")
 
 
 def test_run_without_a_configuration_stands_alone(make_run, tmp_path):
@@ -92,10 +108,12 @@ def test_markdown_and_latex_and_csv(methods, monkeypatch):
     assert export.as_markdown(lines) == (
         "| method | read-out | n | last |\n| --- | --- | ---: | ---: |\n"
         "| A | cnn | 3 | 20.00 ± 5.77 |\n| B | cnn | 3 | 51.00 ± 24.25 |\n"
+        "| B − A | cnn | 2 | +2.00 ± 1.00 |\n"  # 1 and 3, over the common seeds 1 and 2
     )
     rows = export.as_latex("p", lines).splitlines()
     assert rows[5] == r"A & cnn & 3 & $20.00 \pm 5.77$ \\"
     assert rows[6] == r"B & cnn & 3 & $\mathbf{51.00} \pm 24.25$ \\"
+    assert rows[7:9] == [r"\midrule", r"B $-$ A & cnn & 2 & $+2.00 \pm 1.00$ \\"]
     row = list(csv.DictReader(export.as_csv("p", "1a2b", lines).splitlines()))[1]
     assert (row["method"], row["seeds"], row["mean"], row["n"]) == ("B", "1; 2; 3", "51.0", "3")
     assert (row["difference_to"], row["paired_n"], row["difference"]) == ("A", "2", "2.0")
@@ -150,10 +168,11 @@ def test_bias_and_variance_over_seeds(make_run, tmp_path):
 def test_training_sets_drawn_anew_are_taken_together_other_tests_are_not(make_run, tmp_path):
     a = answered(make_run(tmp_path, seed=0, num_experts=2, **SMALL), LABELS, PREDICTED[0])
     drawn = make_run(tmp_path, seed=0, num_experts=2, protocol_hash="dddddddddddd", **SMALL)
-    (row,) = seeds.bias_rows([a, answered(drawn, LABELS, PREDICTED[1])])
-    assert (row["runs"], row["training_sets"]) == (2, 2)
-    assert seeds.bias_rows([a, answered(drawn, LABELS[::-1], PREDICTED[1])]) == []
-    assert seeds.bias_rows([a]) == []
+    b = answered(make_run(tmp_path, seed=1, num_experts=2, **SMALL), LABELS, PREDICTED[2])
+    (row,) = seeds.bias_rows([a, b, answered(drawn, LABELS, PREDICTED[1])])
+    assert (row["runs"], row["training_sets"]) == (3, 2)
+    assert seeds.bias_rows([a, b, answered(drawn, LABELS[::-1], PREDICTED[1])]) == []
+    assert seeds.bias_rows([a, b]) == []  # two that differ have no main answer
 
 
 def test_runs_of_older_versions_have_no_bias(make_run, tmp_path):

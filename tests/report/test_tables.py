@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
 from incrlt.metrics import CONVENTIONS, class_rows
-from incrlt.report import read_run, tables
+from incrlt.report import page, read_run, tables
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,10 @@ def test_published_rows_mark_the_same_method(run):
     assert same[0]["differences"][0]["average"] == pytest.approx(ours - 39.0)
 
 
-def test_remarks_name_the_hold_out(run):
+def test_remarks_name_hold_out_and_length(run):
     assert tables.published_remarks(run) == [
-        "The published rows train without a held-out 10 % of the images; this run trains on all of them."
+        "This run has 2 epochs per experience instead of 160.",
+        "The published rows train without a held-out 10 % of the images; this run trains on all of them.",
     ]
 
 
@@ -83,3 +85,42 @@ def test_seeds_that_follow_from_others_are_not_listed(run):
 )
 def test_duration(seconds, text):
     assert tables.duration(seconds) == text
+
+
+@pytest.fixture
+def offline(make_run, tmp_path):
+    """A run of all classes at once with RIDE's three experts and its router."""
+    rule = {"protocol": "offline", "method": "Finetune+RIDE+router", "memory": {}}
+    folder = make_run(tmp_path, sizes=(12,), epochs=40, readouts=("cnn",), **rule)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["experts"] = {"name": "ride", "num_experts": 3}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return read_run(folder)
+
+
+def test_an_offline_run_finds_its_row_with_all_its_figures(offline):
+    (same,) = [row for row in tables.published_rows(offline) if row["same"]]
+    assert same["method"] == "RIDE-3"
+    ours = offline.summaries["cnn"]["numbers"]
+    assert same["differences"][0] == {
+        "overall": pytest.approx(ours["last_accuracy/over_seen_images"] - 48.6),
+        "many": pytest.approx(ours["last_accuracy/many_over_classes"] - 67.0),
+        "medium": pytest.approx(ours["last_accuracy/medium_over_classes"] - 49.9),
+        "few": pytest.approx(ours["last_accuracy/few_over_classes"] - 25.7),
+    }
+
+
+def test_remarks_of_an_offline_run_are_those_of_its_row(offline):
+    assert tables.published_remarks(offline) == ["This run has 40 epochs per experience instead of 200."]
+
+
+def test_an_offline_page_names_its_own_conventions(offline):
+    text = page.render("run.html", "plotly.js", **page.contents(offline))
+    assert "overall with last_accuracy/over_seen_images, many with last_accuracy/many_over_classes" in text
+    assert "<th>average</th>" not in text and "held-out" not in text
+    assert "RIDE-3 on offline, ours - published" in text
+
+
+def test_one_thread_is_one_thread(run):
+    changed = type(run)(**{**vars(run), "environment": {"device": "cpu", "threads": 1}})
+    assert dict(tables.facts(changed))["Device"] == "cpu, 1 thread"
