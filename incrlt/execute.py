@@ -25,6 +25,7 @@ from incrlt.plan import plan
 from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.memory import ExemplarMemory
 from incrlt.plugins.routing import RoutingRecorder
+from incrlt.report.tables import counted
 from incrlt.resolve import Kind, load_class
 from incrlt.runfolder import RunFolder, environment
 from incrlt.schedules import cosine, multistep_with_warmup
@@ -325,14 +326,14 @@ class Run:
     def _banner(self, first: int) -> None:
         body = (self.strategy.model.stem, self.strategy.model.branches)
         parameters = sum(p.numel() for part in body for p in part.parameters())
-        threads = torch.get_num_threads()
+        threads = counted(torch.get_num_threads(), "thread")
         facts = {
             "experiment": self.experiment.name,
             "method": self.method,
             "protocol": f"{self.resolved.protocol.name}, hash {self.resolved.hash}",
             "changed": " ".join(self.experiment.overrides),
             "network": f"{self.experiment.model.name}, {parameters:,} parameters before the head",
-            "device": f"{self.device}, {self.strategy.precision}, {threads} {'thread' if threads == 1 else 'threads'}",
+            "device": f"{self.device}, {self.strategy.precision}, {threads}",
             "step": self._step(),
             "run folder": self.folder.path,
         }

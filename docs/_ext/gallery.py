@@ -22,7 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 from incrlt.report import Run, read_run
 from incrlt.report.__main__ import page_names, report
 from incrlt.report.compare import COLUMNS
-from incrlt.report.tables import duration
+from incrlt.report.tables import counted, duration
 
 DOCS = Path(__file__).resolve().parent.parent
 RUNS = DOCS / "gallery" / "runs"
@@ -84,8 +84,8 @@ class Shown:
         precision = f", {found['precision']}" if found.get("precision") else ""
         if found.get("gpu"):
             return f"{found['gpu']}{precision}"
-        threads = found.get("threads")
-        return f"{found.get('device')} ({found.get('processor')}){precision}, {threads} thread{'s' * (threads != 1)}"
+        threads = counted(found.get("threads"), "thread")
+        return f"{found.get('device')} ({found.get('processor')}){precision}, {threads}"
 
     @property
     def seconds(self) -> str:

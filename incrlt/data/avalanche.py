@@ -12,7 +12,6 @@ Private names of Avalanche 0.6 used here (pinned by the tests): ``_flat_data``, 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +44,7 @@ from torch.utils.data import (
 
 from incrlt.data.augment import Augmentation
 from incrlt.data.stored import Indices, NotExactError, Stored, TensorCache
-from incrlt.data.tensors import Group, TensorBatches, class_aware_order
+from incrlt.data.tensors import Group, TensorBatches, class_aware_order, num_batches
 from incrlt.data.translate import UntranslatableError, translate
 
 _MULTI_LOADERS = (
@@ -151,19 +150,19 @@ def parts_of_loader(loader: Any) -> list[tuple[Any, float]]:
         loader: What a plugin such as Avalanche's ReplayPlugin put into ``strategy.dataloader``.
 
     Raises:
-        NotExactError: The loader is of an unknown kind, so that nobody can say which classes it draws how often.
+        NotExactError: The loader or its data are of an unknown kind, so that nobody can say which classes it draws
+            how often.
     """
     plan = _read_loader(loader)
+    if not all(isinstance(dataset, AvalancheDataset) for dataset in plan.datasets):
+        raise NotExactError("its data are not Avalanche's")
     own = [
-        _batches(dataset, size, plan) for dataset, size in zip(plan.datasets, plan.batch_sizes, strict=True)
+        max(1, num_batches(len(dataset), size, plan.drop_last))
+        for dataset, size in zip(plan.datasets, plan.batch_sizes, strict=True)
     ]
     epoch = own[plan.termination]
     passes = [epoch / batches if plan.oversample_small else min(1.0, epoch / batches) for batches in own]
     return list(zip(plan.datasets, passes, strict=True))
-
-
-def _batches(dataset: Any, size: int, plan: _Loader) -> int:
-    return max(1, len(dataset) // size if plan.drop_last else math.ceil(len(dataset) / size))
 
 
 # --- data sets -------------------------------------------------------------------------------------------

@@ -64,8 +64,13 @@ class Group:
 
     def batches_per_pass(self, drop_last: bool) -> int:
         """Return how many batches one pass over the group gives."""
-        full, rest = divmod(len(self.samples), self.batch_size)
-        return full + (rest > 0 and not drop_last)
+        return num_batches(len(self.samples), self.batch_size, drop_last)
+
+
+def num_batches(num_samples: int, batch_size: int, drop_last: bool) -> int:
+    """Return into how many batches samples are cut, the last one smaller or dropped."""
+    full, rest = divmod(num_samples, batch_size)
+    return full + (rest > 0 and not drop_last)
 
 
 class TensorBatches:

@@ -15,6 +15,7 @@ from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
 from incrlt.report.reading import Json, Run, number
 from incrlt.report.seeds import Line
+from incrlt.report.tables import counted
 
 COLUMNS = (
     ("average_incremental_accuracy/over_tasks", "average incremental", "over tasks"),
@@ -91,12 +92,12 @@ def _content(group: Group, folder: Path) -> Json:
 
 def _left_out(runs: Sequence[Run]) -> list[str]:
     """Say which runs no mean over seeds takes in."""
-    counted = {
+    found = {
         "unfinished": sum(not run.finished for run in runs),
         "with gaps in their counts": sum(run.finished and not run.complete for run in runs),
         "of a configuration and seed that an earlier run has": seeds.repeats(runs),
     }
-    return [f"{num} {'run' if num == 1 else 'runs'} {which}" for which, num in counted.items() if num]
+    return [f"{counted(num, 'run')} {which}" for which, num in found.items() if num]
 
 
 def _over_seeds(line: Line, labels: Mapping[Line, str]) -> Json:

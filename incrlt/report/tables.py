@@ -123,11 +123,10 @@ def published_rows(run: Run) -> list[Json]:
 
 def published_remarks(run: Run) -> list[str]:
     """Return what must be known before comparing with the published rows."""
-    remarks = [f"This run has {text}." for text in published.differing_setting(run.protocol)]
     training = run.config.get("training")
-    if isinstance(training, Mapping):
-        length = published.differing_epochs(run.protocol_name, row_name(run), training)
-        remarks += [f"This run has {length}."] if length else []
+    length = training if isinstance(training, Mapping) else {}
+    differs = published.what_differs({**run.protocol, "name": run.protocol_name}, row_name(run), length)
+    remarks = [f"This run has {text}." for text in differs]
     # the rows of several experiences come from one code base, the offline ones from others
     if run.protocol.get("holdout") == "none" and run.protocol_name != published.OFFLINE:
         remarks.append(
@@ -300,7 +299,7 @@ def _where(environment: Json) -> list[tuple[str, str]]:
     commit = str(environment.get("git_commit") or "")[:10]
     dirty = " (with uncommitted changes)" if commit and environment.get("git_dirty") else ""
     threads = environment.get("threads")
-    threads = f"{threads} {'thread' if threads == 1 else 'threads'}" if threads else None
+    threads = counted(threads, "thread") if threads else None
     device = ", ".join(
         str(part) for part in (environment.get("device"), environment.get("precision"), threads) if part
     )
@@ -320,6 +319,11 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         ("Speed", f"{np.median(speeds):,.0f} images per second (median epoch)" if speeds else ""),
         ("Epochs", str(len(run.events("epoch")) or "")),
     ]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 thread" and "2 threads"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

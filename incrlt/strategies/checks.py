@@ -12,7 +12,7 @@ from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.kernels.backends import BACKENDS
-from incrlt.strategies.optim import stage_optimizer
+from incrlt.strategies.optim import held_by, stage_optimizer
 from incrlt.types import Stage
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def check_settings(strategy: IncrTemplate) -> None:
 def _check_optimizer(strategy: IncrTemplate) -> None:
     """Refuse an optimizer that holds nothing of the model: a part of it, and more than it, are fine."""
     own = {id(parameter) for parameter in strategy.model.parameters()}
-    held = {id(parameter) for group in strategy.optimizer.param_groups for parameter in group["params"]}
-    if own and not own & held:
+    if own and own.isdisjoint(map(id, held_by(strategy.optimizer))):
         raise UserError(
             "the optimizer holds no parameter of the model, so that nothing would train; build it from the parameters "
             "of the same object: optimizer=torch.optim.SGD(model.parameters(), lr=0.1)."

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from incrlt.data.tensors import TensorBatches
 from incrlt.strategies.checks import no_stored_features
+from incrlt.strategies.optim import held_by
 
 if TYPE_CHECKING:
     from incrlt.strategies.template import IncrTemplate
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def backbone_trains(optimizer: Optimizer, model: Any) -> bool:
     """Say whether the optimizer holds a parameter of the stem or the branches of an expert network."""
     own = {id(p) for part in (model.stem, model.branches) for p in part.parameters()}
-    return any(id(p) in own for group in optimizer.param_groups for p in group["params"])
+    return not own.isdisjoint(map(id, held_by(optimizer)))
 
 
 def feature_batches(strategy: IncrTemplate, batches: Any) -> TensorBatches:

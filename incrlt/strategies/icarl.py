@@ -59,9 +59,7 @@ class ICaRL(IncrTemplate):
         Raises:
             UserError: Classes come again, and their targets are the old model's answers.
         """
-        again = [
-            label for label in classes_of(experience) if label in set(self.model.class_ids[: self.num_old])
-        ]
+        again = sorted(set(classes_of(experience)) & set(self.model.class_ids[: self.num_old]))
         if self.objective == "sigmoid" and again:
             raise UserError(
                 f"classes {again} come again in this experience; objective: sigmoid takes the targets of old classes "

@@ -14,6 +14,11 @@ from incrlt.errors import UserError
 from incrlt.types import Stage
 
 
+def held_by(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of all groups of an optimizer."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def replace_parameters(optimizer: Optimizer, replaced: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:
     """Put grown parameters in the place of the old ones and carry their state row by row.
 

@@ -40,7 +40,7 @@ from incrlt.ranges import checked
 from incrlt.strategies import state
 from incrlt.strategies.checks import PRECISIONS, check_batches, check_settings, no_second_view
 from incrlt.strategies.frozen import backbone_trains, feature_batches
-from incrlt.strategies.optim import replace_parameters, stage_optimizer
+from incrlt.strategies.optim import held_by, replace_parameters, stage_optimizer
 from incrlt.strategies.steps import CapturedStep, Stepper
 from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
 
@@ -426,18 +426,14 @@ class IncrTemplate(SupervisedTemplate):
         if self.dataloader is self._own_loader:
             return [(self.adapted_dataset, 1.0)]
         try:
-            parts = parts_of_loader(self.dataloader)
-            reason = "its data are not Avalanche's"
-        except NotExactError as error:
-            parts, reason = [], str(error)
-        if parts and all(isinstance(dataset, AvalancheDataset) for dataset, _ in parts):
-            return parts
-        warnings.warn(
-            f"a plugin put a loader of its own in place ({reason}): class counts, and stages after the first, see "
-            "the images of the experience and of incrlt's memory, not those that this loader may add.",
-            stacklevel=2,
-        )
-        return [(self.adapted_dataset, 1.0)]
+            return parts_of_loader(self.dataloader)
+        except NotExactError as reason:
+            warnings.warn(
+                f"a plugin put a loader of its own in place ({reason}): class counts, and stages after the first, see "
+                "the images of the experience and of incrlt's memory, not those that this loader may add.",
+                stacklevel=2,
+            )
+            return [(self.adapted_dataset, 1.0)]
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Build Avalanche's training loader; a plugin may put another one in its place."""
@@ -599,15 +595,14 @@ class IncrTemplate(SupervisedTemplate):
         """Return what :meth:`_pace_experts` acts on: only what trains, nobody clears the gradients of the rest."""
         if not self.is_expert_network or self.model.num_experts == 1 or not self.experts.averaged:
             return []
-        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        trained = set(map(id, held_by(self.optimizer)))
         return [p for p in self.model.own_parameters if id(p) in trained]
 
     def optimizer_step(self) -> None:
         """Clip, step, and put frozen head rows back."""
         if self.grad_clip is not None:
             # only what trains: parameters outside a stage's optimizer keep gradients nobody clears
-            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(trained, self.grad_clip)
+            nn.utils.clip_grad_norm_(held_by(self.optimizer), self.grad_clip)
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
