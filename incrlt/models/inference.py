@@ -141,7 +141,9 @@ def _checked(network: ExpertNetwork, budget: float | None, threshold: float | No
     if budget is not None and threshold is not None:
         raise UserError("budget and threshold both say when to stop; give one of the two.")
     for name, value in (("budget", budget), ("threshold", threshold)):
-        if value is not None and not isinstance(value, (numbers.Real, Tensor)):
+        # True counts as 1 and nan compares as false: both would answer, and not what was meant
+        number = isinstance(value, (numbers.Real, Tensor)) and not isinstance(value, bool) and value == value
+        if value is not None and not number:
             raise UserError(f"{name} is {value!r}; give a number, such as {name}=1.5, or leave it out.")
     router = cast(Router | None, network.router)
     if router is None and not (budget is None and threshold is None):

@@ -189,6 +189,12 @@ def test_nothing_of_the_network_changes():
     assert all(p.grad is None for p in network.parameters())
 
 
+@pytest.mark.parametrize("options", [{"threshold": float("nan")}, {"budget": float("nan")}, {"budget": True}])
+def test_what_compares_like_a_number_but_is_none_is_refused(options):
+    with pytest.raises(UserError, match="give a number, such as"):
+        predict(_network(), _images(), **options)
+
+
 # ---------------------------------------------------------------------- budgets
 
 
