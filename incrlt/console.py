@@ -70,7 +70,7 @@ class Console:
 
         Args:
             facts: Label to value, printed in this order; entries that are None are left out.
-            plan: ``incrlt.plan.plan``: one mapping per experience.
+            plan: ``incrlt.experiment.plan.plan``: one mapping per experience.
         """
         self._plan = list(plan)
         self._clock = Clock([row.get("work", 0) for row in plan])

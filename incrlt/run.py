@@ -1,7 +1,7 @@
 """Run one experiment: ``python -m incrlt.run experiments/quickstart.yaml [section.key=value ...]``.
 
 Reads and checks the file, says what is wrong in a sentence, and hands a valid experiment to
-``incrlt.execute``, the first module that loads torch. Exit codes: 0 done, 2 bad input, 130 stopped with
+``incrlt.runner.run``, the first module that loads torch. Exit codes: 0 done, 2 bad input, 130 stopped with
 Ctrl-C.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from incrlt.errors import UserError
 
 if TYPE_CHECKING:
-    from incrlt.config import Experiment
+    from incrlt.experiment.schema import Experiment
 
 DONE, BAD_INPUT, STOPPED = 0, 2, 130
 
@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
-    from incrlt import config
     from incrlt.console import Console
+    from incrlt.experiment import schema as config
 
     experiment = config.load(given.experiment, _overrides(given))
     if given.print_config:
@@ -111,7 +111,7 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     if given.dry_run:
         _dry_run(experiment)
         return DONE
-    from incrlt.execute import execute
+    from incrlt.runner.run import execute
 
     command = shlex.join(["python", "-m", "incrlt.run", *words])
     return execute(experiment, RunOptions(resume="restart" if given.restart else "auto", command=command))
@@ -132,7 +132,7 @@ def _overrides(given: argparse.Namespace) -> list[str]:
 
 def _dry_run(experiment: Experiment) -> None:
     from incrlt.console import Console, quantity
-    from incrlt.plan import plan
+    from incrlt.experiment.plan import plan
 
     rows, protocol = plan(experiment), experiment.protocol()
     epochs = sum(row["epochs"] + row["later_epochs"] for row in rows)

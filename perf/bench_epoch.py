@@ -29,11 +29,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR100
 
-import incrlt.config
+import incrlt.experiment.schema
 from incrlt.benchmarks import datasets, protocols, streams
 from incrlt.errors import UserError
-from incrlt.execute import build_strategy, choose_precision
 from incrlt.plugins.confusion import ConfusionRecorder
+from incrlt.runner.run import build_strategy, choose_precision
 from perf.alternate import alternate, ratio, spread
 
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "cifar100lt_10tasks.yaml"
@@ -61,7 +61,7 @@ class Setting:
     """
 
     def __init__(self, images: int) -> None:
-        self.experiment = incrlt.config.load(EXPERIMENT)
+        self.experiment = incrlt.experiment.schema.load(EXPERIMENT)
         self.batch = self.experiment.training.batch_size
         self.data = datasets.load("cifar100", self.experiment.data.root)
         self.resolved = protocols.resolve(self.experiment.protocol(), self.data.train_labels.numpy())

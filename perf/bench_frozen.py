@@ -18,7 +18,7 @@ import torch
 import incrlt.models
 from incrlt.experts.shike import SHIKE
 from incrlt.strategies.finetune import Finetune
-from incrlt.strategies.template import quiet_evaluator
+from incrlt.training.template import quiet_evaluator
 from perf.alternate import ratio, spread
 from perf.bench_steps import stream
 

@@ -25,15 +25,15 @@ from avalanche.benchmarks import nc_benchmark
 import incrlt.models
 from incrlt.data import augment
 from incrlt.data.tensors import ImageTensors
-from incrlt.execute import choose_precision
 from incrlt.experts import ExpertMethod
 from incrlt.experts.ncl import NCL
 from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
 from incrlt.plugins import ExemplarMemory
+from incrlt.runner.run import choose_precision
 from incrlt.strategies.lucir import LUCIR
-from incrlt.strategies.template import quiet_evaluator
+from incrlt.training.template import quiet_evaluator
 from perf.machine import machine
 from perf.output import write
 

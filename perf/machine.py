@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from incrlt.runfolder import environment
+from incrlt.runner.folder import environment
 
 KEPT = (
     "incrlt", "python", "torch", "torchvision", "avalanche", "numpy", "gpu", "threads", "git_commit", "git_dirty",

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from incrlt import config
 from incrlt.errors import UserError
-from incrlt.plan import plan
+from incrlt.experiment import schema as config
+from incrlt.experiment.plan import plan
 
 HERE = Path(__file__).resolve().parent
 EXPERIMENTS = HERE.parent / "experiments"

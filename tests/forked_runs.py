@@ -24,7 +24,7 @@ import sklearn.datasets  # noqa: F401
 import torch
 
 import incrlt.checkpoint
-import incrlt.execute
+import incrlt.runner.run
 from incrlt.run import main
 
 

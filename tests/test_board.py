@@ -18,10 +18,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from incrlt.board import HIGH, LOW, UNKNOWN, Board, flattened, head_values, matrix_picture
 from incrlt.metrics import class_accuracy, load_records
 from incrlt.metrics.evaluation import load_evaluations
 from incrlt.metrics.groups import GROUPS, class_groups
+from incrlt.runner.board import HIGH, LOW, UNKNOWN, Board, flattened, head_values, matrix_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = """\

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from incrlt import config, explain, yamlfile
 from incrlt.errors import UserError
+from incrlt.experiment import explain, yamlfile
+from incrlt.experiment import schema as config
 
 MINIMAL = "benchmark: {dataset: cifar100, protocol: lfh-shuffled-10}\nstrategy: {name: lucir}\n"
 
@@ -495,7 +496,9 @@ def test_json_schema_knows_every_method_and_accepts_every_experiment_file():
 
 
 def test_schema_command_writes_json():
-    done = subprocess.run([sys.executable, "-m", "incrlt.config", "--schema"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "incrlt.experiment.schema", "--schema"], capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert "benchmark" in json.loads(done.stdout)["properties"]
 
@@ -506,7 +509,6 @@ def test_resolved_values_are_plain_data(minimal):
 
 
 def test_import_is_light():
-    code = (
-        "import sys, incrlt.config\nprint(sorted({'torch', 'avalanche', 'rich', 'numpy'} & set(sys.modules)))"
-    )
+    heavy = {"torch", "avalanche", "rich", "numpy"}
+    code = f"import sys, incrlt.experiment.schema\nprint(sorted({heavy!r} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

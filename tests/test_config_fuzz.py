@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from incrlt import config
 from incrlt.errors import UserError
-from incrlt.plan import plan
+from incrlt.experiment import schema as config
+from incrlt.experiment.plan import plan
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))

@@ -12,8 +12,8 @@ import torch
 import toy
 
 from incrlt.errors import UserError
-from incrlt.resolve import load_class, names
-from incrlt.strategies.randomness import global_state
+from incrlt.experiment.methods import load_class, names
+from incrlt.training.randomness import global_state
 
 PAIRS = list(itertools.product(names("strategy"), names("experts")))
 pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])

@@ -59,7 +59,7 @@ def test_yaml_blocks_parse(block):
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_yaml_blocks_are_valid_experiments(block, tmp_path):
     """What a page shows is accepted as it stands; a fragment is laid over a small experiment."""
-    from incrlt import config
+    from incrlt.experiment import schema as config
 
     small = {
         "benchmark": {"dataset": "digits", "protocol": "lfh-shuffled-5"},

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from incrlt import config, yamlfile
-from incrlt.plan import plan
+from incrlt.experiment import schema as config
+from incrlt.experiment import yamlfile
+from incrlt.experiment.plan import plan
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments"

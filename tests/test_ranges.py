@@ -17,9 +17,10 @@ import torch
 import toy
 
 from incrlt.errors import UserError
+from incrlt.experiment.fields import Fraction
 from incrlt.experts import NCL, RIDE, SHIKE, ExpertMethod, Single
-from incrlt.fields import Fraction
-from incrlt.strategies import LUCIR, LWS, ExpertAssignment, ICaRL, Replay
+from incrlt.stages import LWS, ExpertAssignment
+from incrlt.strategies import LUCIR, ICaRL, Replay
 
 
 def with_memory(memory):

@@ -10,14 +10,14 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from incrlt import resolve
 from incrlt.errors import UserError
+from incrlt.experiment import methods as resolve
 
 STRATEGY = '''
 import a_module_that_does_not_exist
 from typing import Any, ClassVar, Literal
-from incrlt.fields import Count, Index, NonNegative
-import incrlt.fields as fields
+from incrlt.experiment.fields import Count, Index, NonNegative
+import incrlt.experiment.fields as fields
 
 raise RuntimeError("executed")
 
@@ -85,14 +85,13 @@ class Bar:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    for folder in ("strategies/stages", "experts"):
+    for folder in ("strategies", "stages", "experts"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "strategies/foo.py").write_text(STRATEGY)
-    (tmp_path / "strategies/template.py").write_text("class T:\n    name = 'template'\n")
     (tmp_path / "strategies/_hidden.py").write_text("class H:\n    name = '_hidden'\n")
     (tmp_path / "strategies/helpers.py").write_text("class Helpers:\n    pass\n")
     (tmp_path / "experts/bar.py").write_text(EXPERT)
-    (tmp_path / "experts/base.py").write_text("class B:\n    name = 'base'\n")
+    (tmp_path / "experts/base.py").write_text("class B:\n    name: str\n")
     return tmp_path
 
 
@@ -100,6 +99,15 @@ def test_names_are_the_files_that_declare_them(package):
     assert resolve.names("strategy", package) == ["foo"]
     assert resolve.names("experts", package) == ["bar"]
     assert resolve.names("rebalance", package) == []
+
+
+def test_two_kinds_of_stages_share_a_folder_and_say_which_they_are(package):
+    for kind in ("rebalance", "router"):
+        (package / f"stages/a_{kind}.py").write_text(
+            f"class A:\n    name = 'a_{kind}'\n    kind = '{kind}'\n"
+        )
+    assert resolve.names("rebalance", package) == ["a_rebalance"]
+    assert resolve.names("router", package) == ["a_router"]
 
 
 def test_hyper_parameters_of_a_strategy_are_its_literal_keyword_arguments(package):
@@ -239,7 +247,7 @@ def test_every_hyper_parameter_of_the_package_is_documented():
 
 def test_resolving_everything_loads_no_torch():
     code = (
-        "import sys; from incrlt import resolve\n"
+        "import sys; from incrlt.experiment import methods as resolve\n"
         "for kind in resolve.FOLDERS:\n"
         "    for name in resolve.names(kind): resolve.schema(kind, name)\n"
         "assert not {'torch', 'avalanche'} & set(sys.modules)"

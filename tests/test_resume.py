@@ -49,12 +49,12 @@ CASES = {
     "joint": ["strategy.name=joint", "memory=null"],
     "finetune": ["strategy.name=finetune", "memory=null", "training.schedule=multistep"],
 }
-EPOCH_SAVED = "incrlt.execute:Run._epoch_end"
-EPOCH_LOGGED = "incrlt.runfolder:RunFolder.log"
-EXPERIENCE_SAVED = "incrlt.execute:Run._experience_end"
-STEP = "incrlt.strategies.template:IncrTemplate.optimizer_step"
+EPOCH_SAVED = "incrlt.runner.run:Run._epoch_end"
+EPOCH_LOGGED = "incrlt.runner.folder:RunFolder.log"
+EXPERIENCE_SAVED = "incrlt.runner.run:Run._experience_end"
+STEP = "incrlt.training.template:IncrTemplate.optimizer_step"
 EVALUATED = "incrlt.plugins.confusion:ConfusionRecorder.after_eval_iteration"
-RESULTS_WRITTEN = "incrlt.execute:Run._write_counts"
+RESULTS_WRITTEN = "incrlt.runner.run:Run._write_counts"
 SAME_BYTES = (
     "results.csv",
     "per_class.csv",

@@ -41,9 +41,9 @@ def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def executed(monkeypatch) -> list[tuple[object, run.RunOptions]]:
     """Put a recorder in the place of the module that trains."""
     calls: list[tuple[object, run.RunOptions]] = []
-    fake = types.ModuleType("incrlt.execute")
+    fake = types.ModuleType("incrlt.runner.run")
     fake.execute = lambda experiment, options: calls.append((experiment, options)) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "incrlt.execute", fake)
+    monkeypatch.setitem(sys.modules, "incrlt.runner.run", fake)
     return calls
 
 
@@ -94,7 +94,7 @@ def test_paths_with_any_letters_survive(executed):
 
 
 def test_exit_code_is_that_of_the_run(executed, monkeypatch):
-    monkeypatch.setattr(sys.modules["incrlt.execute"], "execute", lambda *_: 7)
+    monkeypatch.setattr(sys.modules["incrlt.runner.run"], "execute", lambda *_: 7)
     assert run.main([QUICKSTART]) == 7
 
 
@@ -123,7 +123,7 @@ def test_user_error_of_the_run_itself_has_no_traceback(executed, monkeypatch, ca
     def fail(*_: object) -> int:
         raise UserError("the disk is full. [bold]Free[/bold] some space.")
 
-    monkeypatch.setattr(sys.modules["incrlt.execute"], "execute", fail)
+    monkeypatch.setattr(sys.modules["incrlt.runner.run"], "execute", fail)
     assert run.main([QUICKSTART]) == 2
     assert capsys.readouterr().err == "error: the disk is full. [bold]Free[/bold] some space.\n"
     monkeypatch.setenv("INCRLT_DEBUG", "1")
@@ -135,7 +135,7 @@ def test_ctrl_c_exits_with_130(executed, monkeypatch, capsys):
     def stop(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["incrlt.execute"], "execute", stop)
+    monkeypatch.setattr(sys.modules["incrlt.runner.run"], "execute", stop)
     assert run.main([QUICKSTART]) == 130
     assert "run the same command again" in capsys.readouterr().err
 
@@ -185,9 +185,9 @@ def test_dry_run_shows_plan_cost_and_place():
 
 def test_dry_run_counts_exemplars():
     """Twenty of each old class, fewer where the class has fewer: never more than 1,705 at the end."""
-    from incrlt import config
     from incrlt.benchmarks.longtail import class_counts
-    from incrlt.plan import plan
+    from incrlt.experiment import schema as config
+    from incrlt.experiment.plan import plan
 
     counts = class_counts("exponential", 100, 500, 100)
     assert sum(min(20, n) for n in counts) == 1705
@@ -200,8 +200,8 @@ def test_dry_run_counts_exemplars():
 
 
 def test_dry_run_counts_every_stage_and_the_past_of_joint():
-    from incrlt import config
-    from incrlt.plan import plan
+    from incrlt.experiment import schema as config
+    from incrlt.experiment.plan import plan
 
     both = plan(config.load(MAIN, ["rebalance.name=lws", "strategy.class_balanced_finetune=20"]))
     stream = both[1]["images"] + both[1]["exemplars"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from incrlt.errors import UserError
-from incrlt.runfolder import RunFolder
-from incrlt.strategies.randomness import global_state, set_global_state
+from incrlt.runner.folder import RunFolder
+from incrlt.training.randomness import global_state, set_global_state
 
 
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(tmp_path):
@@ -24,7 +24,7 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(tmp_pat
 
 def test_a_killed_process_holds_no_folder(tmp_path):
     code = (
-        "import os, signal, pathlib; from incrlt.runfolder import RunFolder; "
+        "import os, signal, pathlib; from incrlt.runner.folder import RunFolder; "
         f"RunFolder(pathlib.Path({str(tmp_path / 'run')!r})); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from incrlt.errors import UserError
-from incrlt.thumbnails import MOST_BYTES, MOST_PIXELS, load_thumbnails, room, save_thumbnails
+from incrlt.report.thumbnails import MOST_BYTES, MOST_PIXELS, load_thumbnails, room, save_thumbnails
 
 COUNTS = [4, 1, 3, 4, 2, 4, 1]
 

@@ -166,7 +166,7 @@ def accuracy(strategy, experiences):
 
 
 class RepeatedCall:
-    """Does on any device what a graph does (:class:`incrlt.strategies.steps.Graph`): for tests of all around it."""
+    """Does on any device what a graph does (:class:`incrlt.training.graph.Graph`): for tests of all around it."""
 
     def __init__(self):
         self._function, self._results = list, []

@@ -20,9 +20,9 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from incrlt import config
 from incrlt.benchmarks import facts, longtail
 from incrlt.benchmarks.protocols import NAMES, Protocol, resolve
+from incrlt.experiment import schema as config
 from incrlt.metrics import published
 
 DOCS = Path(__file__).resolve().parent.parent

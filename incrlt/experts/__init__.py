@@ -1,17 +1,7 @@
 """The tail axis: how rare classes are served inside one experience; one file per method."""
 
-from __future__ import annotations
+from pathlib import Path
 
-import importlib
-from typing import Any
+from incrlt.lazy import exports
 
-_CLASSES = {"ExpertMethod": "base", "NCL": "ncl", "RIDE": "ride", "SHIKE": "shike", "Single": "single"}
-
-__all__ = sorted(_CLASSES)
-
-
-def __getattr__(name: str) -> Any:
-    """Load a method when it is first asked for: importing torch takes seconds."""
-    if name in _CLASSES:
-        return getattr(importlib.import_module(f"incrlt.experts.{_CLASSES[name]}"), name)
-    raise AttributeError(f"module 'incrlt.experts' has no attribute {name!r}")
+__getattr__, __dir__ = exports(__name__, Path(__file__).parent)

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from incrlt.experiment.ranges import check_fields
 from incrlt.kernels import TermSpec, TermTensors, expert_loss
 from incrlt.losses import class_balanced_weights, ldam_margins
 from incrlt.losses.margins import at_least_one
 from incrlt.models import ExpertNetwork
 from incrlt.models.layout import Layout
-from incrlt.ranges import check_fields
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 

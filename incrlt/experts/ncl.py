@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
-from incrlt.fields import Count, Fraction, NonNegative, Positive
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,

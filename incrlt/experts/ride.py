@@ -13,8 +13,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior, scaled
-from incrlt.fields import Count, Fraction, NonNegative, Positive
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import class_temperatures, distribution_aware_diversity, ensemble_distillation, ldam
 from incrlt.models import ExpertNetwork, load

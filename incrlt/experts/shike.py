@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from incrlt.errors import UserError
+from incrlt.experiment.fields import Count, Index, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
-from incrlt.fields import Count, Index, NonNegative, Positive
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior
-from incrlt.fields import Count, Fraction, NonNegative, Positive
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.models.layout import Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput

@@ -15,12 +15,12 @@ import yaml
 
 import incrlt
 from incrlt.errors import UserError
+from incrlt.experiment.yamlfile import BROKEN, leaves
 from incrlt.metrics import StreamRecord, load_records, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
-from incrlt.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
-from incrlt.yamlfile import BROKEN, leaves
+from incrlt.report.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
 
 Json = dict[str, Any]
 T = TypeVar("T")

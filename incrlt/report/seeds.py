@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from incrlt.errors import UserError
+from incrlt.experiment.yamlfile import leaves
 from incrlt.metrics.bias import FEWEST, bias_and_variance
 from incrlt.metrics.experts import Values
 from incrlt.report.reading import Json, Run, number
-from incrlt.yamlfile import leaves
 
 _NOT_THE_METHOD = ("seeds", "seed", "output", "data", "device")
 """Sections of a configuration that may differ between runs of one method."""

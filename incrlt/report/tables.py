@@ -14,7 +14,7 @@ from incrlt.metrics.confusion import hardest_negatives
 from incrlt.metrics.groups import GROUPS
 from incrlt.report.expert_figures import calibrations as diagrams
 from incrlt.report.reading import Json, Run, number, section_name
-from incrlt.thumbnails import Sheet
+from incrlt.report.thumbnails import Sheet
 
 COARSE = 16
 """A thumbnail of fewer pixels a side is shown with hard edges."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from incrlt.strategies.template import IncrTemplate
+from incrlt.training.template import IncrTemplate
 
 
 class Finetune(IncrTemplate):
     """Minimise the expert method's loss on the current experience; nothing keeps the old.
 
-    All arguments are those of :class:`~incrlt.strategies.template.IncrTemplate`.
+    All arguments are those of :class:`~incrlt.training.template.IncrTemplate`.
     """
 
     name: ClassVar[str] = "finetune"

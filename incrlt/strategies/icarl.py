@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from incrlt.errors import UserError
-from incrlt.fields import NonNegative, Positive
+from incrlt.experiment.fields import NonNegative, Positive
 from incrlt.losses import knowledge_distillation, sigmoid_distillation
-from incrlt.strategies.class_means import ClassMeans
-from incrlt.strategies.template import IncrTemplate, classes_of
+from incrlt.training.class_means import ClassMeans
+from incrlt.training.template import IncrTemplate, classes_of
 from incrlt.types import LossTerms, ModelOutput
 
 
@@ -28,7 +28,7 @@ class ICaRL(IncrTemplate):
             iCaRL baseline at T = 2.
         temperature: Softens both distributions (softmax only).
         readout: ``nme`` (nearest mean of exemplars) or ``cnn`` (the head); the other one is recorded too.
-        template: Arguments of :class:`~incrlt.strategies.template.IncrTemplate`; ``memory`` is required.
+        template: Arguments of :class:`~incrlt.training.template.IncrTemplate`; ``memory`` is required.
 
     Deviation of the default from LUCIR's iCaRL baseline: T^2 KL in place of KL, 4 times its weight at T = 2, as for
     the distillation of every other method here (Hinton et al. 2015).

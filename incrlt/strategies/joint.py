@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from incrlt.errors import UserError
-from incrlt.strategies.template import IncrTemplate
+from incrlt.training.template import IncrTemplate
 
 
 class Joint(IncrTemplate):
     """Minimise the expert method's loss on all images of all experiences so far.
 
     The network goes on from the experience before (it is not drawn anew). Arguments are those of
-    :class:`~incrlt.strategies.template.IncrTemplate`; a memory would double old images and is refused.
+    :class:`~incrlt.training.template.IncrTemplate`; a memory would double old images and is refused.
 
     Raises:
         UserError: A memory is given.

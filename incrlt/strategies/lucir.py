@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 from incrlt.errors import UserError
-from incrlt.fields import Count, Index, NonNegative
+from incrlt.experiment.fields import Count, Index, NonNegative
 from incrlt.kernels import TermSpec, TermTensors, expert_loss, less_forget
 from incrlt.losses import adaptive_weight, mimic_scores
 from incrlt.plugins.features import features_of
-from incrlt.strategies.class_means import ClassMeans
-from incrlt.strategies.template import IncrTemplate
+from incrlt.training.class_means import ClassMeans
+from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput, Stage
 
 
@@ -42,7 +42,7 @@ class LUCIR(IncrTemplate):
         class_balanced_finetune: Epochs on exemplars alone after training, frozen backbone, learning rate 0.01,
             x 0.1 half-way (the official ImageNet script: 20); 0 switches it off.
         readout: ``cnn`` (the head) or ``nme`` (nearest mean of exemplars); the other one is recorded too.
-        template: Arguments of :class:`~incrlt.strategies.template.IncrTemplate`.
+        template: Arguments of :class:`~incrlt.training.template.IncrTemplate`.
 
     Raises:
         UserError: The head is not a cosine head; ``nme`` or the finetune without a memory.

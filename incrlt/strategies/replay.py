@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from incrlt.strategies.template import IncrTemplate
+from incrlt.training.template import IncrTemplate
 
 
 class Replay(IncrTemplate):
     """Minimise the expert method's loss on the experience and the memory's exemplars, sampled uniformly.
 
-    Arguments are those of :class:`~incrlt.strategies.template.IncrTemplate`; ``memory`` is required.
+    Arguments are those of :class:`~incrlt.training.template.IncrTemplate`; ``memory`` is required.
     """
 
     name: ClassVar[str] = "replay"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from incrlt import config
 from incrlt.benchmarks import datasets, folder, folder_lt
 from incrlt.benchmarks.protocols import Protocol, resolve
 from incrlt.errors import UserError
+from incrlt.experiment import schema as config
 
 COUNTS = {"wren": 3, "heron": 7, "coot": 3, "swan": 12}
 ORDER = ("swan", "heron", "coot", "wren")  # by frequency, ties by name

@@ -13,8 +13,8 @@ from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
 from incrlt.models import load
+from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR, Finetune, Replay
-from incrlt.strategies.stages.lws import LWS
 
 
 def trained(cls, experiences=2, watch=None, **options):

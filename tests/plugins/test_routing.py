@@ -13,8 +13,8 @@ from incrlt.errors import UserError
 from incrlt.experts.ride import RIDE
 from incrlt.models import load
 from incrlt.plugins import ConfusionRecorder, RoutingRecorder
+from incrlt.stages.expert_assignment import ExpertAssignment
 from incrlt.strategies import LUCIR
-from incrlt.strategies.routers.expert_assignment import ExpertAssignment
 
 IMAGES = np.array([24] * 10)
 

@@ -16,7 +16,8 @@ from torch.utils.data import TensorDataset
 
 from incrlt.errors import UserError
 from incrlt.plugins import SchedulerFactory, cosine, multistep_with_warmup
-from incrlt.strategies import LWS, Finetune
+from incrlt.stages import LWS
+from incrlt.strategies import Finetune
 
 
 class Watcher(SupervisedPlugin):

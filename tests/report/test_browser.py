@@ -12,7 +12,7 @@ from chromium import open_page
 
 from incrlt import report
 from incrlt.report.__main__ import main
-from incrlt.thumbnails import save_thumbnails
+from incrlt.report.thumbnails import save_thumbnails
 
 PROBE = """<script>
 const heading = [...document.querySelectorAll("#class-table th")].find((th) => th.textContent === "images");

@@ -12,7 +12,7 @@ from incrlt import report
 from incrlt.metrics import save_confusions
 from incrlt.metrics.evaluation import load_evaluations, save_evaluations
 from incrlt.report import page, read_run
-from incrlt.thumbnails import load_thumbnails, save_thumbnails
+from incrlt.report.thumbnails import load_thumbnails, save_thumbnails
 
 
 def without_plotly(text: str) -> str:

@@ -14,11 +14,11 @@ from incrlt.data import augment
 from incrlt.errors import UserError
 from incrlt.experts.ncl import NCL
 from incrlt.experts.shike import SHIKE
+from incrlt.stages.expert_assignment import ExpertAssignment
+from incrlt.stages.lws import LWS
 from incrlt.strategies.finetune import Finetune
 from incrlt.strategies.lucir import LUCIR
-from incrlt.strategies.routers.expert_assignment import ExpertAssignment
-from incrlt.strategies.stages.lws import LWS
-from incrlt.strategies.steps import Stepper
+from incrlt.training.graph import Stepper
 
 TWO = {"num_experts": 2, "classifier_epochs": 2, "classifier_warmup": 0}
 STAGES = {

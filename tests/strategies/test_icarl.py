@@ -10,7 +10,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from incrlt.losses import knowledge_distillation
 from incrlt.strategies import ICaRL
-from incrlt.strategies.class_means import ClassMeans
+from incrlt.training.class_means import ClassMeans
 from incrlt.types import ModelOutput
 
 

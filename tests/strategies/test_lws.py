@@ -6,8 +6,8 @@ import pytest
 import torch
 import toy
 
+from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR, Finetune, Replay
-from incrlt.strategies.stages.lws import LWS
 
 
 class Halves:

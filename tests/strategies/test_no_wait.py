@@ -22,16 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from incrlt.data import augment, colour, pictures, policy
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
+from incrlt.experiment.methods import load_class, names
 from incrlt.experts.ncl import NCL
 from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
 from incrlt.kernels import closed_form, ops
-from incrlt.resolve import load_class, names
+from incrlt.stages.expert_assignment import ExpertAssignment
+from incrlt.stages.lws import LWS
 from incrlt.strategies.lucir import LUCIR
-from incrlt.strategies.routers.expert_assignment import ExpertAssignment
-from incrlt.strategies.stages.lws import LWS
-from incrlt.strategies.template import quiet_evaluator
+from incrlt.training.template import quiet_evaluator
 
 aten = torch.ops.aten
 READ_BACK = {"item", "cpu", "numpy", "tolist", "__bool__", "__int__", "__float__", "__index__", "__array__"}

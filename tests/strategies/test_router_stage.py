@@ -10,8 +10,8 @@ import torch
 from incrlt.losses.routing import routing_targets
 from incrlt.models import Layout, build
 from incrlt.models.inference import predict
-from incrlt.strategies.optim import stage_optimizer
-from incrlt.strategies.routers.expert_assignment import ExpertAssignment
+from incrlt.stages.expert_assignment import ExpertAssignment
+from incrlt.training.optim import stage_optimizer
 from incrlt.types import LossContext
 
 

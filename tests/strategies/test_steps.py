@@ -16,12 +16,12 @@ from incrlt.experts.ncl import NCL
 from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
+from incrlt.stages.expert_assignment import ExpertAssignment
+from incrlt.stages.lws import LWS
 from incrlt.strategies.finetune import Finetune
 from incrlt.strategies.icarl import ICaRL
 from incrlt.strategies.lucir import LUCIR
-from incrlt.strategies.routers.expert_assignment import ExpertAssignment
-from incrlt.strategies.stages.lws import LWS
-from incrlt.strategies.steps import Stepper
+from incrlt.training.graph import Stepper
 
 PARTS = {
     "lucir-ride-lws-router": lambda: (

@@ -22,10 +22,10 @@ from incrlt.experts.single import Single
 from incrlt.losses import cross_entropy
 from incrlt.models.layout import Layout
 from incrlt.plugins import ExemplarMemory, multistep_with_warmup
+from incrlt.stages.expert_assignment import ExpertAssignment
+from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR, Finetune, ICaRL, Joint, Replay
-from incrlt.strategies.routers.expert_assignment import ExpertAssignment
-from incrlt.strategies.stages.lws import LWS
-from incrlt.strategies.steps import Stepper
+from incrlt.training.graph import Stepper
 from incrlt.types import Stage
 
 

@@ -22,9 +22,9 @@ from incrlt.errors import UserError
 from incrlt.experts.ride import RIDE
 from incrlt.experts.single import Single
 from incrlt.plugins.features import features_of
+from incrlt.stages.expert_assignment import ExpertAssignment
+from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR, Finetune, ICaRL, Replay
-from incrlt.strategies.routers.expert_assignment import ExpertAssignment
-from incrlt.strategies.stages.lws import LWS
 
 
 class Watch(SupervisedPlugin):

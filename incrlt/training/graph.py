@@ -19,7 +19,7 @@ from incrlt.errors import UserError
 from incrlt.types import ModelOutput
 
 if TYPE_CHECKING:
-    from incrlt.strategies.template import IncrTemplate
+    from incrlt.training.template import IncrTemplate
 
 STEPS = ("auto", "eager", "compile", "graph")
 """Names that ``step`` may take; ``auto`` is a graph where that is safe, else eager."""

@@ -33,15 +33,15 @@ from incrlt.data.avalanche import class_aware_loader, convert, parts_of_loader
 from incrlt.data.stored import NotExactError, TensorCache
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
+from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
-from incrlt.ranges import checked
-from incrlt.strategies import state
-from incrlt.strategies.checks import PRECISIONS, check_batches, check_settings, no_second_view
-from incrlt.strategies.frozen import backbone_trains, feature_batches
-from incrlt.strategies.optim import held_by, replace_parameters, stage_optimizer
-from incrlt.strategies.steps import CapturedStep, Stepper
+from incrlt.training import state
+from incrlt.training.checks import PRECISIONS, check_batches, check_settings, no_second_view
+from incrlt.training.frozen import backbone_trains, feature_batches
+from incrlt.training.graph import CapturedStep, Stepper
+from incrlt.training.optim import held_by, replace_parameters, stage_optimizer
 from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
 
 ASIDE = 1_000_003
@@ -75,9 +75,9 @@ class IncrTemplate(SupervisedTemplate):
         criterion: Plain two-argument loss, used in evaluation, by plugins, and to train foreign models.
         experts: Expert method: the classification part of the loss.
         memory: An :class:`~incrlt.plugins.memory.ExemplarMemory`, or None.
-        rebalance: Adds a second stage to each experience, e.g. :class:`~incrlt.strategies.stages.lws.LWS`.
+        rebalance: Adds a second stage to each experience, e.g. :class:`~incrlt.stages.lws.LWS`.
         router: Adds a last stage that learns which images need how many experts, e.g.
-            :class:`~incrlt.strategies.routers.expert_assignment.ExpertAssignment`; None runs all experts.
+            :class:`~incrlt.stages.expert_assignment.ExpertAssignment`; None runs all experts.
         schedule: ``schedule(optimizer, epochs)`` builds the learning-rate scheduler of the first stage, fresh in
             each experience; None leaves the rate to the user's plugins.
         train_mb_size: Images per training batch.

@@ -11,9 +11,9 @@ import annotated_types
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from incrlt import resolve
 from incrlt.errors import UserError, did_you_mean
-from incrlt.fields import LARGEST
+from incrlt.experiment import methods as resolve
+from incrlt.experiment.fields import LARGEST
 
 MOST: Final = 20
 """Problems listed at most; more only hide the first."""

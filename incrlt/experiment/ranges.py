@@ -1,7 +1,8 @@
 """The ranges of hyper-parameters, held where an object is made in Python: the rules and sentences of YAML.
 
-An annotation made of the words of ``incrlt.fields`` says what a value may be. ``incrlt.resolve`` reads it from the
-source for YAML; here it is read from the class. Arguments of other types (model, optimizer, plugins) are passed over.
+An annotation made of the words of ``incrlt.experiment.fields`` says what a value may be. For YAML
+``incrlt.experiment.methods`` reads it from the source; here it is read from the class. Arguments of other types (model,
+optimizer, plugins) are passed over.
 Nothing here imports torch.
 """
 
@@ -18,8 +19,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from incrlt import explain, resolve
-from incrlt.fields import ALIASES
+from incrlt.experiment import explain
+from incrlt.experiment import methods as resolve
+from incrlt.experiment.fields import ALIASES
 
 
 class Values(BaseModel):

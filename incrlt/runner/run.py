@@ -14,27 +14,27 @@ import torch
 import incrlt.models
 from incrlt import report
 from incrlt.benchmarks import datasets, protocols, streams
-from incrlt.board import Board
 from incrlt.checkpoint import CheckpointFolder
-from incrlt.config import Experiment
 from incrlt.console import Console
 from incrlt.errors import UserError
+from incrlt.experiment.methods import Kind, load_class
+from incrlt.experiment.plan import plan
+from incrlt.experiment.schema import Experiment
 from incrlt.metrics import experience_rows, published, summarise
 from incrlt.models import cost
-from incrlt.plan import plan
 from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.memory import ExemplarMemory
 from incrlt.plugins.routing import RoutingRecorder
 from incrlt.report.tables import counted
-from incrlt.resolve import Kind, load_class
-from incrlt.runfolder import RunFolder, environment
+from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
+from incrlt.runner.board import Board
+from incrlt.runner.folder import RunFolder, environment
 from incrlt.schedules import cosine, multistep_with_warmup
-from incrlt.strategies.randomness import seed_everything
-from incrlt.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
+from incrlt.training.randomness import seed_everything
 
 if TYPE_CHECKING:
     from incrlt.run import RunOptions
-    from incrlt.strategies.template import IncrTemplate
+    from incrlt.training.template import IncrTemplate
 
 
 WRITTEN_LATER = (
@@ -132,7 +132,7 @@ def build_strategy(
     """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``."""
     training, seeds = experiment.training, experiment.seeds.filled()
     seed_everything(seeds["init"])
-    from incrlt.strategies.template import quiet_evaluator
+    from incrlt.training.template import quiet_evaluator
 
     experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
     model = incrlt.models.build(

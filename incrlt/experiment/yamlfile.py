@@ -1,6 +1,6 @@
 """Experiment files as plain mappings: read YAML safely, merge the ``base:`` file, apply overrides.
 
-What the keys mean is the business of ``incrlt.config``; this module only says what is wrong with a file as
+What the keys mean is the business of ``incrlt.experiment.schema``; this module only says what is wrong with a file as
 a file.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from incrlt.errors import UserError, did_you_mean
-from incrlt.explain import show
+from incrlt.experiment.explain import show
 
 LARGEST_FILE: Final = 1_000_000
 """Bytes; an experiment file has a few hundred."""

@@ -3,10 +3,10 @@
 ``load("experiments/quickstart.yaml")`` reads a file, lays it over its base, applies overrides, and returns
 a frozen :class:`Experiment`, or raises one :class:`~incrlt.errors.UserError` that lists everything that is
 wrong, before any data are read. Importing this module loads neither torch nor Avalanche; ``python -m
-incrlt.config --schema`` writes the JSON schema for editors.
+incrlt.experiment.schema --schema`` writes the JSON schema for editors.
 
 Hyper-parameters of ``strategy``, ``experts``, ``rebalance`` and ``router`` stand in the classes of those names
-(``incrlt.resolve``); YAML chooses, Python has the defaults and their documentation.
+(``incrlt.experiment.methods``); YAML chooses, Python has the defaults and their documentation.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from pydantic import (
     ValidationError,
 )
 
-from incrlt import explain, resolve, yamlfile
 from incrlt.errors import UserError
-from incrlt.fields import Count, Fraction, Index, NonNegative, Positive
-from incrlt.resolve import Entry, Kind
+from incrlt.experiment import explain, yamlfile
+from incrlt.experiment import methods as resolve
+from incrlt.experiment.fields import Count, Fraction, Index, NonNegative, Positive
+from incrlt.experiment.methods import Entry, Kind
 
 if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
@@ -571,11 +572,11 @@ def _external_schema() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the JSON schema to the terminal: ``python -m incrlt.config --schema``."""
+    """Write the JSON schema to the terminal: ``python -m incrlt.experiment.schema --schema``."""
     from incrlt.console import Console
 
     if list(arguments) != ["--schema"]:
-        Console().error("usage: python -m incrlt.config --schema > experiments/schema.json")
+        Console().error("usage: python -m incrlt.experiment.schema --schema > experiments/schema.json")
         return 2
     Console().plain(json.dumps(json_schema(), indent=2))
     return 0

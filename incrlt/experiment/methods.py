@@ -8,7 +8,7 @@ are
 - of a strategy: the keyword-only arguments of its own ``__init__``,
 - of an expert method or a stage: the fields of its dataclass,
 
-each with a literal default and an annotation made of the names in ``incrlt.fields``, ``Literal`` and
+each with a literal default and an annotation made of the names in ``incrlt.experiment.fields``, ``Literal`` and
 ``| None``. Other arguments (model, optimizer, plugins) are not for YAML and are passed over.
 """
 
@@ -29,20 +29,19 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from incrlt.errors import UserError, did_you_mean
-from incrlt.fields import ALIASES
+from incrlt.experiment.fields import ALIASES
 
 Kind = Literal["strategy", "experts", "rebalance", "router"]
 
 FOLDERS: Final[dict[str, str]] = {
     "strategy": "strategies",
     "experts": "experts",
-    "rebalance": "strategies/stages",
-    "router": "strategies/routers",
+    "rebalance": "stages",
+    "router": "stages",
 }
 """Folder below the package for each kind of entry."""
 
-PACKAGE: Final = Path(__file__).resolve().parent
-NOT_METHODS: Final = frozenset({"template", "base"})
+PACKAGE: Final = Path(__file__).resolve().parent.parent
 FROM_TRAINING: Final = frozenset(
     {"name", "train_mb_size", "train_epochs", "eval_mb_size", "eval_every", "device", "seed"}
 )
@@ -102,7 +101,7 @@ def names(kind: Kind, root: Path = PACKAGE) -> list[str]:
     """
     folder = root / FOLDERS[kind]
     files = sorted(folder.glob("*.py")) if folder.is_dir() else []
-    return [file.stem for file in files if _is_method_file(file) and _class_named(_parse(file), file.stem)]
+    return [file.stem for file in files if _declares(kind, file)]
 
 
 def find(kind: Kind, name: str, root: Path = PACKAGE) -> Declared:
@@ -150,8 +149,10 @@ def load_class(kind: Kind, name: str) -> type:
     return found
 
 
-def _is_method_file(file: Path) -> bool:
-    return not file.stem.startswith("_") and file.stem not in NOT_METHODS
+def _declares(kind: Kind, file: Path) -> bool:
+    """Say whether a file has a method of this kind; two kinds of stages share a folder, and say which they are."""
+    node = None if file.stem.startswith("_") else _class_named(_parse(file), file.stem)
+    return node is not None and _facts(node).get("kind", kind) == kind
 
 
 def _internal(kind: Kind, name: str, root: Path) -> Declared:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
-    from incrlt.config import Experiment, Memory
+    from incrlt.experiment.schema import Experiment, Memory
 
 
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
 
 def _counts_by_arrival(protocol: Protocol) -> list[int]:
     """Return the images of each class before a hold-out, in arrival order."""
-    return protocol.class_sizes()[list(protocol.class_order)].tolist()
+    return [int(count) for count in protocol.class_sizes()[list(protocol.class_order)]]
 
 
 def _exemplars(memory: Memory | None, counts: list[int]) -> int:

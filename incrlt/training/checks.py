@@ -12,11 +12,11 @@ from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.kernels.backends import BACKENDS
-from incrlt.strategies.optim import held_by, stage_optimizer
+from incrlt.training.optim import held_by, stage_optimizer
 from incrlt.types import Stage
 
 if TYPE_CHECKING:
-    from incrlt.strategies.template import IncrTemplate
+    from incrlt.training.template import IncrTemplate
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Names that ``precision`` may take, and the autocast type of each."""

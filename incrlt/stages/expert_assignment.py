@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from incrlt.fields import Count, Fraction, Positive
+from incrlt.experiment.fields import Count, Fraction, Positive
+from incrlt.experiment.ranges import check_fields
 from incrlt.losses.routing import routing_loss, routing_targets
 from incrlt.models.inference import early_exit
 from incrlt.models.network import ROUTER_SETTINGS
 from incrlt.models.router import Router
-from incrlt.ranges import check_fields
 from incrlt.schedules import cosine
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
@@ -36,6 +36,7 @@ class ExpertAssignment:
     """
 
     name = "expert_assignment"
+    kind = "router"
 
     epochs: Count = 5
     """Epochs of the stage."""

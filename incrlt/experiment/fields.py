@@ -1,7 +1,7 @@
 """Types for hyper-parameters: a number and the range it may take, in one word.
 
 A strategy annotates the keyword-only arguments of its constructor with these, an expert method or a stage
-the fields of its dataclass. ``incrlt.resolve`` reads the annotations from the source file, so the range is
+the fields of its dataclass. ``incrlt.experiment.methods`` reads the annotations from the source file, so the range is
 written once, holds for YAML and stands in the JSON schema. Nothing here imports torch.
 """
 
@@ -40,4 +40,4 @@ ALIASES: Final[dict[str, Any]] = {
     "Count": Count,
     "Index": Index,
 }
-"""Every name ``incrlt.resolve`` understands in an annotation, besides ``None``, ``|`` and ``Literal``."""
+"""Every name ``incrlt.experiment.methods`` understands in an annotation, besides ``None``, ``|`` and ``Literal``."""

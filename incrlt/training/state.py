@@ -6,11 +6,11 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from incrlt.errors import UserError
-from incrlt.strategies.optim import replace_parameters
-from incrlt.strategies.randomness import global_state, set_global_state
+from incrlt.training.optim import replace_parameters
+from incrlt.training.randomness import global_state, set_global_state
 
 if TYPE_CHECKING:
-    from incrlt.strategies.template import IncrTemplate
+    from incrlt.training.template import IncrTemplate
 
 FORMAT = 1
 """Raised whenever a checkpoint of before can no longer be read."""
@@ -26,7 +26,7 @@ CLOCK = (
 
 
 def save(strategy: IncrTemplate, trained: bool) -> dict[str, Any]:
-    """Return the state; see :meth:`incrlt.strategies.template.IncrTemplate.state_dict`."""
+    """Return the state; see :meth:`incrlt.training.template.IncrTemplate.state_dict`."""
     if not strategy.is_expert_network:
         raise UserError("only strategies with a network from incrlt.models.build can be saved")
     memory, main = strategy.memory, strategy.main_optimizer

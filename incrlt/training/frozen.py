@@ -16,11 +16,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from incrlt.data.tensors import TensorBatches
-from incrlt.strategies.checks import no_stored_features
-from incrlt.strategies.optim import held_by
+from incrlt.training.checks import no_stored_features
+from incrlt.training.optim import held_by
 
 if TYPE_CHECKING:
-    from incrlt.strategies.template import IncrTemplate
+    from incrlt.training.template import IncrTemplate
 
 
 def backbone_trains(optimizer: Optimizer, model: Any) -> bool:

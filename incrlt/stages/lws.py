@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from incrlt.fields import Count, Fraction, Index, Positive
+from incrlt.experiment.fields import Count, Fraction, Index, Positive
+from incrlt.experiment.ranges import check_fields
 from incrlt.losses import cross_entropy
-from incrlt.ranges import check_fields
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
@@ -30,6 +30,7 @@ class LWS:
     """Freeze the backbone, draw classes uniformly, and train one factor per class and the new head rows."""
 
     name = "lws"
+    kind = "rebalance"
 
     epochs: Count = 30
     """Epochs of the stage; 30 in Long-Tailed-CIL."""

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from incrlt.experiment.yamlfile import leaves
 from incrlt.metrics import StreamRecord, class_accuracy
 from incrlt.metrics.calibration import reliability_by_group
 from incrlt.metrics.experts import disagreement, expert_accuracy, over_groups
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import Floats
-from incrlt.yamlfile import leaves
 
 Scalars = Mapping[str, float | None]
 

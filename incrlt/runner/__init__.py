@@ -1,0 +1,1 @@
+"""One run and its folder: from a checked experiment to results, checkpoints and the report."""

@@ -1,1 +1,0 @@
-"""Second stages that any strategy can take: what else trains in an experience, as data."""
