@@ -10,7 +10,7 @@ from typing import Any
 
 from incrlt.files import write_atomic
 from incrlt.metrics.groups import GROUPS
-from incrlt.report import figures, seeds
+from incrlt.report import charts, seeds
 from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
 from incrlt.report.reading import Json, Run, number
@@ -179,7 +179,7 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
     ]
 
 
-def chart(group: Group) -> figures.Figure | None:
+def chart(group: Group) -> charts.Figure | None:
     """Return the accuracy curves of a protocol over tasks: a mean over seeds per line, incomplete runs alone."""
     runs = [run for run, _ in group.runs]
     series: dict[str, list[seeds.Estimate]] = {}
@@ -189,7 +189,7 @@ def chart(group: Group) -> figures.Figure | None:
             seeds.estimate([value for value in step if value is not None])
             for step in zip(*values, strict=False)
         ]
-    return figures.compared(series)
+    return charts.compared(series)
 
 
 def _means(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:

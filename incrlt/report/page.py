@@ -17,8 +17,8 @@ from plotly.offline import get_plotlyjs
 import incrlt
 from incrlt.files import write_atomic
 from incrlt.metrics import published
-from incrlt.report import expert_figures, figures, tables
-from incrlt.report.figures import Figure
+from incrlt.report import charts, expert_charts, tables
+from incrlt.report.charts import Figure
 from incrlt.report.reading import Json, Run, read_run
 
 _FOLDER = Path(__file__).parent
@@ -105,46 +105,46 @@ def _drawn(make: Callable[[], Figure | None]) -> Figure | None:
 
 def _charts(run: Run) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     """Return per chart its name in messages and how to make it; ``<chart>-<readout>`` for one each."""
-    charts: dict[str, tuple[str, Callable[[], Figure | None]]] = {
-        "accuracy": ("The accuracy curves", lambda: figures.accuracy(run.summaries)),
-        "groups": ("The group curves", lambda: figures.groups(run.summaries)),
-        "forgetting": ("The forgetting curves", lambda: figures.forgetting_over_time(run.summaries)),
-        "losses": ("The loss curves", lambda: figures.losses(run)),
-        "rate": ("The learning rate", lambda: figures.learning_rate(run)),
-        "sweep": ("The routing curve", lambda: figures.routing_curve(run.sweep)),
-        "routing-group": ("Routing by group", lambda: expert_figures.experts_used(run.routing, "group")),
-        "routing-age": ("Routing by age", lambda: expert_figures.experts_used(run.routing, "age")),
-        "calibration-error": ("The calibration error", lambda: expert_figures.calibration_error(run)),
-        "experts": ("The experts", lambda: expert_figures.expert_bars(run)),
-        "experts-time": ("The experts over time", lambda: expert_figures.experts_over_time(run)),
-        "disagreement": ("The experts' disagreement", lambda: expert_figures.disagreements(run)),
-        "experts-curve": ("The curve over experts", lambda: expert_figures.expert_curve(run)),
-        "memory": ("The memory", lambda: expert_figures.memory(run)),
+    made: dict[str, tuple[str, Callable[[], Figure | None]]] = {
+        "accuracy": ("The accuracy curves", lambda: charts.accuracy(run.summaries)),
+        "groups": ("The group curves", lambda: charts.groups(run.summaries)),
+        "forgetting": ("The forgetting curves", lambda: charts.forgetting_over_time(run.summaries)),
+        "losses": ("The loss curves", lambda: charts.losses(run)),
+        "rate": ("The learning rate", lambda: charts.learning_rate(run)),
+        "sweep": ("The routing curve", lambda: charts.routing_curve(run.sweep)),
+        "routing-group": ("Routing by group", lambda: expert_charts.experts_used(run.routing, "group")),
+        "routing-age": ("Routing by age", lambda: expert_charts.experts_used(run.routing, "age")),
+        "calibration-error": ("The calibration error", lambda: expert_charts.calibration_error(run)),
+        "experts": ("The experts", lambda: expert_charts.expert_bars(run)),
+        "experts-time": ("The experts over time", lambda: expert_charts.experts_over_time(run)),
+        "disagreement": ("The experts' disagreement", lambda: expert_charts.disagreements(run)),
+        "experts-curve": ("The curve over experts", lambda: expert_charts.expert_curve(run)),
+        "memory": ("The memory", lambda: expert_charts.memory(run)),
     }
     for readout, summary in run.summaries.items():
-        charts |= {f"{name}-{readout}": value for name, value in _charts_of(summary).items()}
+        made |= {f"{name}-{readout}": value for name, value in _charts_of(summary).items()}
     for readout in run.records:
-        charts |= {f"{name}-{readout}": value for name, value in _charts_of_counts(run, readout).items()}
-    return charts
+        made |= {f"{name}-{readout}": value for name, value in _charts_of_counts(run, readout).items()}
+    return made
 
 
 def _charts_of_counts(run: Run, readout: str) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     record = run.records[readout]
     return {
-        "size": ("The class sizes", lambda: figures.class_size(record)),
-        "negatives": ("The confusion of groups", lambda: figures.group_confusion(record)),
-        "calibration": ("The calibration", lambda: expert_figures.calibration(run, readout)),
+        "size": ("The class sizes", lambda: charts.class_size(record)),
+        "negatives": ("The confusion of groups", lambda: charts.group_confusion(record)),
+        "calibration": ("The calibration", lambda: expert_charts.calibration(run, readout)),
     }
 
 
 def _charts_of(summary: Json) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     return {
-        "matrix": ("The accuracy matrix", lambda: figures.matrix(summary)),
-        "curves": ("The curves per experience", lambda: figures.accuracy_per_experience(summary)),
-        "age": ("Forgetting by age", lambda: figures.forgetting_by_age(summary, "all_steps")),
-        "age-last": ("Forgetting by age", lambda: figures.forgetting_by_age(summary, "last")),
-        "old": ("The confusion of old classes", lambda: figures.confusion(summary, "old")),
-        "new": ("The confusion of new classes", lambda: figures.confusion(summary, "new")),
+        "matrix": ("The accuracy matrix", lambda: charts.matrix(summary)),
+        "curves": ("The curves per experience", lambda: charts.accuracy_per_experience(summary)),
+        "age": ("Forgetting by age", lambda: charts.forgetting_by_age(summary, "all_steps")),
+        "age-last": ("Forgetting by age", lambda: charts.forgetting_by_age(summary, "last")),
+        "old": ("The confusion of old classes", lambda: charts.confusion(summary, "old")),
+        "new": ("The confusion of new classes", lambda: charts.confusion(summary, "new")),
     }
 
 

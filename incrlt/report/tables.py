@@ -12,7 +12,7 @@ import numpy as np
 from incrlt.metrics import CONVENTIONS, StreamRecord, class_accuracy, class_rows, published
 from incrlt.metrics.confusion import hardest_negatives
 from incrlt.metrics.groups import GROUPS
-from incrlt.report.expert_figures import calibrations as diagrams
+from incrlt.report.expert_charts import calibrations as diagrams
 from incrlt.report.reading import Json, Run, number, section_name
 from incrlt.report.thumbnails import Sheet
 

@@ -316,7 +316,7 @@ def test_values_that_are_no_numbers_never_stop_an_older_page(make_run, tmp_path,
 
 def test_a_chart_that_cannot_be_written_is_a_problem(make_run, tmp_path, monkeypatch):
     broken = {"data": [{"y": [float("nan")]}], "layout": {"height": 1}}
-    monkeypatch.setattr(page.figures, "losses", lambda run: broken)
+    monkeypatch.setattr(page.charts, "losses", lambda run: broken)
     found = page.contents(read_run(make_run(tmp_path, sizes=(4, 2), epochs=1)))
     assert "losses" not in found["charts"]
     assert any(problem.startswith("The loss curves could not be made") for problem in found["problems"])

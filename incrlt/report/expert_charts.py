@@ -10,7 +10,7 @@ from incrlt.metrics import StreamRecord, class_groups
 from incrlt.metrics.calibration import Reliability, reliability_by_group
 from incrlt.metrics.experts import Values, disagreement, expert_accuracy
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name
-from incrlt.report.figures import PALETTE, Figure, experience_chart, figure, line
+from incrlt.report.charts import PALETTE, Figure, experience_chart, figure, line
 from incrlt.report.reading import Json, Run, number
 
 COLOURS = {"over_classes": "@ink", **{group: f"@{group}" for group in GROUPS}}
