@@ -1,7 +1,7 @@
 """The gallery: committed run folders in, their reports, cards, the table of results and pictures out.
 
 Every number on these pages is read from the files of ``docs/gallery/runs`` when the site is built. Directives:
-``{gallery-cards}``, ``{gallery-table}`` and ``{gallery-picture} EXPERIMENT ...``.
+``{gallery-cards}``, ``{gallery-table}`` and ``{gallery-picture} EXPERIMENT/RUN ...``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from incrlt.report import Run, read_run
 from incrlt.report.__main__ import page_names, report
 from incrlt.report.compare import COLUMNS
 from incrlt.report.tables import counted, duration
+from incrlt.written import written
 
 DOCS = Path(__file__).resolve().parent.parent
 RUNS = DOCS / "gallery" / "runs"
@@ -43,9 +44,8 @@ class Shown:
 
     @property
     def readout(self) -> str:
-        """The read-out that the strategy answers with, where it has several."""
-        chosen = self.run.config.get("strategy", {}).get("readout")
-        return chosen if chosen in self.run.summaries else next(iter(self.run.summaries))
+        """The read-out the run answers with."""
+        return str(self.run.readout)
 
     @property
     def numbers(self) -> dict[str, float | None]:
@@ -56,6 +56,12 @@ class Shown:
     def matrix(self) -> list[list[float | None]]:
         """Accuracy after experience t (row) on the classes of experience j (column), percent."""
         return self.run.summaries[self.readout]["accuracy_matrix"]
+
+    @property
+    def length(self) -> tuple[int, int]:
+        """Epochs of the base experience and of each later one: runs of other lengths are not put into one picture."""
+        training = self.run.config["training"]
+        return training.get("base_epochs") or training["epochs"], training["epochs"]
 
     @property
     def epochs(self) -> str:
@@ -136,17 +142,33 @@ def by_protocol(shown: Sequence[Shown]) -> dict[tuple[str, str], list[Shown]]:
     return groups
 
 
-def find(experiment: str) -> Shown:
-    """Return the first run of an experiment.
+def find(name: str) -> Shown:
+    """Return the run ``<experiment>/<run>``.
 
     Raises:
-        ExtensionError: The gallery has none.
+        ExtensionError: The gallery has none of that name.
     """
-    found = [one for one in runs() if one.run.experiment == experiment]
-    if not found:
-        known = ", ".join(sorted({one.run.experiment for one in runs()}))
-        raise ExtensionError(f"gallery-picture: no run of {experiment!r}; there are: {known}")
-    return found[0]
+    found = {one.run.name: one for one in runs()}
+    if name not in found:
+        raise ExtensionError(f"gallery-picture: no run {name!r}; there are: {', '.join(sorted(found))}")
+    return found[name]
+
+
+def pictured(names: Sequence[str]) -> list[Shown]:
+    """Return runs that may stand in one picture, on one scale of colours.
+
+    Raises:
+        ExtensionError: They differ in their protocol hash or in their length.
+    """
+    shown = [find(name) for name in names]
+    for what in ("protocol hash", "epochs (base, later)"):
+        values = {
+            one.run.name: one.run.protocol_hash if what == "protocol hash" else one.length for one in shown
+        }
+        if len(set(values.values())) > 1:
+            given = "; ".join(f"{name}: {value}" for name, value in values.items())
+            raise ExtensionError(f"gallery-picture: one {what} a picture; these differ: {given}")
+    return shown
 
 
 def largest(shown: Sequence[Shown]) -> float:
@@ -163,7 +185,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["value"] = lambda value, digits=1: "–" if value is None else f"{value:.{digits}f}"
+    environment.filters["value"] = lambda value, digits=1: written(value, digits)
     return environment
 
 
@@ -191,7 +213,7 @@ class Cards(_Html):
     """One card a run, by protocol."""
 
     def html(self, pages: str) -> str:
-        return html("cards.html", groups=by_protocol(runs()), largest=largest(runs()), pages=pages)
+        return html("cards.html", groups=by_protocol(runs()), largest=largest, pages=pages)
 
 
 class Table(_Html):
@@ -202,13 +224,13 @@ class Table(_Html):
 
 
 class Picture(_Html):
-    """Accuracy matrices of experiments side by side."""
+    """Accuracy matrices of runs of one protocol and length side by side."""
 
     required_arguments: ClassVar[int] = 1
     final_argument_whitespace: ClassVar[bool] = True
 
     def html(self, pages: str) -> str:
-        shown = [find(name) for name in self.arguments[0].split()]
+        shown = pictured(self.arguments[0].split())
         return html("picture.html", shown=shown, largest=largest(shown), pages=pages)
 
 

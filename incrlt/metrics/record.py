@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from incrlt.errors import UserError
 from incrlt.files import write_atomic
 
 Counts = npt.NDArray[np.int64]
+ROUTED = "routed"
+"""The read-out that stops early on easy images."""
 CONFUSIONS_FILE = "confusions.npz"
 CLASSES_FILE = "classes.json"
 UNREADABLE = (
@@ -92,6 +94,23 @@ class StreamRecord:
     def name_of(self, class_index: int) -> str:
         """Return the class's name, or its arrival number where no names were saved."""
         return self.class_names[class_index] if self.class_names else str(class_index)
+
+
+def main_readout(names: Iterable[str], chosen: Any = None) -> str:
+    """Return the read-out a run answers with: the router's where there is one, else the one its strategy chose.
+
+    Args:
+        names: Read-outs that have counts, at least one.
+        chosen: ``strategy.readout`` of the configuration; anything else leaves the first name.
+
+    Example:
+        >>> main_readout(["cnn", "nme"], "nme"), main_readout(["cnn", "nme", "routed"], "cnn"), main_readout(["cnn"])
+        ('nme', 'routed', 'cnn')
+    """
+    known = list(names)
+    if ROUTED in known:
+        return ROUTED
+    return chosen if chosen in known else known[0]
 
 
 def as_counts(values: npt.ArrayLike, name: str) -> Counts:

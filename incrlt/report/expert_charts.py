@@ -101,7 +101,7 @@ def expert_bars(run: Run) -> Figure | None:
     if not rows:
         return None
     alone, together = rows[max(rows)]
-    names = [*(f"expert {k}" for k in range(1, len(alone) + 1)), f"all {len(alone)} together"]
+    names = [*(f"expert {k}" for k in range(len(alone))), f"all {len(alone)} together"]
     bars = [
         {
             "type": "bar",
@@ -126,7 +126,7 @@ def experts_over_time(run: Run) -> Figure | None:
     lines: list[Figure] = []
     for k in range(size):
         values = {t: alone[k]["over_classes"] for t, (alone, _) in rows.items()}
-        lines += _over_experiences(f"expert {k + 1}", values, palette[k % len(palette)], "dash")
+        lines += _over_experiences(f"expert {k}", values, palette[k % len(palette)], "dash")
     values = {t: together[-1]["over_classes"] for t, (_, together) in rows.items()}
     lines += _over_experiences(f"all {size} together", values, "@ink")
     return experience_chart(lines, "accuracy, %, over classes", rangemode="tozero")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from incrlt.files import write_atomic
 from incrlt.report.seeds import Estimate, Line, reference_of
+from incrlt.written import written
 
 PAPER = {
     "average_incremental_accuracy/over_tasks": "avg.",
@@ -173,9 +174,8 @@ def words(found: Estimate, plus_minus: str, sign: str = "") -> str:
         plus_minus: What stands before the error.
         sign: "+" for a difference, which shows its sign always.
     """
-    if found.mean is None:
-        return "–"
-    return f"{found.mean:{sign}.2f}" + (f"{plus_minus}{found.error:.2f}" if found.error is not None else "")
+    error = "" if found.mean is None or found.error is None else f"{plus_minus}{written(found.error)}"
+    return f"{written(found.mean, sign=sign)}{error}"
 
 
 def _best(name: str, lines: Sequence[Line]) -> float | None:

@@ -20,6 +20,7 @@ from incrlt.metrics import published
 from incrlt.report import charts, expert_charts, tables
 from incrlt.report.charts import Figure
 from incrlt.report.reading import Json, Run, read_run
+from incrlt.written import written
 
 _FOLDER = Path(__file__).parent
 PLOTLY_FILE = "plotly.min.js"
@@ -68,7 +69,7 @@ def contents(run: Run) -> Json:
     main = next(iter(run.records.values()), None)
     parts = {
         "facts": made("The head", lambda: tables.facts(run), []),
-        "tiles": made("The headline numbers", lambda: tables.tiles(run.summaries), []),
+        "tiles": made("The headline numbers", lambda: tables.tiles(run), []),
         "group_bars": made("The group numbers", lambda: tables.group_bars(run.summaries, main), []),
         "numbers": made("The table of numbers", lambda: tables.numbers(run.summaries), []),
         "published": made("The published rows", lambda: tables.published_rows(run), []),
@@ -149,10 +150,22 @@ def _charts_of(summary: Json) -> dict[str, tuple[str, Callable[[], Figure | None
 
 
 def distance(run: Run) -> str | None:
-    """Return the line on how far the main read-out is from the published row, or None."""
+    """Return the line on how far the run's own read-out is from the published row, or None.
+
+    Published numbers are those of a whole stream, so a run that is not whole is said to be so and not compared.
+    """
     summary = next(iter(run.summaries.values()), None)
     name = tables.row_name(run)
-    return None if summary is None else published.distance(run.protocol_name, name, summary)
+    if summary is None:
+        return None
+    if run.complete:
+        return published.distance(run.protocol_name, name, summary)
+    row = published.row_of(run.protocol_name, name)
+    return (
+        f"{run.progress}: not compared with the published row of {row.method}, the whole stream's."
+        if row
+        else None
+    )
 
 
 def _sources(run: Run) -> list[tuple[str, str]]:
@@ -215,9 +228,9 @@ def breakable(name: str) -> Markup:
 
 def shown(value: float | None, digits: int = 1) -> str:
     """Return a number for a table; an en dash where it is undefined."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    return written(value, digits).replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 2) -> str:
     """Return a difference with its sign."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+    return written(value, digits, "+").replace("-", "−")

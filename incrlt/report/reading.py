@@ -16,7 +16,7 @@ import yaml
 import incrlt
 from incrlt.errors import UserError
 from incrlt.experiment.yamlfile import BROKEN, leaves
-from incrlt.metrics import StreamRecord, load_records, summarise
+from incrlt.metrics import StreamRecord, load_records, main_readout, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
@@ -48,9 +48,9 @@ class Run:
     log: tuple[Json, ...] = ()
     """Events of log.jsonl in their order; damaged lines are left out."""
     records: Mapping[str, StreamRecord] = field(default_factory=dict)
-    """Counts per read-out, "cnn" first."""
+    """Counts per read-out, that of the run's answers first."""
     summaries: Mapping[str, Json] = field(default_factory=dict)
-    """Metrics per read-out: from the counts, or from results.json where those cannot be read."""
+    """Metrics per read-out, in the same order: from the counts, or from results.json where those cannot be read."""
     evaluations: EvaluationRecord = field(default_factory=EvaluationRecord)
     """Confidence, experts and memory; empty for runs of versions that did not record them."""
     routing: tuple[Json, ...] = ()
@@ -92,6 +92,11 @@ class Run:
         return str(found) if found else None
 
     @property
+    def readout(self) -> str | None:
+        """The read-out the run answers with, by which it is headed and compared; None before any evaluation."""
+        return next(iter(self.summaries), None)
+
+    @property
     def num_planned(self) -> int | None:
         """Experiences of the whole stream, or None where the protocol is unknown."""
         sizes = self.protocol.get("classes_per_experience")
@@ -110,6 +115,12 @@ class Run:
         done |= {name: summary["num_experiences"] for name, summary in self.summaries.items()}
         wanted = self.num_planned or self.num_done
         return {name: num for name, num in done.items() if num < wanted} if self.finished else {}
+
+    @property
+    def progress(self) -> str:
+        """How far the stream has been learned, such as "3 of 11 experiences"."""
+        planned = self.num_planned or "?"
+        return f"{self.num_done} of {planned} experience{'s' * (planned != 1)}"
 
     @property
     def num_done(self) -> int:
@@ -142,17 +153,18 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     problems: list[str] = []
     environment = _mapping(folder / "environment.json", json.loads, problems)
     results = _results(folder / "results.json", problems)
-    records = _records(folder, problems)
+    config = _mapping(folder / "config.yaml", _config, problems)
+    records = _own_first(_records(folder, problems), config)
+    summaries = {name: summarise(record) for name, record in records.items()}
     run = Run(
         folder=folder,
-        config=_mapping(folder / "config.yaml", _config, problems),
+        config=config,
         protocol=_mapping(folder / "protocol.json", json.loads, problems),
         environment=environment,
         results=results,
         log=_log(folder / "log.jsonl", problems),
         records=records,
-        summaries={name: summarise(record) for name, record in records.items()}
-        or _saved_summaries(results, problems),
+        summaries=summaries or _own_first(_saved_summaries(results, problems), config),
         evaluations=_evaluations(folder / EVALUATIONS_FILE, records, problems),
         routing=_table(folder / ROUTING_FILE, problems),
         sweep=_table(folder / SWEEP_FILE, problems),
@@ -269,6 +281,15 @@ def _records(folder: Path, problems: list[str]) -> dict[str, StreamRecord]:
         problems.append(f"{str(error).replace(str(folder) + os.sep, '')}: {_LOSS['confusions.npz']}.")
         return {}
     return dict(sorted(records.items(), key=lambda item: (item[0] != "cnn", item[0])))
+
+
+def _own_first(of_readouts: Mapping[str, T], config: Json) -> dict[str, T]:
+    """Return what there is per read-out, that of the run's own answers first."""
+    if not of_readouts:
+        return {}
+    strategy = config.get("strategy")
+    main = main_readout(of_readouts, strategy.get("readout") if isinstance(strategy, Mapping) else None)
+    return {main: of_readouts[main], **of_readouts}
 
 
 def _evaluations(path: Path, records: Mapping[str, StreamRecord], problems: list[str]) -> EvaluationRecord:

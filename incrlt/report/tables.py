@@ -40,14 +40,15 @@ _TILES = (
 )
 
 
-def tiles(summaries: Mapping[str, Json]) -> list[Tile]:
-    """Return the four headline numbers, each with the name of its convention."""
+def tiles(run: Run) -> list[Tile]:
+    """Return the four headline numbers, each with the name of its convention, and how far an unfinished run got."""
+    so_far = "" if run.complete else f", {run.progress}"
     return [
         Tile(
             label=label,
-            convention=name.split("/")[1].replace("_", " ").replace("chaudhry", "Chaudhry,"),
+            convention=name.split("/")[1].replace("_", " ").replace("chaudhry", "Chaudhry,") + so_far,
             values=[
-                (readout, number(summary["numbers"].get(name))) for readout, summary in summaries.items()
+                (readout, number(summary["numbers"].get(name))) for readout, summary in run.summaries.items()
             ],
             unit=unit,
         )
@@ -106,14 +107,15 @@ def published_figures(protocol_name: str) -> list[Json]:
 
 
 def published_rows(run: Run) -> list[Json]:
-    """Return the published rows of the run's protocol with our difference per read-out."""
+    """Return the published rows of the run's protocol with our difference per read-out, none before the run's end."""
     own = row_name(run)
+    ours = [summary if run.complete else {"numbers": {}} for summary in run.summaries.values()]
     return [
         {
             "method": row.method,
             "same": published.same_method(row.method, own),
             "figures": row.figures,
-            "differences": [published.differences(row, summary) for summary in run.summaries.values()],
+            "differences": [published.differences(row, summary) for summary in ours],
             "status": row.status,
             "note": row.note,
         }
@@ -132,8 +134,10 @@ def published_remarks(run: Run) -> list[str]:
         remarks.append(
             "The published rows train without a held-out 10 % of the images; this run trains on all of them."
         )
-    if not run.finished:
-        remarks.append("This run has not finished; its averages are over fewer experiences.")
+    if not run.complete:
+        remarks.append(
+            f"{run.progress}: the published numbers are those of the whole stream, so none is compared."
+        )
     return remarks
 
 

@@ -20,7 +20,7 @@ from incrlt.errors import UserError
 from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.plan import plan
 from incrlt.experiment.schema import Experiment
-from incrlt.metrics import experience_rows, published, summarise
+from incrlt.metrics import experience_rows, main_readout, published, summarise
 from incrlt.models import cost
 from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.memory import ExemplarMemory
@@ -314,7 +314,7 @@ class Run:
         self.routing.load_state_dict(state["routing"])
         self.strategy.load_state_dict(state["strategy"], self.benchmark.train_stream)
         progress = state["strategy"]["progress"]
-        where = f"experience {progress['experience'] + (not progress['trained'])}"
+        where = f"experience {progress['experience'] - bool(progress['trained'])}"
         epoch = (
             ""
             if progress["trained"]
@@ -423,7 +423,7 @@ class Run:
             "mega_macs": cost.macs(self.strategy.model, self.image_shape) / 1e6,
         }
         self.results = self.folder.write_counts(records, labels, extra)
-        self.first_record = next(iter(records.values()))
+        self.first_record = records[main_readout(records)]
         record = self.first_record
         self.recorder.write(self.folder.path)
         self.routing.write(self.folder.path, record.experience_of_class, record.images_of_class)

@@ -135,7 +135,7 @@ def test_experts_stand_beside_all_of_them_together(recorded):
     rates = 100 * counts / 50  # test images per class
     expected = [*rates[:, 0].mean(axis=0), rates[:, 1, 2].mean()]
     assert bars["over classes"]["y"] == pytest.approx(expected, abs=0.006)
-    assert bars["over classes"]["x"] == ["expert 1", "expert 2", "expert 3", "all 3 together"]
+    assert bars["over classes"]["x"] == ["expert 0", "expert 1", "expert 2", "all 3 together"]
 
 
 def test_curve_over_experts_starts_with_one(recorded):

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 from incrlt import report
 from incrlt.metrics import save_confusions
@@ -328,3 +329,69 @@ def test_text_that_no_file_can_hold_never_stops_the_page(make_run, tmp_path, mon
     classes = json.loads((folder / "classes.json").read_text()) | {"class_names": ["\udce9", "b", "c"]}
     (folder / "classes.json").write_text(json.dumps(classes))
     assert "caf?" in report.write(folder).read_text()
+
+
+def change_config(folder, **strategy):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["strategy"] |= strategy
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(
+    ("readouts", "chosen", "own"),
+    [
+        (("cnn", "nme"), "nme", "nme"),
+        (("cnn", "nme"), "cnn", "cnn"),
+        (("cnn", "nme"), None, "cnn"),
+        (("cnn", "nme", "routed"), "nme", "routed"),
+    ],
+)
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_page_is_headed_by_the_read_out_of_the_run(make_run, tmp_path, readouts, chosen, own, counts):
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1, readouts=readouts)
+    change_config(folder, readout=chosen)
+    if not counts:
+        (folder / "confusions.npz").unlink()
+    run = read_run(folder)
+    assert run.readout == own and set(run.summaries) == set(readouts)
+    found = page.contents(run)
+    assert all(tile.values[0][0] == own for tile in found["tiles"])
+    assert found["readouts"][0] == own
+    average = run.summaries[own]["numbers"]["average_incremental_accuracy/over_tasks"]
+    assert f"{average:.2f} - 39.00" in found["distance"]
+    assert (
+        found["experiences"][1]["over_tasks"]
+        == run.summaries[own]["per_experience"]["accuracy/over_tasks"][1]
+    )
+
+
+def test_an_unfinished_run_is_never_set_against_a_published_number(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2, 2), done=2, epochs=1)
+    found = page.contents(read_run(folder))
+    assert (
+        found["distance"]
+        == ("2 of 3 experiences: not compared with the published row of LUCIR+LWS, the whole stream's.")
+        or found["distance"] is None
+    )
+    assert found["published"]
+    for row in found["published"]:
+        assert all(value is None for one in row["differences"] for value in one.values())
+    assert any("2 of 3 experiences" in remark for remark in found["remarks"])
+    assert all(tile.convention.endswith(", 2 of 3 experiences") for tile in found["tiles"])
+
+
+def test_a_finished_run_with_a_gap_is_not_compared_either(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1)
+    (folder / "confusions.npz").unlink()
+    run = read_run(folder)
+    assert run.complete and "39.00" in page.distance(run)
+    results = json.loads((folder / "results.json").read_text())
+    protocol = json.loads((folder / "protocol.json").read_text())
+    protocol["classes_per_experience"] += [2]
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+    assert results and "39.00" not in page.distance(read_run(folder))
+
+
+def test_there_is_one_sign_for_what_is_undefined_and_no_negative_zero():
+    assert [page.shown(value) for value in (None, -0.04, 0.04, -0.06)] == ["–", "0.0", "0.0", "−0.1"]
+    assert [page.signed(value) for value in (None, -0.004, -0.006)] == ["–", "+0.00", "−0.01"]
