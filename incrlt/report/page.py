@@ -16,13 +16,16 @@ from plotly.offline import get_plotlyjs
 
 import incrlt
 from incrlt.files import write_atomic
-from incrlt.metrics import published
+from incrlt.metrics import StreamRecord, published
 from incrlt.report import charts, expert_charts, tables
 from incrlt.report.charts import Figure
 from incrlt.report.reading import Json, Run, read_run
+from incrlt.report.verdict import verdict
 from incrlt.written import written
 
 _FOLDER = Path(__file__).parent
+HOVERED, LONGEST = 8, 40
+"""Classes that a hover names, and letters of a name."""
 PLOTLY_FILE = "plotly.min.js"
 """Name of plotly's script where pages share it."""
 _UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -79,7 +82,13 @@ def contents(run: Run) -> Json:
         "calibrations": made("The calibration", lambda: tables.calibrations(run), []),
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
         "routing": made("The table of routing", lambda: tables.routing(run), []),
-        "classes": made("The table of classes", lambda: tables.classes(run.records), []),
+        "classes": made("The table of classes", lambda: tables.classes(run), []),
+        "verdict": made("The verdict", lambda: verdict(run), []),
+        "lost": made("What each group lost", lambda: tables.lost(run), []),
+        "tasks": {
+            readout: made("The table of forgetting", partial(tables.tasks, record), [])
+            for readout, record in run.records.items()
+        },
         "thumbnails": made("The pictures of the classes", lambda: tables.thumbnails(run), None),
         "charts": {
             name: chart
@@ -90,6 +99,7 @@ def contents(run: Run) -> Json:
     return {
         **parts,
         "run": run,
+        "most_lines": charts.MOST_LINES,
         "readouts": list(run.summaries),
         "problems": problems,
         "sources": _sources(run),
@@ -123,7 +133,8 @@ def _charts(run: Run) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
         "memory": ("The memory", lambda: expert_charts.memory(run)),
     }
     for readout, summary in run.summaries.items():
-        made |= {f"{name}-{readout}": value for name, value in _charts_of(summary).items()}
+        names = class_names(run.records.get(readout))
+        made |= {f"{name}-{readout}": value for name, value in _charts_of(summary, names).items()}
     for readout in run.records:
         made |= {f"{name}-{readout}": value for name, value in _charts_of_counts(run, readout).items()}
     return made
@@ -138,15 +149,39 @@ def _charts_of_counts(run: Run, readout: str) -> dict[str, tuple[str, Callable[[
     }
 
 
-def _charts_of(summary: Json) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
+def _charts_of(summary: Json, names: list[str]) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     return {
-        "matrix": ("The accuracy matrix", lambda: charts.matrix(summary)),
+        "matrix": ("The accuracy matrix", lambda: charts.matrix(summary, names)),
+        "lost": ("The forgetting matrix", lambda: charts.lost(summary, names)),
         "curves": ("The curves per experience", lambda: charts.accuracy_per_experience(summary)),
         "age": ("Forgetting by age", lambda: charts.forgetting_by_age(summary, "all_steps")),
         "age-last": ("Forgetting by age", lambda: charts.forgetting_by_age(summary, "last")),
         "old": ("The confusion of old classes", lambda: charts.confusion(summary, "old")),
         "new": ("The confusion of new classes", lambda: charts.confusion(summary, "new")),
     }
+
+
+def class_names(record: StreamRecord | None) -> list[str]:
+    """Return per experience the names of its classes, cut where they are many; none without counts."""
+    if record is None:
+        return []
+    found = []
+    for t in range(record.num_experiences):
+        own = range(record.seen_after(t - 1) if t else 0, record.seen_after(t))
+        more = f" and {len(own) - HOVERED} more" if len(own) > HOVERED else ""
+        found.append(", ".join(cut(record.name_of(index), LONGEST) for index in own[:HOVERED]) + more)
+    return found
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text, cut in its middle where it is longer than ``most``.
+
+    Example:
+        >>> cut("abcdefghij", 7), cut("abc", 7)
+        ('abc…hij', 'abc')
+    """
+    left = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - left]}…{text[len(text) - left :]}"
 
 
 def distance(run: Run) -> str | None:
@@ -189,7 +224,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"figure": figure_json, "value": shown, "signed": signed, "breakable": breakable}
+    environment.filters |= {
+        "cut": cut,
+        "figure": figure_json,
+        "value": shown,
+        "signed": signed,
+        "breakable": breakable,
+    }
     return environment
 
 

@@ -66,7 +66,9 @@ def test_page_works_in_a_browser(browser, make_run, tmp_path, width, flags):
     assert probe["up"] == sorted(probe["up"])
     assert probe["left"] == 1
     matrix = report.read_run(folder).summaries["cnn"]["accuracy_matrix"]
-    assert probe["hover"] == f"after experience 1, classes of 0{matrix[1][0]:.1f} %"
+    assert probe["hover"] == f"after experience 1, classes of 0{matrix[1][0]:.1f} %" + ", ".join(
+        f"class {c}" for c in range(6)
+    )
     assert probe["first"] == ["over tasks", "over classes", "over seen images"]  # of the main read-out
     assert (probe["shown"], probe["all"], probe["everyName"]) == (["nme"], ["cnn", "nme"], 6)
     assert probe["dangling"] == []

@@ -68,9 +68,11 @@ def test_numbers_stand_on_the_page_with_their_conventions(written):
 def test_every_chart_has_its_figure(written):
     own = without_plotly(written[1].read_text())
     wanted = re.findall(r'data-figure="([^"]+)"', own)
-    assert len(wanted) == len(set(wanted)) == 22
+    assert len(wanted) == len(set(wanted)) == 24
     for name in wanted:
-        body = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', own, re.DOTALL)[1]
+        body = re.search(rf'<script type="application/json" id="{name}-data">(.*?)</script>', own, re.DOTALL)[
+            1
+        ]
         assert json.loads(body)["data"]
 
 
@@ -289,7 +291,9 @@ def test_damaged_thumbnails_cost_the_pictures_alone(make_run, tmp_path, damage):
     (problem,) = read_run(folder).problems
     assert problem.endswith("pictures of the classes are not shown.") and "thumbnails.npz" in problem
     assert str(folder) not in problem
-    assert 'class="thumbnails' not in own and own.count("<svg") == 6  # curves of all but the newest classes
+    assert (
+        'class="thumbnails' not in own and own.split('id="class-table"')[1].count("<svg") == 6
+    )  # curves of all but the newest classes
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", ""])
@@ -368,11 +372,7 @@ def test_a_page_is_headed_by_the_read_out_of_the_run(make_run, tmp_path, readout
 def test_an_unfinished_run_is_never_set_against_a_published_number(make_run, tmp_path):
     folder = make_run(tmp_path, sizes=(4, 2, 2), done=2, epochs=1)
     found = page.contents(read_run(folder))
-    assert (
-        found["distance"]
-        == ("2 of 3 experiences: not compared with the published row of LUCIR+LWS, the whole stream's.")
-        or found["distance"] is None
-    )
+    assert found["distance"].startswith("2 of 3 experiences: not compared with the published row of LUCIR,")
     assert found["published"]
     for row in found["published"]:
         assert all(value is None for one in row["differences"] for value in one.values())
