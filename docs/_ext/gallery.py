@@ -1,7 +1,8 @@
 """The gallery: committed run folders in, their reports, cards, the table of results and pictures out.
 
 Every number on these pages is read from the files of ``docs/gallery/runs`` when the site is built. Directives:
-``{gallery-cards}``, ``{gallery-table}`` and ``{gallery-picture} EXPERIMENT/RUN ...``.
+``{gallery-cards}``, ``{gallery-table}`` and ``{gallery-picture} EXPERIMENT/RUN ...``. Tables, charts and scales are of
+one protocol hash each.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from incrlt.metrics import class_accuracy
+from incrlt.metrics.groups import GROUPS
+from incrlt.metrics.tasks import lost_by_group
 from incrlt.report import Run, read_run
 from incrlt.report.__main__ import page_names, report
-from incrlt.report.compare import COLUMNS
+from incrlt.report.compare import differences
+from incrlt.report.seeds import options
 from incrlt.report.tables import counted, duration
 from incrlt.written import written
 
@@ -30,7 +35,18 @@ RUNS = DOCS / "gallery" / "runs"
 PAGES = "gallery/reports"
 """Where the reports lie on the site."""
 
+COLUMNS = (
+    ("average_incremental_accuracy/over_tasks", "average", "over tasks"),
+    ("last_accuracy/over_tasks", "last", "over tasks"),
+    ("last_accuracy/many_over_classes", "last, many", ""),
+    ("last_accuracy/medium_over_classes", "last, medium", ""),
+    ("last_accuracy/few_over_classes", "last, few", ""),
+    ("forgetting/chaudhry_over_tasks", "forgetting", "over tasks"),
+)
+PANELS = {"over_classes": "all classes", **{name: f"{name} classes" for name in GROUPS}}
+"""Small multiples of the scatter."""
 AVERAGE, LAST = "average_incremental_accuracy/over_tasks", "last_accuracy/over_tasks"
+LAST_FEW = "last_accuracy/few_over_classes"
 FORGETTING = "forgetting/chaudhry_over_tasks"
 
 
@@ -56,6 +72,12 @@ class Shown:
     def matrix(self) -> list[list[float | None]]:
         """Accuracy after experience t (row) on the classes of experience j (column), percent."""
         return self.run.summaries[self.readout]["accuracy_matrix"]
+
+    @property
+    def lost(self) -> dict[str, dict[str, Any]]:
+        """What the old classes of each group had at best and lost, of the main read-out."""
+        record = self.run.records[self.readout]
+        return lost_by_group(class_accuracy(record), record.images_of_class)
 
     @property
     def length(self) -> tuple[int, int]:
@@ -142,6 +164,76 @@ def by_protocol(shown: Sequence[Shown]) -> dict[tuple[str, str], list[Shown]]:
     return groups
 
 
+def labels(shown: Sequence[Shown]) -> list[str]:
+    """Return a name per run of one protocol: the method, and where several share it what differs, at most three."""
+    known = [{**options(one.run), "seed": str(one.seed)} for one in shown]
+    return [_label(place, shown, known) for place in range(len(shown))]
+
+
+def _label(place: int, shown: Sequence[Shown], known: Sequence[dict[str, str]]) -> str:
+    method = shown[place].run.method
+    rivals = [own for one, own in zip(shown, known, strict=True) if one.run.method == method]
+    names = {name: None for own in rivals for name in own if len({other.get(name) for other in rivals}) > 1}
+    chosen = [name for name in ("training.batch_size", "training.epochs", "seed") if name in names]
+    chosen += [name for name in names if name not in chosen][: max(0, 2 - len(chosen))]
+    told = [
+        f"{name.split('.')[-1].replace('_', ' ')} {known[place].get(name, 'none')}" for name in chosen[:3]
+    ]
+    return ", ".join([method, *told])
+
+
+def differs(shown: Sequence[Shown], before: Sequence[Shown] | None) -> str:
+    """Say in what a protocol differs from the one above it on the page; "" for the first."""
+    if before is None:
+        return ""
+    found = differences(before[0].run, shown[0].run)
+    return f"Differs from the table above in {'; '.join(found)}."
+
+
+def scatter(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Return the panels of accuracy against forgetting: per group the points in a square of 100, and its axes' ends.
+
+    A point is (number of the table's row, x, y, accuracy, forgetting); up is less forgotten. No panel is made of fewer
+    than two runs, nor of one experience.
+    """
+    panels = []
+    for group, title in PANELS.items():
+        name = f"last_accuracy/{group}" if group == "over_classes" else f"last_accuracy/{group}_over_classes"
+        found = [
+            (place, one.numbers[name], one.lost[group]["forgetting"]) for place, one in enumerate(shown, 1)
+        ]
+        known = [point for point in found if point[1] is not None and point[2] is not None]
+        if len(known) < 2:
+            continue
+        right = 10 * -(-max(x for _, x, _ in known) // 10)
+        low, high = min(0.0, 5 * (min(y for _, _, y in known) // 5)), 5 * -(-max(y for _, _, y in known) // 5)
+        points = [
+            (place, 100 * x / right, 100 * (y - low) / max(high - low, 1), x, y) for place, x, y in known
+        ]
+        panels.append({"title": title, "right": right, "low": low, "high": high, "points": points})
+    return panels
+
+
+def tail(shown: Sequence[Shown], names: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return who forgot least of the tail and who ended best on it: (what, name, page, figures)."""
+    known = [
+        (one, name, one.lost["few"])
+        for one, name in zip(shown, names, strict=True)
+        if one.lost["few"]["relative"] is not None
+    ]
+    if len(known) < 2:
+        return []
+    least = min(known, key=lambda item: item[2]["relative"])
+    best = max(known, key=lambda item: item[0].numbers[LAST_FEW] or 0)
+    asked = (("Forgot least of its few classes", least), ("Ended best on few classes", best))
+    return [(what, name, one.page, _of_the_tail(one, lost)) for what, (one, name, lost) in asked]
+
+
+def _of_the_tail(one: Shown, lost: dict[str, Any]) -> str:
+    share, had = written(lost["relative"], 0), written(lost["best"], 1)
+    return f"lost {share} % of the {had} points it had, {written(one.numbers[LAST_FEW], 1)} % at the end"
+
+
 def find(name: str) -> Shown:
     """Return the run ``<experiment>/<run>``.
 
@@ -191,8 +283,14 @@ def _templates() -> jinja2.Environment:
 
 def html(template: str, **context: Any) -> str:
     """Fill a template of this folder."""
-    columns = [column for column in COLUMNS if "backward" not in column[0]]
-    names = {"AVERAGE": AVERAGE, "LAST": LAST, "FORGETTING": FORGETTING, "columns": columns}
+    names = {
+        "AVERAGE": AVERAGE,
+        "LAST": LAST,
+        "FORGETTING": FORGETTING,
+        "columns": COLUMNS,
+        "differs": differs,
+    }
+    names |= {"labels": labels, "scatter": scatter, "tail": tail}
     return Markup(_templates().get_template(template).render(**names, **context))
 
 

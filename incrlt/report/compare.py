@@ -135,10 +135,15 @@ def reason(first: Run, other: Run) -> str:
         return "The protocol of this run is unknown, so it cannot be compared with any other."
     if first.protocol_hash is None:
         return "The protocol of the first table is unknown, so these runs stand apart."
-    words = [_difference(key, word, first.protocol, other.protocol) for key, word in _DECIDING.items()]
-    found = [text for text in words if text] or ["the kept images"]
+    found = differences(first, other)
     which = f"the first table ({first.protocol_hash})"
     return f"Not comparable with {which}: the protocols differ in {'; '.join(found)}."
+
+
+def differences(first: Run, other: Run) -> list[str]:
+    """Return in what two protocols of different hash differ, in words: "augmentation (crop-flip there, none here)"."""
+    words = [_difference(key, word, first.protocol, other.protocol) for key, word in _DECIDING.items()]
+    return [text for text in words if text] or ["the kept images"]
 
 
 def _difference(key: str, word: str, first: Json, other: Json) -> str:

@@ -77,7 +77,7 @@ def test_page_works_in_a_browser(browser, make_run, tmp_path, width, flags):
         assert x == [0, 1, 2]
         assert y[-1] == pytest.approx(last, abs=0.5)
     assert probe["emptied"]
-    assert probe["plots"] == probe["drawn"] == 28
+    assert probe["plots"] == probe["drawn"] == 30
     assert probe["paper"] == "rgb(245, 246, 249)"  # printed light whatever the screen
     assert probe["wide"] <= 0, "the page scrolls sideways"
 

@@ -219,3 +219,38 @@ def test_the_gallery_shows_the_read_out_a_run_answers_with(gallery):
     routed = gallery.find(ROUTED)
     assert routed.readout == "routed"
     assert round(routed.numbers[gallery.AVERAGE], 2) == 37.76  # of all experts it is 39.22
+
+
+def test_runs_of_one_method_are_told_apart_by_what_differs(gallery):
+    for shown in gallery.by_protocol(gallery.runs()).values():
+        names = gallery.labels(shown)
+        assert len(set(names)) == len(names), names
+        assert all(name.split(",")[0] == one.run.method for name, one in zip(names, shown, strict=True))
+    alike = [one for one in gallery.runs() if one.run.experiment == "cifar100lt_10tasks_lucir_lws_control"]
+    assert gallery.labels(alike) == [
+        "LUCIR+LWS, batch size 128, seed 1", "LUCIR+LWS, batch size 64, seed 0", "LUCIR+LWS, batch size 64, seed 1",
+    ]  # fmt: skip
+    assert gallery.labels(alike[:1]) == ["LUCIR+LWS"]
+
+
+def test_points_of_the_scatter_are_the_numbers_of_the_runs(gallery):
+    shown = [gallery.find(LUCIR), gallery.find(SHIKE)]
+    panels = {panel["title"]: panel for panel in gallery.scatter(shown)}
+    assert set(panels) == {"all classes", "many classes", "medium classes", "few classes"}
+    few = panels["few classes"]
+    assert [place for place, *_ in few["points"]] == [1, 2]
+    for (_, x, y, accuracy, forgotten), one in zip(few["points"], shown, strict=True):
+        numbers = one.numbers
+        assert accuracy == numbers["last_accuracy/few_over_classes"]
+        assert forgotten == pytest.approx(numbers["forgetting/few_over_classes"])
+        assert x * few["right"] / 100 == pytest.approx(accuracy)
+        assert few["low"] + y * (few["high"] - few["low"]) / 100 == pytest.approx(forgotten)
+    offline = [one for one in gallery.runs() if one.run.protocol_name == "offline"]
+    assert gallery.scatter(offline) == []
+
+
+def test_the_question_of_the_tail_is_answered(gallery):
+    (least, best) = gallery.tail(shown := [gallery.find(LUCIR), gallery.find(SHIKE)], ["a", "b"])
+    assert least[:3] == ("Forgot least of its few classes", "a", shown[0].page)
+    assert least[3] == "lost 6 % of the 9.4 points it had, 8.8 % at the end"
+    assert best[:3] == ("Ended best on few classes", "b", shown[1].page)
