@@ -23,3 +23,14 @@ def written(value: float | None, digits: int = 2, sign: str = "") -> str:
     if value is None:
         return UNDEFINED
     return f"{round(value, digits) + 0.0:{sign},.{digits}f}"  # -0.0 + 0.0 is 0.0
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text, cut in its middle where it is longer than ``most``.
+
+    Example:
+        >>> cut("abcdefghij", 7), cut("abc", 7)
+        ('abc…hij', 'abc')
+    """
+    left = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - left]}…{text[len(text) - left :]}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from incrlt.errors import UserError
 from incrlt.report.compare import write_index
+from incrlt.report.export import file_stem
 from incrlt.report.page import write_page, write_plotly
 from incrlt.report.reading import Run, read_run
 
@@ -96,7 +96,7 @@ def page_names(runs: Sequence[Run]) -> list[str]:
     """Return a file name per run, ``<experiment>-<run>.html``, numbered where two would be the same."""
     names: list[str] = []
     for run in runs:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name.replace("/", "-")).strip("-.") or "run"
+        stem = file_stem(run.name.replace("/", "-")) or "run"
         taken = sum(name.removesuffix(".html").split("~")[0] == stem for name in names)
         names.append(f"{stem}~{taken + 1}.html" if taken or stem == "index" else f"{stem}.html")
     return names

@@ -21,11 +21,13 @@ from incrlt.report import charts, expert_charts, tables
 from incrlt.report.charts import Figure
 from incrlt.report.reading import Json, Run, read_run
 from incrlt.report.verdict import verdict
-from incrlt.written import written
+from incrlt.written import cut, written
 
 _FOLDER = Path(__file__).parent
 HOVERED, LONGEST = 8, 40
 """Classes that a hover names, and letters of a name."""
+LONGEST_SOURCE = 100_000
+"""Letters of a file that are shown."""
 PLOTLY_FILE = "plotly.min.js"
 """Name of plotly's script where pages share it."""
 _UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -66,7 +68,8 @@ def contents(run: Run) -> Json:
         try:
             return make()
         except _UNEXPECTED as error:
-            problems.append(f"{what} could not be made from these files ({type(error).__name__}: {error}).")
+            reason = cut(f"{type(error).__name__}: {error}", 300)
+            problems.append(f"{what} could not be made from these files ({reason}).")
             return otherwise
 
     main = next(iter(run.records.values()), None)
@@ -173,17 +176,6 @@ def class_names(record: StreamRecord | None) -> list[str]:
     return found
 
 
-def cut(text: str, most: int) -> str:
-    """Return a text, cut in its middle where it is longer than ``most``.
-
-    Example:
-        >>> cut("abcdefghij", 7), cut("abc", 7)
-        ('abc…hij', 'abc')
-    """
-    left = (most - 1) // 2
-    return text if len(text) <= most else f"{text[: most - 1 - left]}…{text[len(text) - left :]}"
-
-
 def distance(run: Run) -> str | None:
     """Return the line on how far the run's own read-out is from the published row, or None.
 
@@ -206,13 +198,17 @@ def distance(run: Run) -> str | None:
 def _sources(run: Run) -> list[tuple[str, str]]:
     """Return the files the run was made with, as text to unfold."""
     sources = [("config.yaml", run.config), ("environment.json", run.environment)]
-    found = [(name, yaml.safe_dump(content, sort_keys=False)) for name, content in sources if content]
+    found = [(name, _dumped(content)) for name, content in sources if content]
     plan = {key: value for key, value in run.protocol.items() if not isinstance(value, list)}
-    return (
-        [*found, ("protocol.json, without its lists", yaml.safe_dump(plan, sort_keys=False))]
-        if plan
-        else found
-    )
+    return [*found, ("protocol.json, without its lists", _dumped(plan))] if plan else found
+
+
+def _dumped(content: Json) -> str:
+    """Return a file's content as YAML, of a huge one what fits a page."""
+    text = json.dumps(content, default=str)
+    if len(text) > LONGEST_SOURCE:
+        return f"{text[:LONGEST_SOURCE]}\n… cut: {len(text):,} letters"
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 @cache

@@ -15,15 +15,24 @@ import yaml
 
 import incrlt
 from incrlt.errors import UserError
-from incrlt.experiment.yamlfile import BROKEN, leaves
+from incrlt.experiment.yamlfile import BROKEN
 from incrlt.metrics import StreamRecord, load_records, main_readout, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
+from incrlt.metrics.record import LARGEST_JSON, read_text
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 from incrlt.report.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
+from incrlt.written import cut
 
 Json = dict[str, Any]
 T = TypeVar("T")
+
+LARGEST_YAML, LARGEST_LOG = 300_000, 200_000_000
+"""Bytes that are read of a file of each kind; ten times what the largest runs write."""
+MOST_VALUES, DEEPEST = 20_000, 60
+"""Values and depth of a configuration, its anchors written out."""
+LONGEST_MESSAGE = 300
+"""Letters of a reason; what a damaged file holds may stand in its message, whole."""
 
 _LOSS = {
     "config.yaml": "the configuration is not shown",
@@ -190,14 +199,15 @@ def _with_problems(run: Run, problems: list[str]) -> Run:
         first.append(f"The run was written by incrlt {version}; this page by {incrlt.__version__}.")
     if not run.summaries:
         first.append("No experience has been evaluated, so there are no accuracies to show.")
-    return Run(**{**vars(run), "problems": tuple(first + problems)})
+    said = tuple(cut(problem, 2 * LONGEST_MESSAGE) for problem in first + problems)
+    return Run(**{**vars(run), "problems": said})
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> Json:
     """Return the mapping in a JSON or YAML file; what is wrong is added to ``problems``."""
     loss = _LOSS.get(path.name, "it is left out")
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(read_text(path, LARGEST_YAML if path.suffix == ".yaml" else LARGEST_JSON))
     except FileNotFoundError:
         problems.append(f"{path.name} is missing: {loss}.")
         return {}
@@ -215,17 +225,34 @@ def _config(text: str) -> Any:
 
     Raises:
         RecursionError: A section holds itself, as YAML's anchors allow.
+        ValueError: Written out, without anchors, it is far larger than any configuration.
     """
     content = yaml.safe_load(text)
-    for _ in leaves(content if isinstance(content, dict) else {}):
-        pass
+    if (size := _size(content, {}, ())) > MOST_VALUES:
+        raise ValueError(f"its anchors stand for {size:.3g} values; at most {MOST_VALUES:,} are read")
     return content
+
+
+def _size(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """Return how many values a parsed file is when written out; each part is counted once, however often it is named.
+
+    Raises:
+        RecursionError: A part holds itself, or lies more than :data:`DEEPEST` deep.
+    """
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) in above or len(above) > DEEPEST:
+        raise RecursionError("a section holds itself or lies too deep")
+    if id(node) not in known:
+        parts = [*node, *node.values()] if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_size(part, known, (*above, id(node))) for part in parts)
+    return known[id(node)]
 
 
 def _first_line(error: BaseException) -> str:
     """Return the head of an error's message, without the machine's paths."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text.splitlines() or [type(error).__name__])[0]
+    return cut((text.splitlines() or [type(error).__name__])[0], LONGEST_MESSAGE)
 
 
 def _results(path: Path, problems: list[str]) -> Json:
@@ -278,7 +305,8 @@ def _records(folder: Path, problems: list[str]) -> dict[str, StreamRecord]:
     try:
         records = load_records(folder)
     except UserError as error:
-        problems.append(f"{str(error).replace(str(folder) + os.sep, '')}: {_LOSS['confusions.npz']}.")
+        reason = cut(str(error).replace(str(folder) + os.sep, "").rstrip("."), LONGEST_MESSAGE)
+        problems.append(f"{reason}: {_LOSS['confusions.npz']}.")
         return {}
     return dict(sorted(records.items(), key=lambda item: (item[0] != "cnn", item[0])))
 
@@ -336,8 +364,8 @@ def _of_newer_runs(
 
 def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
+        lines = read_text(path, LARGEST_LOG, errors="replace").splitlines()
+    except (OSError, ValueError) as error:
         state = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({_first_line(error)})"
         problems.append(f"{path.name} {state}: {_LOSS[path.name]}.")
         return ()
@@ -355,11 +383,11 @@ def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
     if not path.exists():
         return ()
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = [
-                {key: number(float(value)) if value else None for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        text = read_text(path, LARGEST_JSON)
+        rows = [
+            {key: number(float(value)) if value else None for key, value in row.items()}
+            for row in csv.DictReader(text.splitlines())
+        ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         problems.append(f"{path.name} is damaged ({_first_line(error)}): the router's figures are not shown.")
         return ()

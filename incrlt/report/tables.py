@@ -16,6 +16,7 @@ from incrlt.metrics.tasks import expert_class_accuracy, lost_by_group, task_rows
 from incrlt.report.expert_charts import calibrations as diagrams
 from incrlt.report.reading import Json, Run, number, section_name
 from incrlt.report.thumbnails import Sheet
+from incrlt.written import cut
 
 MOST_NAMED = 3
 """Experiences and classes that are named as what absorbed an experience."""
@@ -308,7 +309,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         *_where(run.environment),
         *_cost(run),
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, cut(value, 400)) for name, value in found if value]
 
 
 def _experts(section: Any) -> str:

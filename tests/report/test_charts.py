@@ -6,7 +6,7 @@ import re
 import pytest
 
 from incrlt.metrics.evaluation import load_evaluations, save_evaluations
-from incrlt.report import page, read_run
+from incrlt.report import figures, page, read_run
 
 
 def concrete(value):
@@ -200,3 +200,16 @@ def test_very_many_experiences_are_bands_and_not_lines(make_run, tmp_path):
     at_age = sorted(matrix[j + 21][j] for j in range(3))
     assert lines["median experience"][21] == pytest.approx(at_age[1], abs=0.006)
     assert lines["median experience"][23] == pytest.approx(matrix[23][0], abs=0.006)
+
+
+def test_a_notebook_gets_the_charts_of_the_page(run, charts):
+    pytest.importorskip("plotly.graph_objects")
+    found = figures(run.folder)
+    assert set(found) == set(charts)
+    lines = {line.name: list(line.y) for line in found["forgetting"].data}
+    expected = run.summaries["cnn"]["per_experience"]["forgetting/chaudhry_over_tasks"]
+    assert lines["cnn · over tasks"][1:] == pytest.approx(expected[1:], abs=0.006)
+    assert found["forgetting"].data[0].line.color == "#1a2030"  # ink on white
+    heat = found["lost-cnn"].data[0]
+    assert heat.colorscale[0][1] == "rgb(251,241,236)" and heat.text[2][1] == "class 6, class 7, class 8"
+    assert "@" not in json.dumps({name: one.to_plotly_json() for name, one in found.items()}, default=str)
