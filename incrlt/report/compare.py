@@ -27,6 +27,7 @@ COLUMNS = (
     ("last_accuracy/medium_over_classes", "last, medium", "over classes"),
     ("last_accuracy/few_over_classes", "last, few", "over classes"),
     ("forgetting/chaudhry_over_tasks", "forgetting", "Chaudhry, over tasks"),
+    ("forgetting/few_over_classes", "forgetting, few", "over classes"),
     ("backward_transfer/over_tasks", "backward transfer", "over tasks"),
 )
 

@@ -18,6 +18,8 @@ from incrlt.report.reading import Json, Run, number, section_name
 from incrlt.report.thumbnails import Sheet
 from incrlt.written import cut
 
+LONGEST_NAME = 60
+"""Letters of a class's name in a list of names."""
 MOST_NAMED = 3
 """Experiences and classes that are named as what absorbed an experience."""
 _READOUTS = {
@@ -214,7 +216,7 @@ def tasks(record: StreamRecord) -> list[Json]:
     rows = task_rows(record)
     for row in rows:
         curve = np.array([np.nan if value is None else value for value in row["curve"]])
-        row["names"] = [record.name_of(index) for index in row["classes"]]
+        row["names"] = [cut(record.name_of(index), LONGEST_NAME) for index in row["classes"]]
         row["points"] = points(curve, row["experience"])
         row["line"] = sparkline(curve)
         row["absorbed"] = [(experience, gain) for experience, gain in row["to_experiences"][:MOST_NAMED]]

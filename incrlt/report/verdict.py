@@ -9,13 +9,15 @@ from incrlt.metrics import StreamRecord, class_accuracy
 from incrlt.metrics.confusion import old_new_confusion
 from incrlt.metrics.tasks import Row, lost_by_group, most_forgotten, old_accuracy, task_rows
 from incrlt.report.reading import Run
-from incrlt.written import written
+from incrlt.written import cut, written
 
 HEAD, MEANS = "cnn", "nme"
 APART = 1.0
 """Points from which the head and the nearest mean are said to differ; ours, about the spread between two seeds."""
 NAMED = 3
 """Classes that a sentence names at most."""
+LONGEST = 40
+"""Letters of a name in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _whither(record: StreamRecord, row: Row, task: str) -> Iterator[Piece]:
 
 
 def _names(record: StreamRecord, classes: Sequence[int]) -> str:
-    shown = [record.name_of(index) for index in classes[:NAMED]]
+    shown = [cut(record.name_of(index), LONGEST) for index in classes[:NAMED]]
     more = ", …" if len(classes) > NAMED else ""
     return ", ".join(shown) + more
 
