@@ -125,7 +125,7 @@ COMPARE_PROBE = """<script>
 const table = document.querySelector("table"), cells = (at) => [...table.tBodies[0].rows].map((row) => row.cells[at]);
 table.tHead.rows[0].cells[3].click(); const means = cells(3).map((cell) => parseFloat(cell.textContent));
 document.body.dataset.probe = JSON.stringify({ means,
-  links: [...document.querySelectorAll("a[href]")].map((link) => link.getAttribute("href")),
+  links: [...document.querySelectorAll('a[href]:not([href^="#"])')].map((link) => link.getAttribute("href")),
   drawn: document.querySelectorAll(".plot:has(.main-svg)").length,
   wide: document.documentElement.scrollWidth - innerWidth });
 </script>"""
@@ -187,8 +187,9 @@ def opened(browser, path, tmp_path, width):
     frame = path.with_name("frame.html")
     frame.write_text(
         f'<iframe src="{path.name}" style="width:{width}px;height:900px"></iframe><script>'
-        'setTimeout(() => document.body.dataset.probe = document.querySelector("iframe").contentDocument'
-        ".body.dataset.probe, 4000)</script>"
+        "const wait = setInterval(() => {"
+        'const probe = document.querySelector("iframe").contentDocument.body?.dataset.probe;'
+        "if (probe) { document.body.dataset.probe = probe; clearInterval(wait); } }, 100)</script>"
     )
     flags = ("--allow-file-access-from-files",)
     dom, _ = open_page(browser, frame, tmp_path / "profile", max(width, 500), *flags)
