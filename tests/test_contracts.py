@@ -48,7 +48,7 @@ def plain(value):
 
 
 def random_states(strategy):
-    generators = [strategy.batch_generator.get_state(), strategy.augmentation_generator.get_state()]
+    generators = [strategy.feed.order.get_state(), strategy.feed.augmentation.get_state()]
     return plain([global_state(strategy.device), generators])
 
 
