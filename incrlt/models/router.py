@@ -165,18 +165,17 @@ class Router(Facts):
 
     @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:
-        """Forget what was recorded and remember these scores; of many, quantiles that represent all of them.
+        """Forget what was recorded and remember these scores; of many, quantiles that never let a budget be overspent.
 
         Args:
             scores: ``[K - 1, N]`` of images like those to come, best ones that nothing was trained on.
         """
         self.forget()
-        deciding = _deciding(scores).flatten().sort().values
+        deciding = _deciding(scores).flatten().sort(descending=True).values
         kept = min(TABLE_SIZE, deciding.numel())
-        if kept < deciding.numel():
-            places = torch.linspace(0, deciding.numel() - 1, kept, dtype=torch.float64).round().long()
-            deciding = deciding[places.to(deciding.device)]
-        self.calibration[:kept] = deciding
+        # of j / kept of the scores at most that share lies above the j-th kept one: rounded down, not to the nearest
+        places = torch.arange(kept, device=deciding.device) * deciding.numel() // max(kept, 1)
+        self.calibration[:kept] = deciding[places].flip(0)
         self.recorded.fill_(kept)
 
     @torch.no_grad()
