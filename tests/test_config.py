@@ -466,11 +466,11 @@ def test_choices_are_those_of_the_modules_that_honour_them():
 
 def test_choices_of_models_and_augmentations_are_those_of_torch_modules():
     from incrlt.data import augment
-    from incrlt.models import heads, resnet
+    from incrlt.models import heads
+    from incrlt.models.backbone import variants
 
     assert set(get_args(config.ModelSection.model_fields["head"].annotation)) == set(heads.HEADS)
-    for name in get_args(config.Model):
-        assert resnet.blocks_of(name) >= 1
+    assert set(get_args(config.Model)) == set(variants())
     for name in get_args(config.Augmentation):
         augment.build(name, (3, 32, 32), (0.5,) * 3, (0.2,) * 3, train=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import functools
+from collections.abc import Callable, Hashable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -12,7 +14,8 @@ from incrlt.kernels import TermSpec, TermTensors, expert_loss
 from incrlt.losses import class_balanced_weights, ldam_margins
 from incrlt.losses.margins import at_least_one
 from incrlt.models import ExpertNetwork
-from incrlt.models.layout import Layout
+from incrlt.models.layout import Combination, Layout
+from incrlt.models.named import name_of
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
@@ -25,10 +28,18 @@ class ExpertMethod:
     Attributes:
         name: The name in YAML; also the name of the file.
         needs_cosine: The losses need cosine heads.
+        needs_maps: The losses read ``output.maps``, the maps between the stages of the backbone.
     """
 
     name: ClassVar[str]
     needs_cosine: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the layout of a method that combines in its own way name it: a saved network finds it again by that."""
+        super().__init_subclass__(**kwargs)
+        if isinstance(own := vars(cls).get("layout"), property) and own.fget is not None:
+            cls.layout = property(_with_combination(own.fget), doc=own.__doc__)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters outside of their ranges; a subclass with checks of its own calls this first."""
@@ -47,7 +58,23 @@ class ExpertMethod:
     @property
     def layout(self) -> Layout:
         """What the method asks of the network: number of experts, what they share, how heads begin."""
-        return Layout()
+        return _with_combination(lambda self: Layout())(self)
+
+    def combine(self, expert_logits: Tensor) -> Tensor:
+        """Make one answer of the experts' logits; the default is their mean.
+
+        The network answers so, and early exit, the router and the recorders ask the same function for the answer of the
+        first k experts alone, ``combine(expert_logits[:k])``: a method that weighs its experts brings the weights of
+        those k to a sum of one. It reads the method's fields and nothing else, since a saved network makes the method
+        anew from them.
+
+        Args:
+            expert_logits: Of the first k experts, 1 to K ``[k, B, C]``; in evaluation as rebalanced by later stages.
+
+        Returns:
+            ``[B, C]``, each row from that row of the experts' logits alone. No host sync.
+        """
+        return expert_logits.mean(0)
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the classification terms of the batch by name.
@@ -77,6 +104,19 @@ class ExpertMethod:
 
     def begin_experience(self, network: Any) -> None:
         """Prepare the grown network before the first epoch; not called when a run is resumed."""
+
+
+def _with_combination(layout: Callable[[Any], Layout]) -> Callable[[Any], Layout]:
+    @functools.wraps(layout)
+    def named(method: ExpertMethod) -> Layout:
+        cls, wanted = type(method), layout(method)
+        if cls.combine is ExpertMethod.combine:
+            return wanted
+        own: tuple[Any, ...] = fields(method) if is_dataclass(method) else ()
+        settings = {field.name: getattr(method, field.name) for field in own}
+        return replace(wanted, combination=Combination(name_of(cls), settings))
+
+    return named
 
 
 def fused(

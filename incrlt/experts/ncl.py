@@ -24,6 +24,7 @@ from incrlt.losses import (
     online_distillation,
 )
 from incrlt.models.layout import ContrastLayout, Layout
+from incrlt.models.precision import at_least_float
 from incrlt.types import LossContext, LossTerms, ModelOutput
 
 FLOOR = 1e-9
@@ -150,16 +151,16 @@ class NCL(ExpertMethod):
         assert context.second_view is not None, "the strategy gives views of its batches"
         contrast.update(network.branches)
         with torch.no_grad(), context.autocast():
-            keys = contrast.keys(context.second_view("simclr"))
+            keys = at_least_float(contrast.keys(context.second_view("simclr")))
         negatives, valid = contrast.negatives()
         loss = momentum_contrast(
             contrast.project(output.known_features),
-            keys.float(),
+            keys,
             negatives,
             valid,
             self.contrastive_temperature,
         )
-        contrast.enqueue(keys.float())
+        contrast.enqueue(keys)
         return loss
 
     def begin_experience(self, network: Any) -> None:

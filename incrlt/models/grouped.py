@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from incrlt.errors import UserError
-from incrlt.models.resnet import LateBranch, PaddingShortcut
+from incrlt.models.backbones.resnet import LateBranch, PaddingShortcut
 
 
 class GroupedBranches(nn.Module):

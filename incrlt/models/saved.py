@@ -10,7 +10,8 @@ import torch
 from incrlt.checkpoint import CheckpointFolder
 from incrlt.errors import UserError
 from incrlt.metrics.record import CLASSES_FILE
-from incrlt.models.layout import ContrastLayout, Layout
+from incrlt.models.building import build
+from incrlt.models.layout import layout_of
 from incrlt.models.network import ExpertNetwork
 
 
@@ -25,10 +26,9 @@ def load(run_folder: str | Path) -> ExpertNetwork:
         run_folder: Folder that ``python -m incrlt.run`` named; finished or not.
 
     Raises:
-        UserError: The folder holds no whole checkpoint, or one of another kind.
+        UserError: The folder holds no whole checkpoint, or one of another kind; or the network has a backbone or a
+            combination of the user's own, whose module is not here.
     """
-    from incrlt.models import build
-
     folder = Path(run_folder) / "checkpoints"
     checkpoints = CheckpointFolder(folder)
     state = checkpoints.newest() if folder.is_dir() else None
@@ -39,11 +39,9 @@ def load(run_folder: str | Path) -> ExpertNetwork:
     if not saved.get("architecture"):
         raise UserError(f"the checkpoint in {run_folder} does not say what network it holds; run it anew.")
     settings = dict(saved["architecture"])
-    layout = dict(settings.pop("layout"))
-    contrast = layout.pop("contrast")
-    layout["contrast"] = None if contrast is None else ContrastLayout(**contrast)
+    layout = layout_of(settings.pop("layout"))
     with torch.random.fork_rng(devices=[]):  # first weights are thrown away: they must cost no random numbers
-        network = build(layout=Layout(**layout), **settings)
+        network = build(layout=layout, **settings)
     network.load_state(saved)
     network.class_names = _class_names(Path(run_folder) / CLASSES_FILE)
     return network.eval()

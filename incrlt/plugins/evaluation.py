@@ -14,6 +14,7 @@ from incrlt.losses.routing import running_means
 from incrlt.metrics.evaluation import BINS, EVALUATIONS_FILE, MILLION, save_evaluations
 from incrlt.models import cost
 from incrlt.plugins.confusion import ConfusionRecorder, arrival_of
+from incrlt.types import ModelOutput
 
 LOGITS = ("cnn", "routed")
 """Read-outs whose scores are logits; a similarity to class means has no softmax that means anything."""
@@ -57,10 +58,11 @@ class EvaluationRecorder(ConfusionRecorder):
         output = getattr(strategy, "mb_out", None)
         if output is not None and len(output.expert_logits) > 1:
             self._image_shape = tuple(strategy.mb_x.shape[1:])
-            self._count_experts(output.expert_logits, true)
+            self._count_experts(output, true)
 
-    def _count_experts(self, logits_KBC: Tensor, true: Tensor) -> None:
-        alone, together = logits_KBC.argmax(-1), running_means(logits_KBC).argmax(-1)
+    def _count_experts(self, output: ModelOutput, true: Tensor) -> None:
+        alone = output.expert_logits.argmax(-1)
+        together = running_means(output.expert_logits, output.combine).argmax(-1)
         right = torch.stack([alone == true, together == true]).permute(2, 0, 1)
         self._sum("right", true, right.long())
         self._sum("disagree", true, (alone[:, None] != alone[None]).permute(2, 0, 1).long())

@@ -70,8 +70,8 @@ class RoutingRecorder(SupervisedPlugin):
         if strategy.mb_experts_used is None or self._inside_training:
             return
         output, router = strategy.mb_out, strategy.model.router
-        scores = router(output.expert_logits, output.known_features)
-        answers = running_means(output.expert_logits).argmax(-1)
+        scores = router(output.expert_logits, output.known_features, output.combine)
+        answers = running_means(output.expert_logits, output.combine).argmax(-1)
         known = arrival_of(strategy.mb_y, self._table)
         self._image_shape = tuple(strategy.mb_x.shape[1:])
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
