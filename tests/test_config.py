@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from incrlt.errors import UserError
 from incrlt.experiment import explain, yamlfile
 from incrlt.experiment import schema as config
+from incrlt.experiment.json_schema import json_schema
 
 MINIMAL = "benchmark: {dataset: cifar100, protocol: lfh-shuffled-10}\nstrategy: {name: lucir}\n"
 
@@ -247,7 +248,11 @@ def test_seeds_left_out_follow_all():
         ("benchmark.base_classes=50", "benchmark needs a protocol"),
         ("benchmark={dataset: cifar100, base_classes: 50, increment: 7}", "do not add up to 100 classes"),
         ("benchmark={dataset: cifar100, base_classes: 50, increment: 5, order: [1, 2]}", "missing:"),
-        ("model.head=linear", "needs a cosine head; model.head is 'linear'. Set model.head: cosine."),
+        (
+            "model.head=linear",
+            "strategy 'lucir' with margin_ranking 1 needs a cosine head; model.head is 'linear'. ",
+        ),
+        ("model.head=linear", "Set model.head: cosine, or strategy.margin_ranking: 0."),
         ("model.name=resnet33", "Did you mean 'resnet32'?"),
         ("strategy.readout=nme", "needs exemplars; memory is null. Set memory: {per_class: 20}."),
         ("strategy.class_balanced_finetune=20", "needs exemplars; memory is null."),
@@ -295,7 +300,7 @@ def test_finetune_with_exemplars_is_replay(minimal):
         (["experts={name: ride}", "model.head=linear", "strategy={name: finetune}"], "needs a cosine head"),
         (
             ["experts={name: single, objective: ldam}", "model.head=linear", "strategy={name: finetune}"],
-            "ldam needs",
+            "experts 'single' with objective 'ldam' needs a cosine head",
         ),
         (["router={name: expert_assignment}"], "a router chooses between experts"),
         (
@@ -303,7 +308,7 @@ def test_finetune_with_exemplars_is_replay(minimal):
             "Set experts.num_experts: 3",
         ),
         (
-            ["experts={name: shike, classifier_epochs: 3}"],
+            ["experts={name: shike, classifier_epochs: 3, classifier_warmup: 3}"],
             "the classifier stage has only 3 epochs",
         ),
         (
@@ -361,12 +366,11 @@ def test_a_mapping_that_holds_itself_is_refused(tmp_path):
         (b"a: !!int x\n", "is not valid YAML"),
         (b"a: !!bool x\n", "is not valid YAML"),
         (b"a: !!timestamp x\n", "is not valid YAML"),
-        (b"a: 2024-13-45\n", "is not valid YAML"),
         (b"a: " + b"9" * 5000 + b"\n", "is not valid YAML"),
         (b"? [1, {a: 2}]\n: 3\n", "is not valid YAML"),
         (b"a: " + b"[" * 3000, "nested too deeply"),
         (b"--- {a: 1}\n--- {b: 2}\n", "is not valid YAML"),
-        (b"--- &a [*a]\n", "it holds a list"),
+        (b"--- &a [*a]\n", "a value holds itself"),
         (b"a: *nothing\n", "is not valid YAML"),
         (b"base: 3\n", "'base' must be the path of one YAML file, relative to this file; got 3."),
         (b"base: /etc/passwd\n", "'base' must be the path"),
@@ -377,7 +381,7 @@ def test_a_mapping_that_holds_itself_is_refused(tmp_path):
         (b"base: bad.yaml\n", "leads back to a file that is built on it"),
         (b"x" * (yamlfile.LARGEST_FILE + 1), "is larger than"),
     ],
-    ids=range(27),
+    ids=range(26),
 )
 def test_bad_file_gets_its_sentence(tmp_path, content, sentence):
     path = tmp_path / "bad.yaml"
@@ -410,7 +414,7 @@ def test_alias_bomb_is_refused_quickly(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     lines.append("training: {milestones: *a11}")
-    assert "problems" in refused(write(tmp_path / "bomb.yaml", "\n".join(lines)))
+    assert "aliases stand for" in refused(write(tmp_path / "bomb.yaml", "\n".join(lines)))
 
 
 def test_many_problems_are_cut(tmp_path):
@@ -483,7 +487,7 @@ def test_every_field_is_documented():
 
 
 def test_json_schema_knows_every_method_and_accepts_every_experiment_file():
-    schema = config.json_schema()
+    schema = json_schema()
     names = [
         choice["properties"]["name"].get("const") for choice in schema["properties"]["strategy"]["anyOf"]
     ]
@@ -496,9 +500,7 @@ def test_json_schema_knows_every_method_and_accepts_every_experiment_file():
 
 
 def test_schema_command_writes_json():
-    done = subprocess.run(
-        [sys.executable, "-m", "incrlt.experiment.schema", "--schema"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "incrlt.experiment"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "benchmark" in json.loads(done.stdout)["properties"]
 

@@ -122,6 +122,7 @@ def test_hyper_parameters_of_a_strategy_are_its_literal_keyword_arguments(packag
         "limit": None,
         "flag": True,
         "readout": "cnn",
+        "required": ...,
     }
     assert found.parameters["readout"][0] == Literal["cnn", "nme"]
     assert found.help["weight"] == "Weight of the term; continued here."
@@ -156,11 +157,13 @@ def test_hyper_parameters_of_an_expert_are_its_fields(package):
 )
 def test_schema_refuses(package, key, bad):
     with pytest.raises(ValidationError):
-        resolve.schema("strategy", "foo", package)(name="foo", **{key: bad})
+        resolve.schema("strategy", "foo", package)(name="foo", **{"required": 1, key: bad})
 
 
 def test_schema_accepts_and_gives_keyword_arguments(package):
-    entry = resolve.schema("strategy", "foo", package)(name="foo", weight=2, limit=1.5, readout="nme")
+    entry = resolve.schema("strategy", "foo", package)(
+        name="foo", weight=2, limit=1.5, readout="nme", required=1
+    )
     assert entry.hyper_parameters == {
         "weight": 2.0,
         "fraction": 0.25,
@@ -170,6 +173,7 @@ def test_schema_accepts_and_gives_keyword_arguments(package):
         "limit": 1.5,
         "flag": True,
         "readout": "nme",
+        "required": 1,
     }
 
 
