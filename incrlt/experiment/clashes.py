@@ -91,20 +91,36 @@ def _images(b: Benchmark) -> list[str]:
 def _methods(experiment: Experiment) -> list[str]:
     """Ask every method what it needs and what it does not go together with."""
     methods = chosen(experiment)
+    try:
+        return [*_told(experiment, methods), *_router(methods)]
+    except UserError as error:  # a class that tells what cannot be understood
+        return [str(error)]
+
+
+def _told(experiment: Experiment, methods: Mapping[Kind, tuple[Declared, Entry]]) -> list[str]:
     seen = _seen(experiment, methods)
     found = []
     for declared, entry in methods.values():
-        for need, because in declared.needs(entry.hyper_parameters).items():
-            if lacks := _lacks(need, experiment):
-                found.append(_needs(declared, need, because, lacks))
+        declared.check(entry.hyper_parameters)
+        found += _unmet(declared, entry, experiment)
         found += declared.clashes(seen | entry.hyper_parameters)
-    experts, entry = methods["experts"]
-    if experiment.router is not None and experts.count("num_experts", entry.hyper_parameters) == 1:
-        found.append(
-            f"a router chooses between experts, but {experts.place} has one. "
-            "Set experts.num_experts: 3, or router: null."
-        )
     return found
+
+
+def _router(methods: Mapping[Kind, tuple[Declared, Entry]]) -> list[str]:
+    experts, entry = methods["experts"]
+    if "router" not in methods or experts.count("num_experts", entry.hyper_parameters) != 1:
+        return []
+    return [
+        f"a router chooses between experts, but {experts.place} has one. Set experts.num_experts: 3, or router: null."
+    ]
+
+
+def _unmet(declared: Declared, entry: Entry, experiment: Experiment) -> list[str]:
+    """Return one sentence per need that the experiment does not meet."""
+    needs = declared.needs(entry.hyper_parameters)
+    lacking = {need: lacks for need in needs if (lacks := _lacks(need, experiment))}
+    return [_needs(declared, need, needs[need], lacks) for need, lacks in lacking.items()]
 
 
 def _seen(experiment: Experiment, methods: Mapping[Kind, tuple[Declared, Entry]]) -> dict[str, Any]:

@@ -218,6 +218,17 @@ class Declared:
         told = self.facts.get("first_epochs", "train_epochs")
         return int(self._value(told, values))
 
+    def check(self, settings: Settings) -> None:
+        """Refuse what cannot be worked out, before a plan or a table asks for it.
+
+        Raises:
+            UserError: The class, and what it declares.
+        """
+        values = {**settings, "num_old": 1, "num_new": 1, "images": 1, "train_epochs": 1}
+        self.title(settings)
+        self.later_stages(values)
+        self.first_epochs(values)
+
     # ------------------------------------------------------------------ how it is read
 
     def _all(self, name: str) -> dict[str, str]:

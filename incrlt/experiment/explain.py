@@ -35,6 +35,7 @@ HINTS: Final[dict[str, str]] = {
     "device": "auto, cpu, cuda or cuda:N",
     "output.name": "a name of letters, digits and _.- (at most 100), or null",
     "benchmark.order": "shuffled, ordered, reverse, or a list of all class ids",
+    "benchmark.protocol": "a name such as lfh-shuffled-10 (at most 100 characters, no spaces), or null",
     "seeds.all": "a whole number from 0 to 4294967295",
 }
 """Where the type alone would not say it well."""
@@ -206,7 +207,7 @@ def _sentence(
     for bound in (LARGEST, LARGEST_SIZE):
         if not (isinstance(given, (int, float)) and given > bound):
             description = re.sub(rf" and <= {bound}\b", "", description)  # nobody else needs to read of it
-    if line["type"] == "missing":
+    if line["type"] == "missing" and len(line["loc"]) == len(path):  # else a list is too short
         return f"{dotted} is missing; give {description}."
     item = next((step for step in line["loc"][len(path) :] if isinstance(step, int)), None)
     which = f" (item {item + 1} is {show(line['input'])})" if item is not None else ""

@@ -35,7 +35,10 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 """A whole number of things, at least one: epochs, negatives."""
 
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
-"""A whole number that memory is asked for: a width, a batch, a queue, experts; at most :data:`LARGEST_SIZE`."""
+"""A whole number that memory is asked for: a width, a batch, a queue; at most :data:`LARGEST_SIZE`."""
+
+ExpertCount = Annotated[int, Field(ge=1, le=64)]
+"""Experts of a network, each with modules of its own: 1 to 64."""
 
 Index = Annotated[int, Field(ge=0, le=LARGEST)]
 """A whole number from zero: a class id, a number of epochs that may be none."""
@@ -48,7 +51,7 @@ def _path(value: str) -> str:
     try:
         encoded = os.fsencode(value)
     except UnicodeEncodeError:
-        raise ValueError("must be a path; it holds half a character (a lone surrogate). Remove it.") from None
+        raise ValueError("must be a path; it holds characters that file names cannot have here.") from None
     if len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in encoded.split(b"/")):
         raise ValueError(
             f"must be a path of at most {LONGEST_PATH} bytes, each name at most {LONGEST_NAME}; it has {len(encoded)} "
@@ -77,6 +80,7 @@ ALIASES: Final[dict[str, Any]] = {
     "Fraction": Fraction,
     "Count": Count,
     "Size": Size,
+    "ExpertCount": ExpertCount,
     "Index": Index,
     "PathText": PathText,
 }

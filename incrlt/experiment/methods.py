@@ -42,6 +42,14 @@ ROOTS: Final[dict[str, str]] = {
 MAKERS: Final[dict[str, str]] = {"rebalance": "stages", "router": "stage"}
 """The method that a stage of a kind has."""
 
+WORDS: Final[dict[str, str]] = {
+    "strategy": "strategy",
+    "experts": "expert method",
+    "rebalance": "rebalancing stage",
+    "router": "router",
+}
+"""What sentences call a kind."""
+
 EXTERNAL: Final = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 LONGEST_NAME: Final = 200
 """Characters of a name; longer ones are looked up nowhere."""
@@ -98,6 +106,7 @@ def find(kind: Kind, name: str, root: Path = PACKAGE) -> Declared:
     facts: dict[str, Any] = {}
     for ancestor in reversed(line.classes):
         facts |= ancestor.facts
+    missing = source.missing_imports(cls) if ":" in name else []
     found = parameters_of(ancestors, _template() if kind == "strategy" else frozenset())
     return Declared(
         kind=kind,
@@ -109,7 +118,10 @@ def find(kind: Kind, name: str, root: Path = PACKAGE) -> Declared:
         help=MappingProxyType(found.help),
         facts=MappingProxyType(facts),
         ancestors=ancestors,
-        faults=found.faults,
+        faults=(
+            *found.faults,
+            *(f"its file imports '{module}', which is not installed" for module in missing),
+        ),
     )
 
 
@@ -129,7 +141,7 @@ def schema(kind: Kind, name: str, root: Path = PACKAGE) -> type[Entry]:
     declared = find(kind, name, root)
     if declared.faults:
         raise UserError(
-            f"{kind}.name '{_short(name)}' cannot be made from YAML: {'; '.join(declared.faults)}."
+            f"{kind}.name '{_short(name)}' cannot be made from YAML: {'; '.join(declared.faults)}. Mend that file."
         )
     fields: dict[str, Any] = {
         key: (annotation, Field(default=default, description=declared.help.get(key)))
@@ -249,7 +261,7 @@ def _no_method(kind: Kind, name: str) -> str:
         else f"a class with a method {MAKERS[kind]}"
     )
     return (
-        f"{kind}.name '{_short(name)}' is no {kind}: that is {wanted}. "
+        f"{kind}.name '{_short(name)}' is no {WORDS[kind]}: that is {wanted}. "
         f"Give one, or one of: {', '.join(names(kind))}."
     )
 

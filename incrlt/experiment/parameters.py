@@ -99,27 +99,40 @@ def _passed_on(init: ast.FunctionDef) -> tuple[set[str], bool]:
 
 def _of_fields(classes: Sequence[ClassSource], filled: frozenset[str]) -> Parameters:
     """Return what a dataclass takes; a field of a base keeps its place when it is written anew."""
-    found: dict[str, tuple[Any, Any] | None] = {}
+    fields: dict[str, ast.AnnAssign] = {}
     notes: dict[str, str] = {}
-    missing: dict[str, bool] = {}
     for cls in reversed(classes):
         notes |= _documented(source.docstring(cls.node))
         for line, after in zip(cls.node.body, [*cls.node.body[1:], None], strict=True):
             if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
                 continue
             key = line.target.id
-            if source.is_class_variable(line.annotation) or key in filled or key[0] == "_" or key == "name":
-                continue
-            found[key] = parameter(line.annotation, _default_of(line.value))
-            missing[key] = line.value is None and found[key] is None
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            fields[key] = line
+            if _is_no_argument(line) or key in filled or key[0] == "_" or key == "name":
+                del fields[key]  # also where a base has a field of this name
+            elif isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 notes[key] = inspect.cleandoc(str(after.value.value))
+    found = {key: parameter(line.annotation, _default_of(line.value)) for key, line in fields.items()}
     faults = [
         f"its field '{key}' has no default, and its annotation is none that YAML can give"
-        for key in missing
-        if missing[key]
+        for key, line in fields.items()
+        if line.value is None and found[key] is None
     ]
     return Parameters({key: pair for key, pair in found.items() if pair}, notes, tuple(faults))
+
+
+def _is_no_argument(line: ast.AnnAssign) -> bool:
+    """Say whether a dataclass's constructor passes this over: a ``ClassVar``, or ``field(init=False)``."""
+    if source.is_class_variable(line.annotation):
+        return True
+    words = (
+        line.value.keywords
+        if isinstance(line.value, ast.Call) and last_word(line.value.func) == "field"
+        else []
+    )
+    return any(
+        word.arg == "init" and isinstance(word.value, ast.Constant) and not word.value.value for word in words
+    )
 
 
 def _default_of(value: ast.expr | None) -> ast.expr | None:

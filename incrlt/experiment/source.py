@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from incrlt.errors import UserError
@@ -60,7 +61,7 @@ class ClassSource:
         return f"{self.module}:{self.name}"
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Mapping[str, Any]:
         """Class attributes with a plain value."""
         return facts(self.node)
 
@@ -107,7 +108,8 @@ def class_named(tree: ast.Module, name: str) -> ast.ClassDef | None:
     return next((node for node in classes(tree) if facts(node).get("name") == name), None)
 
 
-def facts(node: ast.ClassDef) -> dict[str, Any]:
+@functools.lru_cache(maxsize=1024)
+def facts(node: ast.ClassDef) -> Mapping[str, Any]:
     """Return the class attributes that have a plain value; fields of a dataclass are those of its objects."""
     found, fields = {}, is_dataclass(node)
     for line in node.body:
@@ -118,7 +120,7 @@ def facts(node: ast.ClassDef) -> dict[str, Any]:
         target = line.targets[0] if isinstance(line, ast.Assign) else line.target
         if isinstance(target, ast.Name):
             found[target.id] = plain(line.value)
-    return found
+    return MappingProxyType(found)
 
 
 def is_dataclass(node: ast.ClassDef) -> bool:
@@ -154,15 +156,38 @@ def arguments(node: ast.ClassDef) -> frozenset[str]:
 def source_of(module: str) -> Path | None:
     """Return the ``.py`` file of a dotted module; parents are looked up, not imported."""
     if module == "incrlt" or module.startswith("incrlt."):
-        return _own_file(module)
+        return _file_in([PACKAGE.parent], module.split("."))
     top, *rest = module.split(".")
     spec = _top(top)
-    done = top
-    for part in rest:
-        done = f"{done}.{part}"
-        spec = PathFinder.find_spec(done, list(spec.submodule_search_locations or [])) if spec else None
-    origin = Path(spec.origin) if spec and spec.origin else None
+    if spec is None:
+        return None
+    if rest:
+        return _file_in([Path(folder) for folder in spec.submodule_search_locations or []], rest)
+    origin = Path(spec.origin) if spec.origin else None
     return origin if origin and origin.suffix == ".py" else None
+
+
+def _file_in(folders: list[Path], parts: list[str]) -> Path | None:
+    """Return the file of a module below folders; a folder without ``__init__.py`` is a package too."""
+    for part in parts[:-1]:
+        folders = [folder / part for folder in folders if (folder / part).is_dir()]
+    places = [folder / parts[-1] for folder in folders]
+    files = [
+        file for place in places for file in (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    ]
+    return next((file for file in files if file.is_file()), None)
+
+
+def missing_imports(cls: ClassSource) -> list[str]:
+    """Return the packages that a class's file imports first thing and that are not installed."""
+    wanted: list[str] = []
+    for line in parse(cls.file).body:
+        if isinstance(line, ast.Import):
+            wanted += [alias.name for alias in line.names]
+        elif isinstance(line, ast.ImportFrom) and not line.level:
+            wanted.append(line.module or "")
+    packages = dict.fromkeys(module.partition(".")[0] for module in wanted)
+    return [package for package in packages if _top(package) is None]
 
 
 def find_class(module: str, name: str) -> ClassSource | None:
@@ -222,18 +247,11 @@ def _dotted(expression: ast.expr) -> str:
     return ast.unparse(expression.value if isinstance(expression, ast.Subscript) else expression)
 
 
-@functools.lru_cache(maxsize=256)
 def _top(name: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
-
-
-def _own_file(module: str) -> Path | None:
-    """Return the file of one of incrlt's own modules, of the tree that runs."""
-    place = PACKAGE.parent.joinpath(*module.split("."))
-    return next((file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()), None)
 
 
 def _module(name: str) -> Module | None:
@@ -278,10 +296,9 @@ def _exported(holder: Module, head: str, rest: str, seen: frozenset[tuple[str, s
             return found
     if not holder.is_package:
         return None
-    inner = _module(f"{holder.name}.{head}")
-    if inner is not None:
-        return _lookup(inner, rest, seen) if rest else None
-    if rest or "__getattr__" not in _bindings(holder):
+    if rest:
+        return _imported(f"{holder.name}.{head}", "", rest, seen)
+    if "__getattr__" not in _bindings(holder):
         return None
     for file in sorted(holder.file.parent.glob("[!_]*.py")):  # see incrlt.lazy
         node = next((node for node in classes(parse(file)) if node.name == head), None)

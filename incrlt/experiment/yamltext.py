@@ -116,6 +116,14 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that this loader, or a loader of YAML 1.1, would take for something else."""
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Write text; characters that nobody sees are escaped, since PyYAML's other styles lose some line breaks."""
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
 for _tag, _pattern, _first in SCALARS:
     for _class in (StrictLoader, _Dumper):
         _class.add_implicit_resolver(

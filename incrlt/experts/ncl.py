@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from incrlt.experiment.fields import Fraction, NonNegative, Positive, Size
+from incrlt.experiment.fields import ExpertCount, Fraction, NonNegative, Positive, Size
 from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
@@ -62,7 +62,7 @@ class NCL(ExpertMethod):
         )
     }
 
-    num_experts: Size = 3
+    num_experts: ExpertCount = 3
     """Networks K."""
     hard_share: Fraction = 0.3
     """Hard categories of an image, as a share of the classes seen (30 of 100, 300 of 1000); at least 2."""

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, PathText, Positive, Size
+from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, PathText, Positive
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import class_temperatures, distribution_aware_diversity, ensemble_distillation, ldam
@@ -44,7 +44,7 @@ class RIDE(ExpertMethod):
         )
     }
 
-    num_experts: Size = 3
+    num_experts: ExpertCount = 3
     """Experts K; the paper has 2, 3 and 4, and 6 for a teacher."""
     objective: Literal["ldam", "balanced_softmax", "cross_entropy"] = "ldam"
     """Loss of each expert; ``ldam`` is the paper's, ``balanced_softmax`` adds the log prior instead of margins."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from incrlt.errors import UserError
-from incrlt.experiment.fields import Index, NonNegative, Positive, Size
+from incrlt.experiment.fields import ExpertCount, Index, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
@@ -65,7 +65,7 @@ class SHIKE(ExpertMethod):
         ),
     }
 
-    num_experts: Size = 3
+    num_experts: ExpertCount = 3
     """Experts K."""
     objective: Literal["cross_entropy", "balanced_softmax"] = "cross_entropy"
     """Loss of the first stage; the paper's is plain."""

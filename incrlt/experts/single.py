@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive, Size
+from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.models.layout import Layout
@@ -34,7 +34,7 @@ class Single(ExpertMethod):
     """``balanced_softmax`` (Ren et al. 2020) adds the log prior of the training stream, exemplars included;
     ``logit_adjustment`` (Menon et al. 2021) ``tau`` times that; ``ldam`` (Cao et al. 2019) subtracts a margin that
     grows towards the tail, re-weighted late, and needs a cosine head."""
-    num_experts: Size = 1
+    num_experts: ExpertCount = 1
     """Branches K behind a shared stem, each with its own head and loss; the answer is the mean of their logits."""
     tau: NonNegative = 1.0
     """Strength of ``logit_adjustment``."""
