@@ -102,9 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     from incrlt.console import Console
-    from incrlt.experiment import schema as config
+    from incrlt.experiment import schema
 
-    experiment = config.load(given.experiment, _overrides(given))
+    experiment = schema.load(given.experiment, _overrides(given))
     if given.print_config:
         Console().plain(experiment.resolved_yaml().rstrip())
         return DONE
@@ -132,7 +132,7 @@ def _overrides(given: argparse.Namespace) -> list[str]:
 
 def _dry_run(experiment: Experiment) -> None:
     from incrlt.console import Console, quantity
-    from incrlt.experiment.plan import plan
+    from incrlt.experiment.plan import plan, untold
 
     rows, protocol = plan(experiment), experiment.protocol()
     epochs = sum(row["epochs"] + row["later_epochs"] for row in rows)
@@ -144,12 +144,22 @@ def _dry_run(experiment: Experiment) -> None:
         "protocol": f"{protocol.name} of {protocol.dataset}, rule {protocol.rule_hash}",
         "config hash": experiment.hash()[:8],
         "cost": f"{epochs} epochs, {quantity(work)} images, about {quantity(steps)} steps",
+        **_not_counted(untold(experiment)),
         "results in": experiment.run_folder("<protocol hash>").with_name(
             f"<protocol hash>-{experiment.hash()[:8]}-s{experiment.seeds.all}"
         ),
         "dry run": "nothing was trained; leave out --dry-run to run it",
     }
     Console().dry_run(facts, experiment.resolved_yaml(), rows)
+
+
+def _not_counted(methods: Sequence[str]) -> dict[str, str]:
+    """Return a line on stages that the plan leaves out, none where there are none."""
+    if not methods:
+        return {}
+    return {
+        "not counted": f"later stages of {', '.join(methods)}: the class writes stages and no later_stages"
+    }
 
 
 def _fail(text: str, code: int) -> int:

@@ -25,6 +25,9 @@ class ExpertMethod:
     A subclass is one file of ``incrlt/experts`` with fields for its hyper-parameters, :attr:`layout` and
     :meth:`loss`; the rest has a default.
 
+    What else a class may tell (its title, its needs, the lengths of its stages, what it clashes with) stands in
+    :mod:`incrlt.experiment.declared`.
+
     Attributes:
         name: The name in YAML; also the name of the file.
         needs_cosine: The losses need cosine heads.

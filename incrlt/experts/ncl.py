@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
+from incrlt.experiment.fields import ExpertCount, Fraction, NonNegative, Positive, Size
 from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
@@ -53,8 +53,17 @@ class NCL(ExpertMethod):
     """
 
     name = "ncl"
+    title = "NCL"
+    offline_title = "NCL-{num_experts}"
+    needs: ClassVar[dict[str, str]] = {"tensors": "contrastive"}  # a second view of each image
+    clashes: ClassVar[dict[str, str]] = {
+        "contrastive and training.step == 'graph'": (
+            "training.step 'graph' cannot draw the second views of experts.contrastive. Set training.step: auto, or "
+            "contrastive: 0."
+        )
+    }
 
-    num_experts: Count = 3
+    num_experts: ExpertCount = 3
     """Networks K."""
     hard_share: Fraction = 0.3
     """Hard categories of an image, as a share of the classes seen (30 of 100, 300 of 1000); at least 2."""
@@ -68,9 +77,9 @@ class NCL(ExpertMethod):
     """Weight of the contrastive term, which costs a second forward pass; the paper's setting with it has 1."""
     contrastive_temperature: Positive = 0.2
     """Softens its similarities."""
-    projection: Count = 64
+    projection: Size = 64
     """Width of the projections (CIFAR 64, Places 1024)."""
-    queue: Count = 1024
+    queue: Size = 1024
     """Keys to tell apart from (CIFAR 1024, Places 65536)."""
     momentum: Fraction = 0.999
     """Share of the momentum encoder that stays at each step."""

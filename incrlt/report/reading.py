@@ -15,7 +15,8 @@ import yaml
 
 import incrlt
 from incrlt.errors import UserError
-from incrlt.experiment.yamlfile import BROKEN, leaves
+from incrlt.experiment.yamlfile import leaves
+from incrlt.experiment.yamltext import BROKEN
 from incrlt.metrics import StreamRecord, load_records, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT

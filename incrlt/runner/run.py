@@ -197,23 +197,7 @@ def _schedule(training: Any) -> Any:
 
 def method_name(experiment: Experiment) -> str:
     """Return the name a paper's table would use, e.g. ``LUCIR+LWS``."""
-    names = {"lucir": "LUCIR", "icarl": "iCaRL", "ride": "RIDE", "ncl": "NCL", "shike": "SHIKE"}
-    strategy = experiment.strategy.name
-    parts = [names.get(strategy, strategy.capitalize()), *_experts_name(experiment.experts, names)]
-    parts += [] if experiment.rebalance is None else [experiment.rebalance.name.upper()]
-    parts += [] if experiment.router is None else ["router"]
-    return "+".join(parts)
-
-
-def _experts_name(experts: Any, names: dict[str, str]) -> list[str]:
-    if experts.name != "single":
-        return [names.get(experts.name, experts.name)]
-    chosen, found = experts.hyper_parameters, []
-    if chosen["objective"] != "cross_entropy":
-        found.append(chosen["objective"].replace("_", " "))
-    if chosen["num_experts"] > 1:
-        found.append(f"{chosen['num_experts']} branches")
-    return found
+    return experiment.method
 
 
 class Run:

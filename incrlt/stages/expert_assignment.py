@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from incrlt.experiment.fields import Count, Fraction, Positive
+from incrlt.experiment.fields import Count, Fraction, Positive, Size
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.routing import routing_loss, routing_targets
 from incrlt.models.inference import early_exit
@@ -36,18 +36,21 @@ class ExpertAssignment:
 
     name = "expert_assignment"
     kind = "router"
+    title = "router"
+    needs: ClassVar[dict[str, str]] = {"tensors": "cache_features"}
+    later_stages = (("router", "epochs", "stream"),)
 
     epochs: Count = 5
     """Epochs of the stage."""
     lr: Positive = 0.01
     """Learning rate, cosine schedule to 0."""
-    batch_size: Count = 512
+    batch_size: Size = 512
     """Images per step."""
     pos_weight: Positive = 100.0
     """Weight of images that should go on; more of it buys accuracy for computation."""
-    top: Count = 30
+    top: Size = 30
     """Largest logits that the router looks at: 30 on CIFAR, 50 for RIDE's larger networks."""
-    hidden: Count = 16
+    hidden: Size = 16
     """Width to which the router brings a feature."""
     shared: bool = True
     """One last layer for all decisions; otherwise one for each."""
