@@ -12,10 +12,10 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from incrlt.errors import UserError
+from incrlt.runner.options import RunOptions
 
 if TYPE_CHECKING:
     from incrlt.experiment.schema import Experiment
@@ -31,16 +31,6 @@ examples:
 An interrupted run goes on where it stopped; a finished one is not run again, unless --restart is given.
 INCRLT_DATA names the folder of the datasets, INCRLT_DEBUG=1 shows the traceback of an error.
 """
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run is told beside its experiment; nothing here changes results."""
-
-    resume: Literal["auto", "restart"] = "auto"
-    """``auto`` goes on with an unfinished run of the same experiment; ``restart`` begins anew."""
-    command: str = ""
-    """The command line, for the record."""
 
 
 def parser() -> argparse.ArgumentParser:

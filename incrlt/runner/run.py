@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import incrlt._compat
+from typing import Any
 
 import torch
 
-import incrlt.models
 from incrlt import report
-from incrlt.benchmarks import datasets, protocols, streams
+from incrlt.benchmarks import protocols, streams
 from incrlt.checkpoint import CheckpointFolder
 from incrlt.console import Console
-from incrlt.errors import UserError
-from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.plan import plan
 from incrlt.experiment.schema import Experiment
-from incrlt.metrics import experience_rows, published, summarise
+from incrlt.metrics import StreamRecord, experience_rows, published, summarise
 from incrlt.models import cost
 from incrlt.plugins.evaluation import EvaluationRecorder
-from incrlt.plugins.memory import ExemplarMemory
 from incrlt.plugins.routing import RoutingRecorder
-from incrlt.report.tables import counted
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 from incrlt.runner.board import Board
+from incrlt.runner.build import build_strategy, choose_device, load_data, method_name
 from incrlt.runner.folder import RunFolder, environment
-from incrlt.schedules import cosine, multistep_with_warmup
-from incrlt.training.randomness import seed_everything
-
-if TYPE_CHECKING:
-    from incrlt.run import RunOptions
-    from incrlt.training.template import IncrTemplate
-
+from incrlt.runner.options import RunOptions
+from incrlt.training.template import IncrTemplate
+from incrlt.words import counted
 
 WRITTEN_LATER = (
     "DONE",
@@ -80,18 +70,6 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     return 0
 
 
-def load_data(experiment: Experiment) -> datasets.ImageData:
-    """Read the images of an experiment.
-
-    Raises:
-        UserError: They are missing or damaged.
-    """
-    chosen, where = experiment.benchmark, experiment.data
-    if chosen.dataset == "folder":
-        return datasets.load_folder(where.root, chosen.image_size)
-    return datasets.load(chosen.dataset, where.root, where.download)
-
-
 def _say_done(console: Console, folder: RunFolder) -> None:
     page = folder.path / "report.html"
     console.plain("this run is finished; --restart runs it again")
@@ -100,120 +78,19 @@ def _say_done(console: Console, folder: RunFolder) -> None:
     console.finished(folder.path, page, f"python -m incrlt.report {folder.path}", None)
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is the first GPU if there is one.
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What was counted up to an experience, as it stands in the folder."""
 
-    Raises:
-        UserError: A GPU is asked for that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(
-            f"device {name!r} is not here: torch sees {count} CUDA devices. Use device: auto or cpu."
-        )
-    return device
+    records: dict[str, StreamRecord]
+    """Per read-out, the main one first."""
+    results: dict[str, Any]
+    """The content of ``results.json``."""
 
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return the precision of a name; ``auto`` is bf16 where the hardware multiplies in it, else fp32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def build_strategy(
-    experiment: Experiment, in_channels: int, device: torch.device, recorders: Sequence[Any]
-) -> IncrTemplate:
-    """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``."""
-    training, seeds = experiment.training, experiment.seeds.filled()
-    seed_everything(seeds["init"])
-    from incrlt.training.template import quiet_evaluator
-
-    experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
-    model = incrlt.models.build(
-        experiment.model.name,
-        layout=experts.layout,
-        head=experiment.model.head,
-        in_channels=in_channels,
-        width=experiment.model.width,
-        last_relu=experiment.model.last_relu,
-    )
-    precision = choose_precision(training.precision, device)
-    channels_last = precision != "fp32" if training.channels_last == "auto" else training.channels_last
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        nesterov=training.nesterov,
-    )
-    return load_class("strategy", experiment.strategy.name)(
-        model=model,
-        optimizer=optimizer,
-        experts=experts,
-        memory=_memory(experiment),
-        rebalance=_entry("rebalance", experiment.rebalance),
-        router=_entry("router", experiment.router),
-        schedule=_schedule(training),
-        train_mb_size=training.batch_size,
-        train_epochs=training.epochs,
-        base_epochs=training.base_epochs,
-        eval_mb_size=training.eval_batch_size,
-        device=device,
-        plugins=recorders,
-        evaluator=quiet_evaluator(),
-        precision=precision,
-        kernels=training.kernels,
-        step=training.step,
-        channels_last=channels_last,
-        grad_clip=training.grad_clip,
-        fast_data=experiment.data.on_device,
-        batch_seed=seeds["batches"],
-        augmentation_seed=seeds["augmentation"],
-        **experiment.strategy.hyper_parameters,
-    )
-
-
-def _memory(experiment: Experiment) -> ExemplarMemory | None:
-    if experiment.memory is None:
-        return None
-    return ExemplarMemory(**experiment.memory.model_dump(), seed=experiment.seeds.filled()["batches"])
-
-
-def _entry(kind: Kind, entry: Any) -> Any:
-    return None if entry is None else load_class(kind, entry.name)(**entry.hyper_parameters)
-
-
-def _schedule(training: Any) -> Any:
-    if training.schedule == "cosine":
-        return cosine(training.warmup_epochs)
-    return multistep_with_warmup(training.milestones, training.gamma, training.warmup_epochs)
-
-
-def method_name(experiment: Experiment) -> str:
-    """Return the name a paper's table would use, e.g. ``LUCIR+LWS``."""
-    names = {"lucir": "LUCIR", "icarl": "iCaRL", "ride": "RIDE", "ncl": "NCL", "shike": "SHIKE"}
-    strategy = experiment.strategy.name
-    parts = [names.get(strategy, strategy.capitalize()), *_experts_name(experiment.experts, names)]
-    parts += [] if experiment.rebalance is None else [experiment.rebalance.name.upper()]
-    parts += [] if experiment.router is None else ["router"]
-    return "+".join(parts)
-
-
-def _experts_name(experts: Any, names: dict[str, str]) -> list[str]:
-    if experts.name != "single":
-        return [names.get(experts.name, experts.name)]
-    chosen, found = experts.hyper_parameters, []
-    if chosen["objective"] != "cross_entropy":
-        found.append(chosen["objective"].replace("_", " "))
-    if chosen["num_experts"] > 1:
-        found.append(f"{chosen['num_experts']} branches")
-    return found
+    @property
+    def main(self) -> StreamRecord:
+        """The counts of the main read-out."""
+        return next(iter(self.records.values()))
 
 
 class Run:
@@ -255,9 +132,10 @@ class Run:
         self.strategy.on_epoch_end = self._epoch_end
         self.strategy.model.normalisation = {"mean": list(data.mean), "std": list(data.std)}
         self.method = method_name(experiment)
+        self._counts: Counts | None = None
         self._begun = time.perf_counter()
         self._seconds_before = 0.0
-        self._steps = 0
+        self._epochs = 0
 
     def run(self) -> None:
         """Train and evaluate every experience that is left, then write the report."""
@@ -309,7 +187,7 @@ class Run:
         self.folder.cut_log(state["log_size"])
         if "board" in state:  # older versions did not note it
             self.board.cut(state["board"])
-        self._seconds_before, self._steps = state["seconds"], state["steps"]
+        self._seconds_before, self._epochs = state["seconds"], state["steps"]
         self.recorder.load_state_dict(state["recorder"])
         self.routing.load_state_dict(state["routing"])
         self.strategy.load_state_dict(state["strategy"], self.benchmark.train_stream)
@@ -359,9 +237,9 @@ class Run:
             "images_per_second": strategy.epoch_images / seconds,
             "seconds": seconds,
         }
-        self._steps += 1
+        self._epochs += 1
         self.folder.log(event)
-        self.board.epoch(self._steps, event)
+        self.board.epoch(self._epochs, event)
         self._save(trained=False)
         self.console.epoch(event)
 
@@ -372,7 +250,7 @@ class Run:
             "routing": self.routing.state_dict(),
             "log_size": self.folder.log_size,
             "board": self.board.sizes(),
-            "steps": self._steps,
+            "steps": self._epochs,
             "seconds": self._seconds,
         }
         self.checkpoints.save(state)
@@ -392,16 +270,16 @@ class Run:
             "memory_images": 0 if memory is None else len(memory),
         }
         self.folder.log(event)
-        records = self._write_counts()
-        self._show(event, records)
+        counts = self._write_counts()
+        self._show(event, counts)
         self._save(trained=True)  # last: what comes before it is done again when the process is killed
-        rows = {readout: experience_rows(record)[t] for readout, record in records.items()}
+        rows = {readout: experience_rows(record)[t] for readout, record in counts.records.items()}
         self.console.experience(event, rows)
         line = self.routing.line()
         if line is not None:
             self.console.plain(line)
 
-    def _write_counts(self) -> dict[str, Any]:
+    def _write_counts(self) -> Counts:
         records = self.recorder.records(self.resolved.counts_before_holdout, None)
         size = len(self.recorder.class_ids)
         records = {
@@ -422,32 +300,31 @@ class Run:
             "parameters": cost.parameters(self.strategy.model),
             "mega_macs": cost.macs(self.strategy.model, self.image_shape) / 1e6,
         }
-        self.results = self.folder.write_counts(records, labels, extra)
-        self.first_record = next(iter(records.values()))
-        record = self.first_record
+        counts = Counts(records, self.folder.write_counts(records, labels, extra))
         self.recorder.write(self.folder.path)
+        record = counts.main
         self.routing.write(self.folder.path, record.experience_of_class, record.images_of_class)
-        return records
+        self._counts = counts
+        return counts
 
-    def _show(self, event: dict[str, Any], records: dict[str, Any]) -> None:
-        t, images = event["experience"], self.first_record.images_of_class
-        self.board.experience(event, self.results["readouts"])
-        for readout, record in records.items():
+    def _show(self, event: dict[str, Any], counts: Counts) -> None:
+        t, main = event["experience"], counts.main
+        self.board.experience(event, counts.results["readouts"])
+        for readout, record in counts.records.items():
             self.board.classes(t, readout, record)
-        self.board.evaluation(t, self.recorder.evaluations.get(t, {}), self.first_record)
-        self.board.heads(t, self.strategy.model.final_heads, images)
-        for row in self.routing.rows(self.first_record.experience_of_class, images)[t:]:
+        self.board.evaluation(t, self.recorder.evaluations.get(t, {}), main)
+        self.board.heads(t, self.strategy.model.final_heads, main.images_of_class)
+        for row in self.routing.rows(main.experience_of_class, main.images_of_class)[t:]:
             self.board.routing(t, row)
 
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> None:
-        if not hasattr(self, "first_record"):
-            self._write_counts()
+        counts = self._counts or self._write_counts()
         self.folder.log({"event": "end", "seconds": self._seconds})
         settings = {"method": self.method, "protocol_hash": self.resolved.hash, **self.experiment.resolved()}
-        self.board.finish(settings, self.results)
-        line = self._distance()
+        self.board.finish(settings, counts.results)
+        line = self._distance(counts)
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
         self.folder.write_text("DONE", "")
@@ -455,11 +332,11 @@ class Run:
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
         self.console.finished(self.folder.path, page, others, line)
 
-    def _distance(self) -> str | None:
+    def _distance(self, counts: Counts) -> str | None:
         """Return how far the run is from its published row and what differs, or None without a row."""
         name, length = self.resolved.protocol.name, self.experiment.training
         row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
-        line = published.distance(name, row_name, summarise(self.first_record))
+        line = published.distance(name, row_name, summarise(counts.main))
         training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
         differs = published.what_differs(self.resolved.describe(), row_name, training)
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line
