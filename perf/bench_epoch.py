@@ -33,7 +33,7 @@ import incrlt.experiment.schema
 from incrlt.benchmarks import datasets, protocols, streams
 from incrlt.errors import UserError
 from incrlt.plugins.confusion import ConfusionRecorder
-from incrlt.runner.run import build_strategy, choose_precision
+from incrlt.runner.build import build_strategy, choose_precision
 from perf.alternate import alternate, ratio, spread
 
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "cifar100lt_10tasks.yaml"
