@@ -59,7 +59,7 @@ class TensorCache:
         """
         if id(dataset) not in self._stored:
             # The reference to the data set keeps its id from being given to another object.
-            self._stored[id(dataset)] = (dataset, _open(dataset, self.device))
+            self._stored[id(dataset)] = (dataset, open_stored(dataset, self.device))
         stored = self._stored[id(dataset)][1]
         stored.decode(rows, self.max_bytes)
         return stored
@@ -123,7 +123,7 @@ class Stored:
         return torch.empty((len(self.known), *first.shape), dtype=first.dtype, device=self.device)
 
 
-def _open(dataset: Any, device: torch.device) -> Stored:
+def open_stored(dataset: Any, device: torch.device) -> Stored:
     """Return the store of a data set whose samples are known to be the same at each reading."""
     if type(dataset) is ImageTensors:
         return _open_tensors(dataset, dataset.images, dataset.targets, device)
