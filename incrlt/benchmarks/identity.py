@@ -109,11 +109,10 @@ def contents(dataset: Any, indices: Indices) -> Tensor:
     """
     found = np.empty(len(indices), dtype=np.int64)
     for stored, rows, places, _ in stored_parts(dataset):
-        row_at = dict(zip(places.tolist(), rows.tolist(), strict=True))
-        chosen = [position for position, index in enumerate(indices.tolist()) if index in row_at]
-        found[chosen] = picture_hashes(
-            stored, np.array([row_at[int(indices[c])] for c in chosen], dtype=np.int64)
-        )
+        row_of = np.full(len(dataset), -1, dtype=np.int64)
+        row_of[places] = rows
+        here = row_of[indices] >= 0
+        found[here] = picture_hashes(stored, row_of[indices][here])
     return torch.from_numpy(found)
 
 

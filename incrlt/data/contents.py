@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from incrlt.data.quiet import quiet_random
-from incrlt.data.stored import Indices, NotExactError, open_stored
+from incrlt.data.stored import Indices, NotExactError, without_transform
 
 UNKNOWN = 0
 """Hash of what cannot be compared: a sample that is another one at each reading, or of an unknown type."""
@@ -49,7 +49,7 @@ def labels_hash(labels: Tensor) -> int:
 def _as_stored(dataset: Any) -> tuple[Any, bool]:
     """Return the data set without its own transform, and whether its samples are the same at each reading."""
     try:
-        return open_stored(dataset, torch.device("cpu")).source, True
+        return without_transform(dataset)[0], True
     except NotExactError:
         return dataset, False
 

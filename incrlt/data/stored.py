@@ -124,16 +124,32 @@ class Stored:
 
 
 def open_stored(dataset: Any, device: torch.device) -> Stored:
-    """Return the store of a data set whose samples are known to be the same at each reading."""
+    """Return the store of a data set whose samples are known to be the same at each reading.
+
+    Raises:
+        NotExactError: Nobody knows, or its own transforms cannot be taken off.
+    """
+    source, transform = without_transform(dataset)
     if type(dataset) is ImageTensors:
         return _open_tensors(dataset, dataset.images, dataset.targets, device)
     if _is_tensor_dataset(dataset):
         if len(dataset.tensors) != 2:
             raise NotExactError(f"the TensorDataset has {len(dataset.tensors)} tensors, not image and label")
         return _open_tensors(dataset, dataset.tensors[0], dataset.tensors[1], device)
+    return Stored(source, transform, device)
+
+
+def without_transform(dataset: Any) -> tuple[Any, Any]:
+    """Return a data set whose samples are the same at each reading, and its own transform, or None.
+
+    Raises:
+        NotExactError: As :func:`open_stored`.
+    """
+    if type(dataset) is ImageTensors or _is_tensor_dataset(dataset):
+        return dataset, None
     module = type(dataset).__module__
     if module.startswith(("torchvision.datasets.", "avalanche.benchmarks.datasets.")):
-        return _open_files(dataset, device)
+        return _open_files(dataset)
     raise NotExactError(
         f"{type(dataset).__name__} may give another image at each reading; wrap its images in "
         "incrlt.data.tensors.ImageTensors to hold them on the device"
@@ -157,7 +173,7 @@ def _open_tensors(dataset: Any, images: Tensor, labels: Tensor, device: torch.de
     return stored
 
 
-def _open_files(dataset: Any, device: torch.device) -> Stored:
+def _open_files(dataset: Any) -> tuple[Any, Any]:
     """Take a packaged data set's own transform off, to be applied to batches instead."""
     if getattr(dataset, "target_transform", None) is not None:
         raise NotExactError(f"{type(dataset).__name__} has a target_transform")
@@ -168,7 +184,7 @@ def _open_files(dataset: Any, device: torch.device) -> Stored:
     raw = copy.copy(dataset)
     if transform is not None:
         raw.transform = raw.transforms = None
-    return Stored(raw, transform, device)
+    return raw, transform
 
 
 def _sample(dataset: Any, row: int) -> tuple[Tensor, int]:
