@@ -43,6 +43,7 @@ from torch.utils.data import (
 )
 
 from incrlt.data.augment import Augmentation
+from incrlt.data.draws import expected_passes
 from incrlt.data.stored import Indices, NotExactError, Stored, TensorCache
 from incrlt.data.tensors import Group, TensorBatches, class_aware_order, num_batches
 from incrlt.data.translate import UntranslatableError, translate
@@ -157,11 +158,14 @@ def parts_of_loader(loader: Any) -> list[tuple[Any, float]]:
     if not all(isinstance(dataset, AvalancheDataset) for dataset in plan.datasets):
         raise NotExactError("its data are not Avalanche's")
     own = [
-        max(1, num_batches(len(dataset), size, plan.drop_last))
+        num_batches(len(dataset), size, plan.drop_last)
         for dataset, size in zip(plan.datasets, plan.batch_sizes, strict=True)
     ]
     epoch = own[plan.termination]
-    passes = [epoch / batches if plan.oversample_small else min(1.0, epoch / batches) for batches in own]
+    passes = [
+        expected_passes(len(dataset), size, epoch, oversample=plan.oversample_small, drop_last=plan.drop_last)
+        for dataset, size in zip(plan.datasets, plan.batch_sizes, strict=True)
+    ]
     return list(zip(plan.datasets, passes, strict=True))
 
 
