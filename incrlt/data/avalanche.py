@@ -352,7 +352,7 @@ def _gather(datasets: Sequence[Any], cache: TensorCache) -> _Pool:
     if not parts:
         raise NotExactError("there are no samples")
     chains = [part.exact() for part in parts]
-    stored = [cache.get(part.dataset, part.rows) for part in parts]
+    stored = cache.take([(part.dataset, part.rows) for part in parts])
     targets = np.empty(start, dtype=np.int64)
     for part, chain, store in zip(parts, chains, stored, strict=True):
         targets[part.places] = _apply_label_transforms(chain.y, store.labels[part.rows])
