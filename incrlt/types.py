@@ -83,7 +83,8 @@ class LossContext:
 
     Attributes:
         class_counts: Images per class as the sampler draws them ``[C]``: the stream with its exemplars; the
-            exemplars alone in a stage on exemplars; equal numbers under a class-aware sampler.
+            exemplars alone in a stage on exemplars; equal numbers under a class-aware sampler. Fractions where a class
+            is drawn less than once, or not a whole number of times, in an epoch on average.
         num_old: Number of classes that arrived before this experience.
         epoch: Epoch within the stage, from 0.
         epochs: Epochs of the stage.

@@ -7,12 +7,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from incrlt.experiment.ranges import check_fields
 from incrlt.kernels import TermSpec, TermTensors, expert_loss
 from incrlt.losses import class_balanced_weights, ldam_margins
-from incrlt.losses.margins import at_least_one
+from incrlt.losses.margins import never_zero
 from incrlt.models import ExpertNetwork
 from incrlt.models.layout import Combination, Layout
 from incrlt.models.named import name_of
@@ -145,8 +146,13 @@ def fused(
 
 
 def log_prior(context: LossContext, tau: float = 1.0) -> Tensor:
-    """Return ``tau`` times the log of the images per class as drawn ``[C]``; at least one image is assumed."""
-    return context.constant(("log_prior", tau), lambda: tau * at_least_one(context.class_counts).log())
+    """Return ``tau`` times the log of the images per class as drawn ``[C]``, fractions as well; none is infinite."""
+    return context.constant(("log_prior", tau), lambda: tau * never_zero(drawn(context)).log())
+
+
+def drawn(context: LossContext) -> Tensor:
+    """Return images per class as drawn ``[C]`` in the default floating-point type, whatever type they came in."""
+    return context.class_counts.to(torch.get_default_dtype())
 
 
 def ldam_tensors(
@@ -167,7 +173,7 @@ def ldam_tensors(
         beta: Base of the effective numbers.
         late: Classes are re-weighted.
     """
-    counts = context.class_counts
+    counts = drawn(context)
     margins = context.constant(
         ("margins", max_margin, smallest), lambda: ldam_margins(counts, max_margin, smallest)
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from incrlt.experiment.fields import ExpertCount, Fraction, NonNegative, Positive, Size
-from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
+from incrlt.experts.base import ExpertMethod, drawn, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,
@@ -139,7 +139,7 @@ class NCL(ExpertMethod):
         return fused(context, output, labels, spec, tensors, **NAMES)
 
     def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-        counts, logits = context.class_counts, output.expert_logits
+        counts, logits = drawn(context), output.expert_logits
         columns = hard_columns(logits[0], labels, self.num_hard(logits.shape[-1]))
         terms = {"balanced_softmax": balanced_softmax(logits, labels, counts)}
         if self.hard:

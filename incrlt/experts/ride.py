@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, PathText, Positive
-from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior, scaled
+from incrlt.experts.base import ExpertMethod, drawn, fused, ldam_tensors, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import class_temperatures, distribution_aware_diversity, ensemble_distillation, ldam
 from incrlt.models import ExpertNetwork, load
@@ -131,7 +131,7 @@ class RIDE(ExpertMethod):
         share = self.temperature_share if self.phase(context) else 0.0
 
         def compute() -> tuple[Tensor, float]:
-            temperatures = class_temperatures(context.class_counts, share)
+            temperatures = class_temperatures(drawn(context), share)
             return temperatures, float(temperatures.mean().square())
 
         return context.constant(("temperatures", share), compute)

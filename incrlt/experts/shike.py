@@ -16,7 +16,7 @@ from torch import Tensor
 
 from incrlt.errors import UserError
 from incrlt.experiment.fields import ExpertCount, Index, NonNegative, Positive
-from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
+from incrlt.experts.base import ExpertMethod, drawn, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,
@@ -131,9 +131,7 @@ class SHIKE(ExpertMethod):
     def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         logits = output.expert_logits
         plain = self.objective == "cross_entropy"
-        base = (
-            cross_entropy(logits, labels) if plain else balanced_softmax(logits, labels, context.class_counts)
-        )
+        base = cross_entropy(logits, labels) if plain else balanced_softmax(logits, labels, drawn(context))
         terms: LossTerms = {self.objective: base}
         # the official code averages over batch and classes: 10 and 1 there are 0.1 and 0.01 at 100 classes alone
         factor = OFFICIAL_CLASSES / logits.shape[-1]

@@ -77,8 +77,9 @@ class EvaluationRecorder(ConfusionRecorder):
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Keep the sums under the experience trained last, unless this evaluation happened inside training."""
+        seen_any = bool(self._parts) and any(bool((part >= 0).any()) for part in self._parts["labels"])
         super().after_eval(strategy, **kwargs)
-        if self._parts:
+        if seen_any:
             kept = {name: sums[:-1].cpu() for name, sums in self._sums.items()}
             self.evaluations[self._experience] = kept | self._memory(strategy) | self._costs(strategy)
             columns = {name: torch.cat(parts).cpu() for name, parts in self._parts.items()}

@@ -7,14 +7,12 @@ batch state are as before.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
-import numpy as np
 import torch
 from avalanche.models import avalanche_forward
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 from incrlt.data.avalanche import tensorise
+from incrlt.data.quiet import quiet_random
 from incrlt.errors import UserError
 
 Extract = Callable[[Tensor, Tensor | None], Tensor]
@@ -83,20 +82,6 @@ def mirrored(images: Tensor) -> Tensor:
             "Use mirror=False for data that are not images."
         )
     return images.flip(-1)
-
-
-@contextmanager
-def quiet_random(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Put the random states of torch (CPU and ``device``), NumPy and Python back on leaving."""
-    device = torch.device(device)
-    devices = [device] if device.type == "cuda" else []
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @contextmanager
