@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import pickle
 import re
@@ -48,6 +49,18 @@ NOT_FINITE: Final = frozenset({"extra", "calibration"})
 scores, NaN where none was recorded."""
 
 
+class NotFiniteError(UserError):
+    """A state was not saved, since a tensor in it is not finite.
+
+    Args:
+        tensor: Its place in the state.
+    """
+
+    def __init__(self, tensor: str) -> None:
+        super().__init__(f"nothing was saved: {tensor} is not finite; the checkpoint before stays.")
+        self.tensor = tensor
+
+
 class CheckpointFolder:
     """Numbered checkpoints ``<number>-<digest>.pt`` in a folder.
 
@@ -68,12 +81,12 @@ class CheckpointFolder:
         """Write a checkpoint; :meth:`drop_old` then deletes all but the last :data:`KEPT`.
 
         Raises:
-            UserError: The disk is full, the folder cannot be written to, or a tensor is not finite: the last good
-                checkpoint then stays the newest.
+            NotFiniteError: A tensor is not finite; the last good checkpoint stays the newest.
+            UserError: The disk is full, or the folder cannot be written to.
         """
         name = first_non_finite(state)
         if name is not None:
-            raise UserError(f"nothing was saved: {name} is not finite; the checkpoint before stays.")
+            raise NotFiniteError(name)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
@@ -246,8 +259,7 @@ def first_non_finite(state: Any, where: str = "") -> str | None:
         'model.scale'
     """
     if isinstance(state, torch.Tensor):
-        broken = (state.is_floating_point() or state.is_complex()) and not bool(torch.isfinite(state).all())
-        return where or "the tensor" if broken else None
+        return None if _is_finite(state) else where or "the tensor"
     if isinstance(state, Mapping):
         items = [
             (str(key), value) for key, value in state.items() if str(key).split(".")[-1] not in NOT_FINITE
@@ -258,6 +270,12 @@ def first_non_finite(state: Any, where: str = "") -> str | None:
         return None
     found = (first_non_finite(value, f"{where}.{key}" if where else key) for key, value in items)
     return next(filter(None, found), None)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.is_floating_point() and math.isfinite(tensor.detach().sum().item()):
+        return True  # one pass: what is not finite stays so in a sum
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
 
 
 def _digest(content: bytes) -> str:

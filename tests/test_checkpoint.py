@@ -352,6 +352,9 @@ def test_what_is_finite_or_a_methods_own_is_saved():
     assert first_non_finite({"extra": {"prior": torch.tensor([-torch.inf])}}) is None
     assert first_non_finite({"router.calibration": torch.tensor([torch.nan])}) is None
     assert first_non_finite({"calibration.weight": torch.tensor([torch.nan])}) == "calibration.weight"
+    assert first_non_finite({"large": torch.full((3,), 3e38), "half": torch.full((9,), 6e4).half()}) is None
+    assert first_non_finite({"both": torch.tensor([torch.inf, -torch.inf])}) == "both"
+    assert first_non_finite({"complex": torch.tensor([complex(0, torch.nan)])}) == "complex"
     assert first_non_finite([torch.ones(1), torch.tensor([torch.nan])]) == "1"
 
 

@@ -466,5 +466,22 @@ def test_a_run_that_diverges_in_its_last_step_saves_nothing_more(tmp_path, monke
     assert "resuming after experience 1" in text_of(capsys)
 
 
+def test_momentum_that_is_not_finite_names_the_same_place(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    real = Run._epoch_end
+
+    def broken(self, strategy):
+        next(iter(strategy.optimizer.state.values()))["momentum_buffer"][0] = float("nan")
+        real(self, strategy)
+
+    monkeypatch.setattr(Run, "_epoch_end", broken)
+    assert run(tmp_path) == 2
+    said = text_of(capsys)
+    assert (
+        "the run diverged: strategy.optimizer.state.0.momentum_buffer is not finite in experience 0" in said
+    )
+    assert list(tmp_path.glob("runs/*/*/checkpoints/*.pt")) == []
+
+
 def newest(folder: Path) -> Path:
     return sorted((folder / "checkpoints").glob("*.pt"))[-1]

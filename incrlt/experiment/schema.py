@@ -165,7 +165,7 @@ class Training(Section):
     eval_batch_size: Size = 512
     """Images per step of evaluation."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """CPU threads of torch; null leaves torch's own choice."""
+    """CPU threads of torch; null chooses by the size of a step and the cores that are free."""
 
 
 class Seeds(Section):

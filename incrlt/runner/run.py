@@ -11,7 +11,7 @@ import torch
 
 from incrlt import report
 from incrlt.benchmarks import protocols, streams
-from incrlt.checkpoint import CheckpointFolder, first_non_finite, one_sentence
+from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite, one_sentence
 from incrlt.console import Console
 from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
@@ -340,10 +340,12 @@ class Run:
     def _refuse_non_finite(self, state: dict[str, Any]) -> None:
         """Stop a run that has diverged before anything of it is evaluated, shown or saved."""
         name = first_non_finite(state)
-        if name is None:
-            return
+        if name is not None:
+            raise self._diverged(name)
+
+    def _diverged(self, name: str) -> UserError:
         strategy = self.strategy
-        raise UserError(
+        return UserError(
             f"the run diverged: {name} is not finite in experience {strategy.experience_index}, stage "
             f"'{strategy.stage.name}', after epoch {strategy.stage_epoch + 1}, step "
             f"{strategy.clock.train_exp_iterations} of the experience. Nothing of it was saved, the last good "
@@ -363,8 +365,10 @@ class Run:
             "steps": self._epochs,
             "seconds": self._seconds,
         }
-        self._refuse_non_finite({"strategy": state["strategy"]})
-        self.checkpoints.save(state)
+        try:
+            self.checkpoints.save(state)
+        except NotFiniteError as error:  # what the network does not show: momentum, the teacher
+            raise self._diverged(error.tensor) from error
         self.manifest.renew(session=self._sessions)
         self.checkpoints.drop_old()
 
