@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from incrlt.errors import UserError, did_you_mean
 from incrlt.experiment.fields import ALIASES
 
-Kind = Literal["strategy", "experts", "rebalance", "router"]
+Kind = Literal["strategy", "experts", "rebalance", "router", "model"]
 
 FOLDERS: Final[dict[str, str]] = {
     "strategy": "strategies",
@@ -109,7 +109,7 @@ def find(kind: Kind, name: str, root: Path = PACKAGE) -> Declared:
 
     Args:
         kind: Which axis.
-        name: File name without ``.py``, or ``my_pkg.my_mod:MyClass``.
+        name: File name without ``.py``, or ``my_pkg.my_mod:MyClass``; models are found here by the latter alone.
         root: Package folder; tests give their own.
 
     Raises:

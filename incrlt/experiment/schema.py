@@ -43,6 +43,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
 Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
+OwnModel = Annotated[str, Field(pattern=f"^{resolve.EXTERNAL.pattern}$", title="my_pkg.my_mod:MyNet")]
 Augmentation = Literal[
     "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
 ]
@@ -107,8 +108,8 @@ class Benchmark(Section):
 class ModelSection(Section):
     """The network."""
 
-    name: Model = "resnet32"
-    """Backbone for small images."""
+    name: Model | OwnModel = "resnet32"
+    """Backbone for small images, or ``my_pkg.my_mod:MyNet`` for one of your own."""
     head: Literal["cosine", "linear"] = "cosine"
     """Classification layer; LUCIR needs ``cosine``."""
     last_relu: bool | None = None
@@ -412,7 +413,12 @@ def parse(values: Mapping[str, Any], where: str = "the experiment") -> Experimen
 
 def clashes(experiment: Experiment) -> list[str]:
     """Return what does not go together in an experiment whose fields are each fine, one sentence each."""
-    problems = [*_benchmark_clashes(experiment), *_method_clashes(experiment), *_training_clashes(experiment)]
+    problems = [
+        *_benchmark_clashes(experiment),
+        *_model_clashes(experiment),
+        *_method_clashes(experiment),
+        *_training_clashes(experiment),
+    ]
     if not problems:
         try:
             experiment.protocol()
@@ -449,6 +455,17 @@ def _benchmark_clashes(experiment: Experiment) -> list[str]:
             "Leave the profile out, or give a ratio."
         )
     return found
+
+
+def _model_clashes(experiment: Experiment) -> list[str]:
+    """Look for the file and the class of a backbone of the user's own, without importing it."""
+    if ":" not in experiment.model.name:
+        return []
+    try:
+        resolve.find("model", experiment.model.name)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _method_clashes(experiment: Experiment) -> list[str]:
