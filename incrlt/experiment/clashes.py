@@ -7,12 +7,13 @@ What a method cannot do without, and what it does not go together with, its clas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from incrlt.errors import UserError
 from incrlt.experiment.declared import NEEDS, Declared
 from incrlt.experiment.explain import show
-from incrlt.experiment.methods import KINDS, Entry, Kind, find
+from incrlt.experiment.fields import Model
+from incrlt.experiment.methods import KINDS, Entry, Kind, external, find
 from incrlt.experiment.sizes import too_large
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def clashes(experiment: Experiment) -> list[str]:
     problems = [
         *_split(experiment.benchmark),
         *_images(experiment.benchmark),
+        *_model(experiment.model.name),
         *_methods(experiment),
         *_memory(experiment),
         *_length(experiment.training),
@@ -86,6 +88,16 @@ def _images(b: Benchmark) -> list[str]:
             "Leave the profile out, or give a ratio."
         )
     return found
+
+
+def _model(name: str) -> list[str]:
+    """Look for the file and the class of a backbone of the user's own, without importing it."""
+    try:
+        if ":" in name:
+            external("model", name, get_args(Model))
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _methods(experiment: Experiment) -> list[str]:

@@ -117,6 +117,8 @@ def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *extra = get_args(annotation)
+        if title := next((rule.title for rule in extra if isinstance(rule, FieldInfo) and rule.title), None):
+            return str(title)
         return allowed(inner, [*extra, *metadata])
     if origin in (Union, types.UnionType):
         parts = [allowed(part, metadata) for part in get_args(annotation)]

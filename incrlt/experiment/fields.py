@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -36,6 +36,9 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
 """A whole number that memory is asked for: a width, a batch, a queue; at most :data:`LARGEST_SIZE`."""
+
+Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
+"""The backbones of the package."""
 
 ExpertCount = Annotated[int, Field(ge=1, le=64)]
 """Experts of a network, each with modules of its own: 1 to 64."""

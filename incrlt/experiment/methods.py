@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
@@ -98,7 +99,7 @@ def find(kind: Kind, name: str, root: Path = PACKAGE) -> Declared:
     Raises:
         UserError: No such name, file or class, or a class of another kind; the message lists what there is.
     """
-    cls = _external(kind, name) if ":" in name else _internal(kind, name, root)
+    cls = external(kind, name, names(kind)) if ":" in name else _internal(kind, name, root)
     line = source.lineage(cls, frozenset(ROOTS.values()))
     if ":" in name:
         _check_kind(kind, name, line)
@@ -215,24 +216,34 @@ def _internal(kind: Kind, name: str, root: Path) -> ClassSource:
     return ClassSource(".".join(["incrlt", *FOLDERS[kind].split("/"), name]), node.name, file, node)
 
 
-def _external(kind: Kind, name: str) -> ClassSource:
+def external(section: str, name: str, allowed: Sequence[str]) -> ClassSource:
+    """Return the source of ``my_pkg.my_mod:MyClass``.
+
+    Args:
+        section: Where the name stands, for messages: a kind of method, or ``model``.
+        name: What is given.
+        allowed: The names without a colon, for messages.
+
+    Raises:
+        UserError: It is not of this form, or there is no such file or class.
+    """
     match = EXTERNAL.fullmatch(name) if len(name) <= LONGEST_NAME else None
     if match is None:
         raise UserError(
-            f"{kind}.name '{_short(name)}' is not of the form my_pkg.my_mod:MyClass. "
-            f"Write that, or one of: {', '.join(names(kind))}."
+            f"{section}.name '{_short(name)}' is not of the form my_pkg.my_mod:MyClass. "
+            f"Write that, or one of: {', '.join(allowed)}."
         )
     file = source.source_of(match["module"])
     if file is None:
         raise UserError(
-            f"{kind}.name '{_short(name)}': no Python file of module '{match['module']}' was found. "
+            f"{section}.name '{_short(name)}': no Python file of module '{match['module']}' was found. "
             "Install its package, or start from the folder that holds it."
         )
     found = source.find_class(match["module"], match["name"])
     if found is None:
         known = [node.name for node in source.classes(source.parse(file))]
         raise UserError(
-            f"{kind}.name '{_short(name)}': {file.name} has no class '{match['name']}'; it has: "
+            f"{section}.name '{_short(name)}': {file.name} has no class '{match['name']}'; it has: "
             f"{', '.join(known) or 'none'}.{did_you_mean(match['name'], known)}"
         )
     return found

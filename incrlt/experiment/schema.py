@@ -30,7 +30,7 @@ from pydantic import (
 from incrlt.errors import UserError
 from incrlt.experiment import explain, methods, yamlfile, yamltext
 from incrlt.experiment.clashes import chosen, clashes
-from incrlt.experiment.fields import Count, Fraction, Index, NonNegative, PathText, Positive, Size
+from incrlt.experiment.fields import Count, Fraction, Index, Model, NonNegative, PathText, Positive, Size
 from incrlt.experiment.methods import Entry, Kind
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What NumPy's legacy generator takes."""
 
 Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
-Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
+OwnModel = Annotated[str, Field(pattern=f"^{methods.EXTERNAL.pattern}$", title="my_pkg.my_mod:MyNet")]
 Augmentation = Literal[
     "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
 ]
@@ -101,8 +101,8 @@ class Benchmark(Section):
 class ModelSection(Section):
     """The network."""
 
-    name: Model = "resnet32"
-    """Backbone for small images."""
+    name: Model | OwnModel = "resnet32"
+    """Backbone for small images, or ``my_pkg.my_mod:MyNet`` for one of your own."""
     head: Literal["cosine", "linear"] = "cosine"
     """Classification layer; LUCIR needs ``cosine``."""
     last_relu: bool | None = None

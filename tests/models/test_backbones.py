@@ -281,3 +281,27 @@ class Untold:
 def test_a_branch_must_tell_its_width():
     with pytest.raises(UserError, match="must tell the width of their features as num_features"):
         build(Untold)
+
+
+def test_yaml_may_name_it_and_a_dry_run_looks_for_its_class(tmp_path):
+    from incrlt.experiment import schema
+
+    def loaded(name):
+        page = tmp_path / "experiment.yaml"
+        page.write_text(
+            f"benchmark: {{dataset: digits, base_classes: 4, increment: 2}}\nstrategy: {{name: finetune}}\n"
+            f"model: {{name: '{name}'}}\ntraining: {{epochs: 1}}\n"
+        )
+        return schema.load(page).model.name
+
+    assert loaded(OWN) == OWN
+    with pytest.raises(UserError, match=r"model.name 'own_backbone:Net': own_backbone.py has no class 'Net'"):
+        loaded("own_backbone:Net")
+    with pytest.raises(
+        UserError, match=r"model.name 'no_where:Net': no Python file of module 'no_where' was found"
+    ):
+        loaded("no_where:Net")
+    with pytest.raises(
+        UserError, match=r"resnet32, or my_pkg.my_mod:MyNet; got 'resnet34'. Did you mean 'resnet32'"
+    ):
+        loaded("resnet34")
