@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
-from incrlt.models.agreement import check_architecture, classes_of
+from incrlt.models.agreement import check_architecture, classes_of, written
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.facts import SUFFIX, Facts, facts_alone, read, tensors_alone
 from incrlt.models.grouped import GroupedRun
@@ -326,7 +326,7 @@ class ExpertNetwork(Facts):
         """Return classes, tensors and the settings of the router, plain data only."""
         names = {} if self.class_names is None else {"class_names": dict(self.class_names)}
         return {
-            "architecture": self.architecture,
+            "architecture": written(self.architecture),
             "normalisation": self.normalisation,
             "class_ids": list(self.class_ids),
             **names,

@@ -150,6 +150,7 @@ def test_checkpoints_hold_what_they_held():
     state = network.state()
     assert list(state) == ["architecture", "normalisation", "class_ids", "router", "tensors"]
     assert not [name for name in state["tensors"] if name.endswith(SUFFIX)]
+    assert "combination" not in state["architecture"]["layout"]  # Layout(**layout) of older code
     for classes in (IDS, []):  # before the first growth too
         other = _network([3])
         other.load_state(_network(classes).state())
