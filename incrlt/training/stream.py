@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from incrlt.data.avalanche import class_aware_loader, convert, parts_of_loader
+from incrlt.data.draws import expected_draws
 from incrlt.data.stored import NotExactError, TensorCache
 from incrlt.data.tensors import TensorBatches
 from incrlt.training.network import Network, position_table
@@ -28,7 +29,7 @@ class Stream:
     Attributes:
         dataset: Its images, exemplars, and what a replay plugin adds; None before the first experience.
         counts: Images per class in it ``[C]``, arrival order.
-        drawn: Images per class that an epoch of its loader draws ``[C]``.
+        drawn: Images per class that an epoch of its loader draws on average ``[C]``, fractions as they are.
         batches: Its loader.
         table: Label id to arrival position; None where they are the same.
     """
@@ -50,13 +51,11 @@ class Stream:
         return class_counts(labels, len(self.counts))
 
     def drawn_by(self, stage: Stage, dataset: Any) -> Tensor:
-        """Return images per class as a stage's sampler draws them from a data set of these classes ``[C]``."""
+        """Return images per class that a stage's sampler draws on average from a data set of these classes ``[C]``."""
         if not len(self.counts):
             return self.counts
         counts = self.counts_of(dataset)
-        return (
-            torch.full_like(counts, len(dataset) // len(counts)) if stage.sampler == "class_aware" else counts
-        )
+        return expected_draws(counts, "class_aware") if stage.sampler == "class_aware" else counts
 
     def without_batches(self) -> Stream:
         """Return the same without its loader."""
@@ -175,8 +174,9 @@ def read_stream(network: Network, feed: Feed, loader: Any, own: bool, dataset: A
     empty = Stream(counts=torch.zeros(network.num_classes), table=position_table(network, feed.device))
     counts = drawn = empty.counts_of(whole)
     if len(parts) > 1:
-        passes = [empty.counts_of(part) * times for part, times in parts]
-        drawn = torch.stack(passes).sum(0).round().long()
+        drawn = torch.stack(
+            [expected_draws(empty.counts_of(part), passes=times) for part, times in parts]
+        ).sum(0)
     return Stream(whole, counts, drawn, batches, empty.table)
 
 

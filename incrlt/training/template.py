@@ -340,6 +340,15 @@ class IncrTemplate(SupervisedTemplate):
         """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
         return self.stream.positions(labels)
 
+    @property
+    def expert_scale(self) -> int:
+        """What a term that is a mean over experts is multiplied with, to have the scale of the expert method's terms.
+
+        1; K where the method's terms are sums over experts, as the published codes have them. A term of a strategy that
+        is not multiplied by it would weigh a K-th there of what it weighs beside a single network.
+        """
+        return self.experts.expert_scale
+
     def teacher_output(self) -> ModelOutput | None:
         """Return the teacher's answer to the current batch, or None in the first experience."""
         return self.past.output(self.mb_x, rebalanced=False)
@@ -357,6 +366,7 @@ class IncrTemplate(SupervisedTemplate):
             guide=None if self.guide.network is None else self._guide_output,
             kernels=self.compute.kernels,
             constants=self.work.constants,
+            expert_scale=self.expert_scale,
         )
 
     def _guide_output(self) -> ModelOutput:
