@@ -27,7 +27,7 @@ from incrlt.report import Run, read_run
 from incrlt.report.__main__ import page_names, report
 from incrlt.report.compare import differences
 from incrlt.report.seeds import options
-from incrlt.report.tables import counted, duration
+from incrlt.words import counted, duration
 from incrlt.written import written
 
 DOCS = Path(__file__).resolve().parent.parent

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
+from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.models.layout import Layout
@@ -22,12 +22,19 @@ class Single(ExpertMethod):
     """
 
     name = "single"
+    title = (
+        ("balanced softmax", "objective == 'balanced_softmax'"),
+        ("logit adjustment", "objective == 'logit_adjustment'"),
+        ("ldam", "objective == 'ldam'"),
+        ("{num_experts} branches", "num_experts > 1"),
+    )
+    needs: ClassVar[dict[str, str]] = {"cosine": "objective == 'ldam'"}
 
     objective: Literal["cross_entropy", "balanced_softmax", "logit_adjustment", "ldam"] = "cross_entropy"
     """``balanced_softmax`` (Ren et al. 2020) adds the log prior of the training stream, exemplars included;
     ``logit_adjustment`` (Menon et al. 2021) ``tau`` times that; ``ldam`` (Cao et al. 2019) subtracts a margin that
     grows towards the tail, re-weighted late, and needs a cosine head."""
-    num_experts: Count = 1
+    num_experts: ExpertCount = 1
     """Branches K behind a shared stem, each with its own head and loss; the answer is the mean of their logits."""
     tau: NonNegative = 1.0
     """Strength of ``logit_adjustment``."""

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.metrics.record import UNREADABLE, Counts, as_counts, read_arrays, smallest, write_arrays
+from incrlt.metrics.record import UNREADABLE, Counts, as_counts, read_arrays, write_arrays
 
 EVALUATIONS_FILE = "evaluations.npz"
 BINS = 15
@@ -77,7 +77,7 @@ def save_evaluations(
     """
     arrays = {f"{name}_at_{t:03d}": values for t, step in steps.items() for name, values in step.items()}
     arrays |= {f"{name}{_LAST}": values for name, values in answers.items()}
-    return write_arrays(path, {name: smallest(as_counts(values, name)) for name, values in arrays.items()})
+    return write_arrays(path, {name: as_counts(values, name) for name, values in arrays.items()})
 
 
 def load_evaluations(path: str | os.PathLike[str]) -> EvaluationRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -21,8 +21,13 @@ from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
 def classification(context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-    """Return plain cross entropy of the combined logits, as the official code does."""
-    return {"cross_entropy": cross_entropy(output.logits, labels)}
+    """Return plain cross entropy of the combined logits, as the official code does.
+
+    The gradient of each expert's rows is a K-th of that of the combined logits; it is brought to the scale of the
+    expert method's own terms, as every mean over experts is.
+    """
+    loss = cross_entropy(output.logits, labels)
+    return {"cross_entropy": loss if context.expert_scale == 1 else context.expert_scale * loss}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class LWS:
 
     name = "lws"
     kind = "rebalance"
+    title = "LWS"
+    needs: ClassVar[dict[str, str]] = {"tensors": "cache_features"}
+    later_stages = (("lws", "epochs", "stream"),)
+    first_epochs = "0 if num_old and images <= skip_below * num_new else train_epochs"
 
     epochs: Count = 30
     """Epochs of the stage; 30 in Long-Tailed-CIL."""

@@ -138,7 +138,7 @@ def test_damaged_files_never_stop_the_page(make_run, tmp_path, monkeypatch, seed
     whole = (folder / "evaluations.npz").read_bytes()
     damage = generator.choice([whole[: len(whole) // 2], generator.randbytes(200), b"", whole])
     (folder / "evaluations.npz").write_bytes(damage)
-    assert "<h1>" in report.write(folder).read_text()
+    assert "<h1 " in report.write(folder).read_text()
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -151,7 +151,7 @@ def test_fields_of_another_type_never_stop_the_page(make_run, spoil, tmp_path, m
         (folder / "confusions.npz").unlink()  # then the page is made of results.json
 
     spoil(folder, generator, ("protocol.json", "environment.json", "classes.json", "results.json"))
-    assert "<h1>" in report.write(folder).read_text()
+    assert "<h1 " in report.write(folder).read_text()
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_evaluations_of_another_shape_never_stop_the_page(make_run, tmp_path, mo
         for t, step in record.steps.items()
     }
     save_evaluations(folder / "evaluations.npz", steps, {"labels": np.ones(3, dtype=int)})
-    assert "<h1>" in report.write(folder).read_text()
+    assert "<h1 " in report.write(folder).read_text()
 
 
 def test_damaged_evaluations_are_said(make_run, tmp_path):
