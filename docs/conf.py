@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "mathml",
     "gallery",
+    "links",
     "protocol_pages",
     "public_names",
     "perf_plots",

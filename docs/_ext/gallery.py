@@ -335,7 +335,10 @@ class Picture(_Html):
 def write_reports(app: Sphinx, error: Exception | None) -> None:
     """Write the report of every run, and the page that compares them, into the site."""
     if error is None and app.builder.format == "html":
-        report([one.run.folder for one in runs()], Path(app.outdir) / PAGES, share_plotly=True)
+        from links import back  # which reads this module's runs
+
+        folders = [one.run.folder for one in runs()]
+        report(folders, Path(app.outdir) / PAGES, share_plotly=True, leads=back)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

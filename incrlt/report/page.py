@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,18 @@ def write(run_folder: str | os.PathLike[str], to: str | os.PathLike[str] | None 
     return write_page(read_run(run_folder), Path(to) if to is not None else Path(run_folder) / "report.html")
 
 
-def write_page(run: Run, path: Path, plotly_file: str | None = None) -> Path:
-    """Write the page of a run that has been read; ``plotly_file`` as in :func:`render`."""
-    return write_atomic(path, render("run.html", plotly_file, **contents(run)))
+def write_page(
+    run: Run, path: Path, plotly_file: str | None = None, leads: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write the page of a run that has been read.
+
+    Args:
+        run: The run.
+        path: The file to write.
+        plotly_file: As in :func:`render`.
+        leads: Words and address of each page that this one leads to.
+    """
+    return write_atomic(path, render("run.html", plotly_file, **contents(run), leads=leads))
 
 
 def write_plotly(folder: Path) -> Path:
