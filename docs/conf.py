@@ -20,6 +20,7 @@ extensions = [
     "mathml",
     "gallery",
     "links",
+    "brief",
     "protocol_pages",
     "public_names",
     "perf_plots",

@@ -166,8 +166,14 @@ def by_protocol(shown: Sequence[Shown]) -> dict[tuple[str, str], list[Shown]]:
 
 def labels(shown: Sequence[Shown]) -> list[str]:
     """Return a name per run of one protocol: the method, and where several share it what differs, at most three."""
-    known = [{**options(one.run), "seed": str(one.seed)} for one in shown]
+    known = [_known(one) for one in shown]
     return [_label(place, shown, known) for place in range(len(shown))]
+
+
+def _known(one: Shown) -> dict[str, str]:
+    """Return what may tell a run from others; an option that is off is as one that is missing."""
+    found = {name: value for name, value in options(one.run).items() if value not in ("None", "False")}
+    return {**found, "seed": str(one.seed)}
 
 
 def _label(place: int, shown: Sequence[Shown], known: Sequence[dict[str, str]]) -> str:

@@ -72,3 +72,20 @@ def test_a_report_shows_what_it_leads_to_and_a_lone_one_nothing(make_run, tmp_pa
     page.write_page(run, led, "plotly.js", [("method <x>", "../m.html?a=1&b=2")])
     assert '<a class="chip" href="../m.html?a=1&amp;b=2">method &lt;x&gt;</a>' in led.read_text()
     assert not re.search(r'class="chip" href', lone.read_text())
+
+
+def test_the_small_table_takes_seeds_together(links):
+    """LUCIR + RIDE + LWS has two seeds: mean, standard error |a - b| / 2, and their numbers."""
+    import brief
+
+    rows = brief.rows("aadac667")
+    assert [row[2][0].mean for row in rows] == sorted((row[2][0].mean for row in rows), reverse=True)
+    (name, _, numbers, lost, seeds), *more = [row for row in rows if row[0].startswith("LUCIR+RIDE+LWS")]
+    own = [one for one in links.runs() if one.run.experiment.endswith("lucir_ride_lws")]
+    for key, found in zip(brief.NUMBERS, numbers, strict=True):
+        a, b = (one.numbers[key] for one in own)
+        assert (found.mean, found.error) == (pytest.approx((a + b) / 2), pytest.approx(abs(a - b) / 2))
+    assert (name, seeds, more, lost.n) == ("LUCIR+RIDE+LWS", ["0", "1"], [], 2)
+    assert brief.told(numbers[0]).count("±") == 1 and len({row[0] for row in rows}) == len(rows)
+    with pytest.raises(Exception, match="no run under protocol hash 'ffff'"):
+        brief.rows("ffff")
