@@ -420,8 +420,15 @@ def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
     return [{**common, "x0": position + 0.5, "x1": position + 0.5} for position in changes]
 
 
-def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
-    """One accuracy curve per method with its standard error over seeds, for the comparison page."""
+def compared(
+    series: Mapping[str, Sequence[Estimate]], readouts: Mapping[str, str] | None = None
+) -> Figure | None:
+    """One accuracy curve per method with its standard error over seeds, for the comparison page.
+
+    Args:
+        series: Name -> what is known after each experience.
+        readouts: Name -> its read-out, of which the page shows one.
+    """
     lines = [
         _with_errors(
             line(
@@ -429,6 +436,7 @@ def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
                 [step.mean for step in steps],
                 PALETTE[index % len(PALETTE)],
                 DASHES[index // len(PALETTE) % len(DASHES)],
+                meta=(readouts or {}).get(name, ""),
             ),
             [step.error for step in steps],
         )
@@ -436,6 +444,37 @@ def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
         if sum(step.mean is not None for step in steps) > 1
     ]
     return experience_chart(lines, "accuracy, %, over tasks", rangemode="tozero")
+
+
+def over_seeds(values: Mapping[str, tuple[str, Mapping[str, float], Estimate]], title: str) -> Figure | None:
+    """A row per method: a dot per seed, the mean and its standard error.
+
+    Args:
+        values: Name -> read-out, seed -> value, their estimate.
+        title: What the number is.
+    """
+    known = {name: one for name, one in values.items() if one[1]}
+    if len(known) < 2 or all(len(seeds) < 2 for _, seeds, _ in known.values()):
+        return None  # one value a line: the table says it all
+    traces = []
+    for name, (readout, seeds, found) in known.items():
+        row = {"type": "scatter", "mode": "markers", "meta": readout, "showlegend": False}
+        dots = {
+            "x": [round(value, 2) for value in seeds.values()], "y": [name] * len(seeds), "name": "seeds",
+            "text": [f"seed {seed}" for seed in seeds], "marker": {"color": "@teal", "size": 7, "opacity": 0.7},
+            "hovertemplate": "%{text}: %{x}<extra></extra>",
+        }  # fmt: skip
+        mean = {
+            "x": [round(found.mean or 0.0, 2)], "y": [name], "name": "mean", "text": [f"n = {found.n}"],
+            "marker": {"color": "@ink", "size": 11, "symbol": "line-ns-open", "line": {"width": 2}},
+            "hovertemplate": "mean %{x}, %{text}<extra></extra>",
+        }  # fmt: skip
+        if found.error is not None:
+            size = [round(found.error, 2)]
+            mean["error_x"] = {"type": "data", "array": size, "thickness": 1.5, "width": 4, "color": "@ink"}
+        traces += [{**row, **dots}, {**row, **mean}]
+    y = {"type": "category", "autorange": "reversed", "showgrid": True}
+    return figure(traces, title, "", yaxis=y, hovermode="closest", height=110 + 34 * len(known))
 
 
 def _with_errors(trace: Figure, errors: Series) -> Figure:

@@ -76,9 +76,12 @@
   const asked = new URLSearchParams(location.search).get("readout");
   let chosen = names.includes(asked) ? asked : names.length ? names[0] : "";
 
+  // what is shown with several choices names them all: "nme own" is a run's nearest mean, and what it answers with
+  const isShownWith = (names) => (names ?? "").split(" ").includes(chosen);
+
   function ofChosen(traces) {
-    if (!chosen || !traces.some((trace) => trace.meta === chosen)) return traces;
-    return traces.filter((trace) => !trace.meta || trace.meta === chosen)
+    if (!chosen || !traces.some((trace) => isShownWith(trace.meta))) return traces;
+    return traces.filter((trace) => !trace.meta || isShownWith(trace.meta))
       .map((trace) => ({ ...trace, name: trace.name.replace(`${chosen} · `, "") }));
   }
 
@@ -86,7 +89,7 @@
     root.toggleAttribute("data-one", chosen !== "");
     for (const button of choices) button.setAttribute("aria-pressed", String(button.dataset.choose === chosen));
     for (const figure of document.querySelectorAll("[data-readout]")) {
-      figure.hidden = chosen !== "" && figure.dataset.readout !== chosen;
+      figure.hidden = chosen !== "" && !isShownWith(figure.dataset.readout);
     }
   }
 
@@ -169,7 +172,7 @@
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     const hidden = target?.closest("[data-readout][hidden]");
     if (!hidden) return;
-    choose(hidden.dataset.readout);
+    choose(hidden.dataset.readout.split(" ")[0]);
     target.scrollIntoView();
   }
 

@@ -124,7 +124,12 @@ def test_each_row_shows_the_images_of_its_class(browser, make_run, tmp_path, sid
 COMPARE_PROBE = """<script>
 const table = document.querySelector("table"), cells = (at) => [...table.tBodies[0].rows].map((row) => row.cells[at]);
 table.tHead.rows[0].cells[3].click(); const means = cells(3).map((cell) => parseFloat(cell.textContent));
-document.body.dataset.probe = JSON.stringify({ means,
+const shown = () => [...document.querySelectorAll("table:first-of-type tbody tr")].filter((row) => !row.hidden)
+  .map((row) => row.dataset.readout);
+const own = [...new Set(shown())], nme = document.querySelector('[data-choose="nme"]');
+nme.click(); const chosen = [...new Set(shown())];
+const traces = document.querySelector('[data-figure="chart-1"]').data.map((trace) => trace.meta);
+document.body.dataset.probe = JSON.stringify({ means, own, chosen, traces,
   links: [...document.querySelectorAll('a[href]:not([href^="#"])')].map((link) => link.getAttribute("href")),
   drawn: document.querySelectorAll(".plot:has(.main-svg)").length,
   wide: document.documentElement.scrollWidth - innerWidth });
@@ -147,7 +152,8 @@ def test_comparison_works_in_a_browser(browser, make_run, tmp_path, width):
     assert len(probe["means"]) == 4 and probe["means"] == sorted(probe["means"], reverse=True)
     assert len(probe["links"]) == 3 + 4 * 2  # three formats; each of four runs with two read-outs
     assert all((path.parent / link).is_file() for link in probe["links"])
-    assert probe["drawn"] == 1
+    assert (probe["own"], probe["chosen"], probe["traces"]) == (["cnn own"], ["nme"], ["nme", "nme"])
+    assert probe["drawn"] == 5  # curves, and four numbers with a dot per seed
     assert probe["wide"] <= 0, "the page scrolls sideways"
 
 
