@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
@@ -26,8 +26,6 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
-from incrlt.data.stored import TensorCache
-from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
@@ -35,16 +33,19 @@ from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
 from incrlt.training import stage as stages_at_work
 from incrlt.training import state
-from incrlt.training.checks import Asked, check_batches, check_settings, no_second_view
+from incrlt.training.answered import Answered
+from incrlt.training.arguments import by_name
+from incrlt.training.checks import Asked, check_batches, check_finite, check_settings
 from incrlt.training.compute import Compute
 from incrlt.training.graph import CapturedStep, Stepper, obstacle
+from incrlt.training.hooks import Hooks
 from incrlt.training.network import ForeignNetwork, at_the_door
 from incrlt.training.optim import replace_parameters
 from incrlt.training.stage import StageRun
 from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
 from incrlt.training.teacher import Teacher, check_guide
 from incrlt.training.terms import TermLog
-from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage
+from incrlt.types import LossTerms, ModelOutput, Schedule, Stage
 
 
 def quiet_evaluator() -> EvaluationPlugin:
@@ -64,14 +65,15 @@ def class_names_of(experience: Any) -> Sequence[str] | None:
     return getattr(getattr(stream, "benchmark", None), "class_names", None)
 
 
-class IncrTemplate(SupervisedTemplate):
+class IncrTemplate(Hooks, SupervisedTemplate):
     """Trains a network experience by experience; base of all strategies.
 
     Args:
         model: An :class:`~incrlt.models.ExpertNetwork`, or any module that maps a batch to logits where the
             strategy does not need features.
         optimizer: Any torch optimizer over the model's parameters.
-        criterion: Plain two-argument loss, used in evaluation, by plugins, and to train foreign models.
+        criterion: Plain two-argument loss, used in evaluation and to train foreign models. An expert network trains on
+            the loss of ``experts``: there, only a plain ``CrossEntropyLoss()`` is taken.
         experts: Expert method: the classification part of the loss.
         memory: An :class:`~incrlt.plugins.memory.ExemplarMemory`, or None.
         rebalance: Adds a second stage to each experience, e.g. :class:`~incrlt.stages.lws.LWS`.
@@ -115,21 +117,16 @@ class IncrTemplate(SupervisedTemplate):
         UserError: Settings that cannot work together, before any work starts.
     """
 
-    name: ClassVar[str] = "template"
-    uses_teacher: ClassVar[bool] = False
-    needs_network: ClassVar[bool] = False
-    needs_cosine: ClassVar[bool] = False
-    needs_memory: ClassVar[bool] = False
-    steady: ClassVar[bool] = False
-    """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
-    strategy that says so has its steps captured once per stage, others once per epoch."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Hold a strategy's own hyper-parameters to the ranges of their annotations, before its constructor runs."""
+        """Hold a strategy's own hyper-parameters to the ranges of their annotations, before its constructor runs.
+
+        Model, optimizer and criterion may be given by position, as in Avalanche's examples.
+        """
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = by_name(checked(cls.__init__))  # type: ignore[method-assign]
 
+    @by_name
     def __init__(
         self,
         *,
@@ -194,6 +191,7 @@ class IncrTemplate(SupervisedTemplate):
         self.experience_index = 0
         self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
         self.mb_out: ModelOutput | None = None
+        self._answered: Answered | None = None
         self.mb_scores: dict[str, Tensor] = {}
         self.mb_experts_used: Tensor | None = None
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
@@ -210,186 +208,12 @@ class IncrTemplate(SupervisedTemplate):
     def _asked(self) -> Asked:
         return Asked(
             self.name, self.needs_network, self.needs_cosine, self.needs_memory, self.network, self.model,
-            self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast,
+            self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast, self._criterion,
         )  # fmt: skip
 
     def _obstacle(self) -> str | None:
         guided = self.guide.network is not None
         return obstacle(self.compute, self.network, self.experts, guided, self.plugins)
-
-    # ------------------------------------------------------------------ what a strategy writes
-
-    def begin_experience(self, experience: Any) -> None:
-        """Prepare the grown model before its first epoch, e.g. imprint; not called when a run is resumed."""
-
-    def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
-        """Return the named terms of the training loss.
-
-        Args:
-            output: The network's answer to the batch, classes in arrival order.
-            labels: Class positions ``[B]``.
-        """
-        return self.experts.loss(self.loss_context(), output, labels)
-
-    def end_experience(self, experience: Any) -> None:
-        """Conclude an experience after plugins have (exemplars are chosen), before the teacher is frozen."""
-
-    def stages(self, experience: Any) -> tuple[Stage, ...]:
-        """Return the stages of this experience: training, the experts' own, those of ``rebalance``, the router's."""
-        epochs = self.train_epochs if self.base_epochs is None or self.num_old else self.base_epochs
-        first = Stage("train", epochs, schedule=self.schedule)
-        own = self.experts.stages()
-        router = () if self.router is None else (self.router.stage(),)
-        if self.rebalance is None:
-            return (first, *own, *router)
-        first, *rest = self.rebalance.stages(self, first)
-        return (first, *own, *rest, *router)
-
-    def frozen_rows(self, stage: Stage) -> int:
-        """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
-        return self.num_old if stage.lr is not None and stage.freeze_old else 0
-
-    def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
-        """Return scores ``[B, C]`` by name of read-out; the first one is what Avalanche's metrics see."""
-        return {"cnn": output.logits}
-
-    def extra_state(self) -> dict[str, Any]:
-        """Return what the strategy itself must remember, as tensors and plain data."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`extra_state`."""
-
-    # ------------------------------------------------------------------ what a strategy may ask
-
-    @property
-    def num_new(self) -> int:
-        """Classes that arrived with this experience."""
-        return self.network.num_classes - self.num_old
-
-    @property
-    def seen_classes(self) -> list[int]:
-        """Label ids of the classes that have arrived, in that order."""
-        return list(self.network.class_ids)
-
-    @property
-    def teacher(self) -> ExpertNetwork | None:
-        """Frozen model of the experience before, or None."""
-        return self.past.network
-
-    @property
-    def class_counts(self) -> Tensor:
-        """Images per class in the training stream, exemplars included ``[C]``, arrival order."""
-        return self.stream.counts
-
-    @property
-    def stage_counts(self) -> Tensor:
-        """The same as the sampler of the stage draws them ``[C]``."""
-        return self.work.counts
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that trains now."""
-        return self.work.stage
-
-    @property
-    def stage_index(self) -> int:
-        """Its place in the experience."""
-        return self.work.index
-
-    @property
-    def stage_epoch(self) -> int:
-        """Epoch within the stage, from 0."""
-        return self.work.epoch
-
-    @property
-    def epoch_terms(self) -> dict[str, float]:
-        """Mean of each loss term over the last epoch."""
-        return self.terms.means
-
-    @property
-    def precision(self) -> str:
-        """Precision of the networks' arithmetic."""
-        return self.compute.precision
-
-    @property
-    def kernels(self) -> str:
-        """Backend of the fused losses."""
-        return self.compute.kernels
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether images and weights are kept in channels-last order."""
-        return self.compute.channels_last
-
-    @property
-    def tensor_cache(self) -> TensorCache:
-        """Decoded images on the device."""
-        return self.feed.cache
-
-    @property
-    def fallback_reason(self) -> str | None:
-        """Why batches come from a loader; None where they are cut from tensors."""
-        return self.feed.reason
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which networks run."""
-        return self.compute.autocast()
-
-    def positions(self, labels: Tensor) -> Tensor:
-        """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
-        return self.stream.positions(labels)
-
-    @property
-    def expert_scale(self) -> int:
-        """What a term that is a mean over experts is multiplied with, to have the scale of the expert method's terms.
-
-        1; K where the method's terms are sums over experts, as the published codes have them. A term of a strategy that
-        is not multiplied by it would weigh a K-th there of what it weighs beside a single network.
-        """
-        return self.experts.expert_scale
-
-    def teacher_output(self) -> ModelOutput | None:
-        """Return the teacher's answer to the current batch, or None in the first experience."""
-        return self.past.output(self.mb_x, rebalanced=False)
-
-    def loss_context(self) -> LossContext:
-        """Return what expert methods may know."""
-        return LossContext(
-            self.work.counts,
-            self.num_old,
-            self.work.epoch,
-            self.work.stage.epochs,
-            network=self.model,
-            second_view=self.second_view,
-            autocast=self.compute.autocast,
-            guide=None if self.guide.network is None else self._guide_output,
-            kernels=self.compute.kernels,
-            constants=self.work.constants,
-            expert_scale=self.expert_scale,
-        )
-
-    def _guide_output(self) -> ModelOutput:
-        answer = self.guide.output(self.mb_x, rebalanced=True)
-        assert answer is not None
-        return answer
-
-    def second_view(self, augmentation: str) -> Tensor:
-        """Augment the images of this batch once more ``[B, c, H, W]``.
-
-        Raises:
-            UserError: The loader gives finished images only.
-        """
-        if not isinstance(self.work.batches, TensorBatches):
-            raise no_second_view(self.experts, self.feed.reason)
-        return self.work.batches.second_view(augmentation)
-
-    def phase(self) -> Hashable:
-        """Return what the loss depends on beside the batch; a captured step is renewed when it changes."""
-        stage = self.work.stage
-        steady = self.steady if stage.loss is None else stage.steady
-        own = self.experts.phase(self.loss_context()) if stage.loss is None else None
-        return self.experience_index, self.work.index, own if steady else self.work.epoch
 
     # ------------------------------------------------------------------ Avalanche: an experience begins and ends
 
@@ -492,7 +316,9 @@ class IncrTemplate(SupervisedTemplate):
         x, y = self.mb_x, self.mb_y
         captured = self._captured = self.stepper.take(self.model, self._terms_of, x, y, self.phase)
         self.mb_out = captured.output if captured else self.work.forward(self.compute, self.network, x)
-        return self.network.to_labels(self.mb_out.logits)
+        logits = self.network.to_labels(self.mb_out.logits)
+        self._answered = Answered(self.mb_out, logits, logits._version)
+        return logits
 
     def _routed(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
@@ -507,7 +333,9 @@ class IncrTemplate(SupervisedTemplate):
             return self._criterion(self.mb_output, self.mb_y)
         if self._captured is not None:
             return self.terms.add_captured(self._captured.names, self._captured.terms)
-        assert self.mb_out is not None
+        assert self.mb_out is not None and self._answered is not None
+        if not isinstance(self.network, ForeignNetwork):
+            self._answered.check(self.mb_out, self.mb_output)
         return self.terms.add(self._terms(self.mb_out))
 
     def _terms_of(self, x: Tensor, y: Tensor) -> tuple[ModelOutput, LossTerms]:
@@ -549,7 +377,7 @@ class IncrTemplate(SupervisedTemplate):
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()
-        self.mb_out, self._captured = None, None
+        self.mb_out, self._captured, self._answered = None, None, None
         self.work.batches, self.stream = None, self.stream.without_batches()
 
     def _eval_cleanup(self) -> None:
@@ -575,6 +403,7 @@ class IncrTemplate(SupervisedTemplate):
             begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
             self.training_epoch(**kwargs)
             self.terms.collect(self._where())
+            check_finite(self.model, self._where())
             self.epoch_seconds = time.perf_counter() - begun
             self._after_training_epoch(**kwargs)
             if work.scheduler is not None:
