@@ -48,7 +48,7 @@ def class_named(name: str, wanted: str) -> type:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"{wanted} {shown(name)} was not found: {error}. Install its package, or start from the folder that holds it."
+            f"{wanted} {shown(name)} was not found: {error}. Install its package, or start in the folder that holds it."
         ) from error
     if not isinstance(found, type):
         raise UserError(f"{wanted} {shown(name)} is a {type(found).__name__}, not a class.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import nn
 from torch.nn import CrossEntropyLoss
@@ -15,6 +14,7 @@ from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
+from incrlt.roles import Criterion, Memory, Rebalance, RouterStage
 from incrlt.training.network import ForeignNetwork, Network
 from incrlt.training.optim import held_by, stage_optimizer
 from incrlt.training.stream import Feed, Stream, is_streams_loader
@@ -51,11 +51,11 @@ class Asked:
     model: nn.Module
     optimizer: Optimizer
     experts: ExpertMethod
-    memory: Any
-    rebalance: Any
-    router: Any
+    memory: Memory | None
+    rebalance: Rebalance | None
+    router: RouterStage | None
     fast_data: bool
-    criterion: Any
+    criterion: Criterion
 
 
 def check_settings(asked: Asked) -> None:
@@ -109,7 +109,7 @@ def _check_criterion(asked: Asked) -> None:
         )
 
 
-def _is_plain(criterion: Any) -> bool:
+def _is_plain(criterion: Criterion) -> bool:
     if type(criterion) is not CrossEntropyLoss:
         return False
     usual = CrossEntropyLoss()
@@ -160,7 +160,7 @@ def check_batches(experts: ExpertMethod, stages: Iterable[Stage], stream: Stream
     for stage in stages:
         if not stage.cache_features or stage.epochs == 0:
             continue
-        if is_streams_loader(stage) or not feed.makes_tensors(stream.dataset):
+        if is_streams_loader(stage) or not feed.makes_tensors(stream.known_dataset):
             raise UserError(
                 f"stage '{stage.name}' is to store features (cache_features), but its batches come from a "
                 f"loader ({feed.reason or 'fast_data is off'}). Set cache_features: false."

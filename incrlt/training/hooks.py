@@ -15,6 +15,7 @@ from incrlt.data.stored import TensorCache
 from incrlt.data.tensors import TensorBatches
 from incrlt.experts.base import ExpertMethod
 from incrlt.models.network import ExpertNetwork
+from incrlt.roles import Experience, Memory, Rebalance, RouterStage, State
 from incrlt.training.checks import no_second_view
 from incrlt.training.compute import Compute
 from incrlt.training.network import Network
@@ -50,9 +51,9 @@ class Hooks:
     """
 
     experts: ExpertMethod
-    memory: Any
-    rebalance: Any
-    router: Any
+    memory: Memory | None
+    rebalance: Rebalance | None
+    router: RouterStage | None
     schedule: Schedule | None
     train_epochs: int
     base_epochs: int | None
@@ -80,7 +81,7 @@ class Hooks:
 
     # ------------------------------------------------------------------ what a strategy writes
 
-    def begin_experience(self, experience: Any) -> None:
+    def begin_experience(self, experience: Experience) -> None:
         """Prepare the grown model before its first epoch, e.g. imprint; not called when a run is resumed."""
 
     def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
@@ -92,10 +93,10 @@ class Hooks:
         """
         return self.experts.loss(self.loss_context(), output, labels)
 
-    def end_experience(self, experience: Any) -> None:
+    def end_experience(self, experience: Experience) -> None:
         """Conclude an experience after plugins have (exemplars are chosen), before the teacher is frozen."""
 
-    def stages(self, experience: Any) -> tuple[Stage, ...]:
+    def stages(self, experience: Experience) -> tuple[Stage, ...]:
         """Return the stages of this experience: training, the experts' own, those of ``rebalance``, the router's."""
         epochs = self.train_epochs if self.base_epochs is None or self.num_old else self.base_epochs
         first = Stage("train", epochs, schedule=self.schedule)
@@ -114,11 +115,11 @@ class Hooks:
         """Return scores ``[B, C]`` by name of read-out; the first one is what Avalanche's metrics see."""
         return {"cnn": output.logits}
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> State:
         """Return what the strategy itself must remember, as tensors and plain data."""
         return {}
 
-    def load_extra_state(self, state: dict[str, Any]) -> None:
+    def load_extra_state(self, state: State) -> None:
         """Restore :meth:`extra_state`."""
 
     # ------------------------------------------------------------------ what a strategy may ask
@@ -193,7 +194,7 @@ class Hooks:
         """Why batches come from a loader; None where they are cut from tensors."""
         return self.feed.reason
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which networks run."""
         return self.compute.autocast()
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
@@ -31,6 +30,7 @@ from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
+from incrlt.roles import Criterion, Experience, Loader, Memory, Rebalance, RouterStage, State
 from incrlt.training import stage as stages_at_work
 from incrlt.training import state
 from incrlt.training.answered import Answered
@@ -53,13 +53,13 @@ def quiet_evaluator() -> EvaluationPlugin:
     return EvaluationPlugin(loggers=[BaseLogger()])
 
 
-def classes_of(experience: Any) -> list[int]:
+def classes_of(experience: Experience) -> list[int]:
     """Return the label ids of an experience, ascending; benchmarks without a class timeline are read by target."""
     classes = getattr(experience, "classes_in_this_experience", None)
     return sorted({int(label) for label in (experience.dataset.targets if classes is None else classes)})
 
 
-def class_names_of(experience: Any) -> Sequence[str] | None:
+def class_names_of(experience: Experience) -> Sequence[str] | None:
     """Return the names of a benchmark's classes by label id; None where it does not tell them."""
     stream = getattr(experience, "origin_stream", None)
     return getattr(getattr(stream, "benchmark", None), "class_names", None)
@@ -117,7 +117,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         UserError: Settings that cannot work together, before any work starts.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Hold a strategy's own hyper-parameters to the ranges of their annotations, before its constructor runs.
 
         Model, optimizer and criterion may be given by position, as in Avalanche's examples.
@@ -132,11 +132,11 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         *,
         model: nn.Module,
         optimizer: Optimizer,
-        criterion: Any = None,
+        criterion: Criterion | None = None,
         experts: ExpertMethod | None = None,
-        memory: Any = None,
-        rebalance: Any = None,
-        router: Any = None,
+        memory: Memory | None = None,
+        rebalance: Rebalance | None = None,
+        router: RouterStage | None = None,
         schedule: Schedule | None = None,
         train_mb_size: int = 128,
         train_epochs: int = 1,
@@ -196,13 +196,13 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         self.mb_experts_used: Tensor | None = None
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
         self.main_optimizer = optimizer
-        self.memory_before: dict[str, Any] | None = None
+        self.memory_before: State | None = None
         self._captured: CapturedStep | None = None
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
         self._replaced: list[tuple[nn.Parameter, nn.Parameter]] = []
-        self._resume: dict[str, Any] | None = None
-        self._resume_stream: Any = None
-        self._own_loader: Any = None
+        self._resume: State | None = None
+        self._resume_stream: object = None
+        self._own_loader: object = None
         self.stepper = Stepper(step, self.compute, self.network, self._obstacle)
 
     def _asked(self) -> Asked:
@@ -217,7 +217,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
 
     # ------------------------------------------------------------------ Avalanche: an experience begins and ends
 
-    def _before_training_exp(self, **kwargs: Any) -> None:
+    def _before_training_exp(self, **kwargs: object) -> None:
         if DistributedHelper.is_distributed:
             raise UserError(
                 "several processes were started, but gradients would not be shared between them; "
@@ -250,19 +250,19 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             self.optimizer.state.clear()
         self.begin_experience(self.experience)
 
-    def _after_training_exp(self, **kwargs: Any) -> None:
+    def _after_training_exp(self, **kwargs: object) -> None:
         super()._after_training_exp(**kwargs)
         self.end_experience(self.experience)
         if self.uses_teacher:
             self.past.take(self.model)
         self.experience_index += 1
 
-    def make_train_dataloader(self, **kwargs: Any) -> None:
+    def make_train_dataloader(self, **kwargs: object) -> None:
         """Build Avalanche's training loader; a plugin may put another one in its place."""
         super().make_train_dataloader(**kwargs)
         self._own_loader = self.dataloader
 
-    def make_eval_dataloader(self, **kwargs: Any) -> None:
+    def make_eval_dataloader(self, **kwargs: object) -> None:
         """Build Avalanche's evaluation loader, then cut its batches from tensors where that is exact."""
         super().make_eval_dataloader(**kwargs)
         self._eval_width = max(classes_of(self.experience)) + 1
@@ -280,7 +280,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             self.compute.place(model)
         return model
 
-    def make_optimizer(self, **kwargs: Any) -> None:
+    def make_optimizer(self, **kwargs: object) -> None:
         """Point the optimizer at grown parameters, keeping the state of their old rows."""
         if isinstance(self.network, ForeignNetwork):
             return super().make_optimizer(**kwargs)
@@ -386,14 +386,14 @@ class IncrTemplate(Hooks, SupervisedTemplate):
 
     # ------------------------------------------------------------------ Avalanche: stages and epochs
 
-    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+    def _train_exp(self, experience: Experience, eval_streams: object = None, **kwargs: object) -> None:
         first = 0 if self._resume is None else self._resume["progress"]["stage"]
         for index, stage in enumerate(self.stages(experience)):
             if index >= first and stage.epochs > 0:
                 with self._enter(index, stage) as start:
                     self._run_epochs(start, **kwargs)
 
-    def _run_epochs(self, start: int, **kwargs: Any) -> None:
+    def _run_epochs(self, start: int, **kwargs: object) -> None:
         work = self.work
         for epoch in range(start, work.stage.epochs):
             work.epoch = epoch
@@ -443,8 +443,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         try:
             start = self._catch_up()
             if stage.cache_features:
-                self.work.store_features(self.compute, self.network, self.eval_mb_size)
-                self.dataloader = self.work.batches
+                self.dataloader = self.work.store_features(self.compute, self.network, self.eval_mb_size)
             if start == 0 and stage.prepare is not None:
                 stage.prepare(self.model, self.num_old)
             yield start
@@ -454,24 +453,24 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             self.work.close()
             stages_at_work.leave(self.network, self.model)
 
-    def _batches_of(self, stage: Stage) -> tuple[Any, Tensor]:
+    def _batches_of(self, stage: Stage) -> tuple[Loader, Tensor]:
         """Return the loader of a stage, and images per class as its sampler draws them."""
         if is_streams_loader(stage):
-            return self.stream.batches, self.stream.drawn
-        dataset = self.stream.dataset
+            return self.stream.known_batches, self.stream.drawn
+        dataset = self.stream.known_dataset
         if stage.data == "exemplars":
             self.memory.update(self, self.experience)
             dataset = self.memory.dataset().train()
         batches = self.feed.of_stage(stage, dataset, self.train_mb_size, self.experience_index)
         return batches, self.stream.drawn_by(stage, dataset)
 
-    def training_epoch(self, **kwargs: Any) -> None:
+    def training_epoch(self, **kwargs: object) -> None:
         """Run Avalanche's epoch, counting images."""
         self.epoch_images = 0
         self.terms.clear()
         super().training_epoch(**kwargs)
 
-    def _after_training_iteration(self, **kwargs: Any) -> None:
+    def _after_training_iteration(self, **kwargs: object) -> None:
         self.epoch_images += len(self.mb_y)
         super()._after_training_iteration(**kwargs)
 
@@ -487,7 +486,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             "random": state.Randomness(self.device),
         }
 
-    def state_dict(self, trained: bool = False) -> dict[str, Any]:
+    def state_dict(self, trained: bool = False) -> State:
         """Return everything of the strategy that a later process needs to go on bit-exactly, as tensors and plain data.
 
         Plugins of yours are not in it (EWC's importances, ReplayPlugin's buffer): Avalanche's plugins have no state
@@ -519,7 +518,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
-    def load_state_dict(self, saved: dict[str, Any], train_stream: Any) -> None:
+    def load_state_dict(self, saved: State, train_stream: Sequence[Experience]) -> None:
         """Restore :meth:`state_dict`; training then goes on with experience ``experience_index``.
 
         Args:
@@ -542,7 +541,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if saved["progress"]["trained"]:
             self._restore_progress(saved)
 
-    def _restore_progress(self, saved: dict[str, Any]) -> None:
+    def _restore_progress(self, saved: State) -> None:
         """Restore what moves from step to step."""
         if saved["main_optimizer"] is not None:
             self.main_optimizer.load_state_dict(saved["main_optimizer"])
