@@ -26,6 +26,16 @@ UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
 
 
+class Noted:
+    """What the last pass left behind; copies and pickles of a network begin without it, as it may hang on a graph."""
+
+    features: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[Noted], tuple[()]]:
+        """Copy as a new one."""
+        return Noted, ()
+
+
 class ExpertNetwork(Facts):
     """Shared stem, one branch and one growing head per expert.
 
@@ -48,7 +58,7 @@ class ExpertNetwork(Facts):
         class_ids: Label id of each class, in arrival order.
         normalisation: ``mean`` and ``std`` per channel of the images it was trained on, scaled to [0, 1]; None where
             nobody said.
-        class_names: Name of each class by label id, where :func:`incrlt.models.load` found them; otherwise None.
+        class_names: Name of each class by label id, where the benchmark tells it; otherwise None.
         architecture: Arguments of :func:`incrlt.models.build` as plain data, so that a checkpoint can be rebuilt.
         router: Decides when the experts so far are enough; None until a stage attaches one.
         tells_maps: Outputs hold the maps of each stage; off unless a method needs them.
@@ -80,6 +90,7 @@ class ExpertNetwork(Facts):
         self.architecture: dict[str, Any] = {}
         self.normalisation: dict[str, list[float]] | None = None
         self._run_grouped = GroupedRun()
+        self._noted = Noted()
 
     @property
     def num_classes(self) -> int:
@@ -171,6 +182,7 @@ class ExpertNetwork(Facts):
             rebalanced: Read the second heads where there are any, and apply the learnable class scales.
             maps: Passed on with the output.
         """
+        self._noted.features = features
         heads = self.final_heads if rebalanced else self.heads
         outputs = [head(features[k]) for k, head in enumerate(heads)]
         if rebalanced:
@@ -214,7 +226,16 @@ class ExpertNetwork(Facts):
         return self.classify(at_least_float(features), rebalanced, tuple(map(at_least_float, told)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images ``[B, c, H, W]`` to logits ``[B, L]`` whose column is the label id."""
+        """Map images ``[B, c, H, W]`` to logits ``[B, L]`` whose column is the label id.
+
+        Raises:
+            UserError: No class has arrived.
+        """
+        if not self.class_ids:
+            raise UserError(
+                "this network knows no classes yet: strategies of incrlt grow it as classes arrive; with another "
+                "strategy, or in a loop of your own, first call network.grow(range(num_classes))."
+            )
         return self.to_labels(self.forward_all(x).logits)
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -252,6 +273,37 @@ class ExpertNetwork(Facts):
     def get_features(self, x: Tensor) -> Tensor:
         """Return the features of all experts side by side ``[B, K * D]`` (Avalanche's name for it)."""
         return self.extract(x).transpose(0, 1).flatten(1)
+
+    @property
+    def features(self) -> Tensor | None:
+        """Features of all experts side by side ``[B, K * D]`` in the last pass, as Avalanche's plugins read them.
+
+        None before the first pass, and in copies: a plugin that keeps a copy of the network runs it.
+        """
+        noted = self._noted.features
+        return None if noted is None else noted.transpose(0, 1).flatten(1)
+
+    @features.setter
+    def features(self, value: None) -> None:
+        """Forget them; Avalanche's plugins write None before they copy a model."""
+        self._noted.features = value
+
+    def with_floor(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Make the loss of classes that have not arrived a number of ordinary size.
+
+        Such a class counts as much as the least likely one of those that have arrived. Its column alone, of images of
+        its own, is changed: what is said of seen classes stays, to the bit.
+
+        Args:
+            logits: By label id ``[B, L]``, as :meth:`forward` gives them.
+            labels: Label ids ``[B]``, below L.
+
+        Returns:
+            ``[B, L]``.
+        """
+        true, seen = logits.gather(1, labels[:, None]), logits > UNSEEN_LOGIT
+        least = logits.masked_fill(~seen, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=UNSEEN_LOGIT)
+        return logits.scatter(1, labels[:, None], torch.where(true <= UNSEEN_LOGIT, least, true))
 
     def to_labels(self, logits: Tensor, width: int = 0) -> Tensor:
         """Move columns from arrival order to label ids.

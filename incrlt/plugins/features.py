@@ -31,8 +31,8 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
     """Run a data set through the strategy's feature extractor.
 
     The features are the first of these that the model offers: ``model.forward_all(x).features``
-    ``[K, B, D]``, ``model.get_features(x)`` ``[B, D]``, or the input of the last ``nn.Linear`` that runs in a
-    forward pass.
+    ``[K, B, D]``, ``model.get_features(x)`` ``[B, D]``, ``model.feature_extractor(x)`` (Avalanche's iCaRL), or the
+    input of the last ``nn.Linear`` that runs in a forward pass.
     Each expert's feature is L2-normalised, then they are concatenated: a row has norm ``sqrt(K)``, and the
     product of two rows is the sum of the experts' cosines. ``row.reshape(K, D)`` gives them back.
 
@@ -90,6 +90,8 @@ def feature_extractor(model: nn.Module) -> Iterator[Extract]:
         yield lambda images, tasks: _told(model.forward_all(images).features)
     elif hasattr(model, "get_features"):
         yield lambda images, tasks: model.get_features(images).flatten(1)[None]
+    elif isinstance(getattr(model, "feature_extractor", None), nn.Module):
+        yield lambda images, tasks: model.feature_extractor(images).flatten(1)[None]
     else:
         with _watched_linears(model) as extract:
             yield extract

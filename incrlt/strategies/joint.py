@@ -13,8 +13,9 @@ class Joint(IncrTemplate):
     """Minimise the expert method's loss on all images of all experiences so far, each image once.
 
     Images are told apart by what they are: several streams may follow one another, an experience may be cut into many,
-    come again, or repeat images of earlier ones. The network goes on from the experience before (it is not drawn anew). Arguments are those of
-    :class:`~incrlt.training.template.IncrTemplate`; a memory would double old images and is refused.
+    come again, or repeat images of earlier ones. The network goes on from the experience before (it is not drawn anew).
+    Arguments are those of :class:`~incrlt.training.template.IncrTemplate`; a memory would double old images and is
+    refused.
 
     Raises:
         UserError: A memory is given, or a benchmark calls a label by another name than one before it.

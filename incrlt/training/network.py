@@ -51,6 +51,9 @@ class Network(Protocol):
     def to_labels(self, logits: Tensor, width: int = 0) -> Tensor:
         """Move columns from arrival order to label ids."""
 
+    def with_floor(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Make the loss of classes that have not arrived a number of ordinary size."""
+
     def positions(self, labels: Tensor) -> Tensor:
         """Map label ids ``[B]`` to arrival positions ``[B]``."""
 
@@ -102,6 +105,10 @@ class ForeignNetwork:
         """Columns are label ids already."""
         return logits
 
+    def with_floor(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits are the module's own."""
+        return logits
+
     def positions(self, labels: Tensor) -> Tensor:
         """Positions are label ids."""
         return labels
@@ -143,6 +150,26 @@ def at_the_door(model: nn.Module, tasks: Callable[[], Tensor]) -> Network:
             "bare network. step='compile' compiles its backbone."
         )
     return ForeignNetwork(model, tasks)
+
+
+def follow(network: Network, model: nn.Module) -> None:
+    """Take the model that a plugin has put in ``strategy.model``, or refuse it.
+
+    Args:
+        network: What the template works with.
+        model: ``strategy.model`` as it is now.
+
+    Raises:
+        UserError: An expert network was replaced, or takes the place of another model.
+    """
+    if isinstance(network, ForeignNetwork) and not isinstance(model, ExpertNetwork):
+        network.model = model
+    elif network is not model:
+        raise UserError(
+            f"a plugin put another model ({type(model).__name__}) in strategy.model; heads, teacher and optimizer "
+            "belong to the one that the strategy was made with. Load its weights instead: "
+            "strategy.model.load_state_dict(other.state_dict())."
+        )
 
 
 def position_table(network: Network, device: torch.device) -> Tensor | None:

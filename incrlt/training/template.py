@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
+from incrlt.benchmarks.identity import check_names
+from incrlt.data.workers import close_loader
 from incrlt.errors import UserError
 from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
@@ -39,7 +41,7 @@ from incrlt.training.checks import Asked, check_batches, check_finite, check_set
 from incrlt.training.compute import Compute
 from incrlt.training.graph import CapturedStep, Stepper, obstacle
 from incrlt.training.hooks import Hooks
-from incrlt.training.network import ForeignNetwork, at_the_door
+from incrlt.training.network import ForeignNetwork, at_the_door, follow
 from incrlt.training.optim import replace_parameters
 from incrlt.training.stage import StageRun
 from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
@@ -246,6 +248,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
             if self.schedule is not None:
                 group["lr"] = lr
+        check_settings(self._asked())  # plugins may have put another criterion or optimizer in place
         if self.reset_optimizer:
             self.optimizer.state.clear()
         self.begin_experience(self.experience)
@@ -274,6 +277,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if not isinstance(model, ExpertNetwork):
             return super().model_adaptation(model)
         if self.is_training:
+            model.class_names = check_names(model.class_names or {}, self.experience) or None
             new = [label for label in classes_of(self.experience) if label not in set(model.class_ids)]
             if new:
                 self._replaced += model.grow(new)
@@ -303,6 +307,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
 
     def forward(self) -> Tensor:
         """Run the model on the batch and return fp32 logits in the benchmark's label ids."""
+        follow(self.network, self.model)
         if self.is_training:
             return self._forward_in_training()
         output = self.compute.run(self.network, self.mb_x, rebalanced=True)
@@ -330,7 +335,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def criterion(self) -> Tensor:
         """Sum the loss terms in training; in evaluation, the plain criterion."""
         if not self.is_training:
-            return self._criterion(self.mb_output, self.mb_y)
+            return self._criterion(self.network.with_floor(self.mb_output, self.mb_y), self.mb_y)
         if self._captured is not None:
             return self.terms.add_captured(self._captured.names, self._captured.terms)
         assert self.mb_out is not None and self._answered is not None
@@ -377,6 +382,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()
+        close_loader(self._own_loader)
+        self._own_loader = None
         self.mb_out, self._captured, self._answered = None, None, None
         self.work.batches, self.stream = None, self.stream.without_batches()
 
@@ -449,7 +456,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             yield start
         finally:
             self.stepper.forget()
-            self.optimizer = self.main_optimizer
+            if stage.lr is not None:  # else it is the strategy's, or what a plugin has put in its place
+                self.optimizer = self.main_optimizer
             self.work.close()
             stages_at_work.leave(self.network, self.model)
 

