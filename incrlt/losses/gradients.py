@@ -104,7 +104,7 @@ def gradient_weights(gathered_C: Tensor, num_old: int, attenuation: float = 1.0)
     Args:
         gathered_C: :math:`\Phi`, norms of the rows' gradients summed over the steps of this experience, the present one
             included ``[C]`` (or ``[K, C]``); best in float64.
-        num_old: Old classes stand first; 0 makes one group without R.
+        num_old: Old classes stand first; 0 or all makes one group without R.
         attenuation: g, see :func:`attenuation`.
 
     Returns:
@@ -112,7 +112,8 @@ def gradient_weights(gathered_C: Tensor, num_old: int, attenuation: float = 1.0)
         slowed (published: 0 / 0, and 0 for all others).
     """
     gathered = gathered_C.detach()
-    groups = [gathered[..., :num_old], gathered[..., num_old:]] if num_old else [gathered]
+    groups = [gathered[..., :num_old], gathered[..., num_old:]]
+    groups = [group for group in groups if group.shape[-1]]
     within = [_smallest_over(group) for group in groups]
     if len(groups) == 1:
         return within[0]

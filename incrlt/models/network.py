@@ -23,6 +23,9 @@ Shared = Tensor | tuple[Tensor, ...]
 ROUTER_SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared", "normalise")
 """Attributes of a router, and arguments that build it anew when a checkpoint is loaded."""
 
+KEPT = "kept_"
+"""First letters of buffers that hold what a method remembers, see :meth:`ExpertNetwork.remember`."""
+
 UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
 
@@ -252,6 +255,19 @@ class ExpertNetwork(nn.Module):
         self.stem.eval()
         self.branches.eval()
 
+    def remember(self, name: str, value: Tensor) -> None:
+        """Keep a tensor for a method, such as a running statistic, with the network and in its checkpoints.
+
+        Args:
+            name: Known to that method alone; what was kept under it is replaced.
+            value: Moved to where the parameters are.
+        """
+        self.register_buffer(KEPT + name, value.to(next(self.parameters()).device))
+
+    def recall(self, name: str) -> Tensor | None:
+        """Return what :meth:`remember` keeps under a name, None where nothing is; it may be changed in place."""
+        return self._buffers.get(KEPT + name)
+
     def state(self) -> dict[str, Any]:
         """Return classes, tensors and the settings of the router, plain data only."""
         router = self.router
@@ -272,6 +288,10 @@ class ExpertNetwork(nn.Module):
             head.resize(self.num_classes)
             head.freeze(0)
         self.router = _rebuilt_router(state.get("router"), self.parameters())
+        self._buffers = {name: kept for name, kept in self._buffers.items() if not name.startswith(KEPT)}
+        for name, value in state["tensors"].items():
+            if name.startswith(KEPT):
+                self.remember(name.removeprefix(KEPT), torch.empty_like(value))
         self.load_state_dict(state["tensors"])
 
 

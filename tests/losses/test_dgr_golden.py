@@ -178,6 +178,12 @@ def test_rows_without_gradient_slow_nobody():
     assert gradient_weights(torch.zeros(5), 0).tolist() == [1] * 5
 
 
+def test_without_new_classes_all_are_one_group():
+    gathered = torch.tensor([1.0, 2.0, 4.0])
+    for num_old in (0, 3):
+        assert gradient_weights(gathered, num_old, 0.4).tolist() == [1, 0.5, 0.25]
+
+
 def test_a_student_equal_to_its_teacher_does_not_amplify_noise():
     norms, weights = torch.tensor([1.0, 2.0]), torch.ones(2)
     assert distillation_ratio(norms, weights, torch.zeros(1)) == LARGEST_RATIO
