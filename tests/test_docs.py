@@ -86,13 +86,14 @@ def test_files_named_on_a_page_exist(page):
 
 
 def methods() -> list[str]:
-    """Names of the methods: classes under strategies/ that say ``name = "..."``, except the template."""
+    """Names of the methods: classes that say ``name = "..."``; a single network is none."""
     found = set()
-    for path in sorted((REPOSITORY / "incrlt" / "strategies").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                found |= {value for value in map(name_given, node.body) if value}
-    return sorted(found - {"template"})
+    for folder in ("strategies", "experts", "stages"):
+        for path in sorted((REPOSITORY / "incrlt" / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    found |= {value for value in map(name_given, node.body) if value}
+    return sorted(found - {"single"})
 
 
 def name_given(statement: ast.stmt) -> str | None:

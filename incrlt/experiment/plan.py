@@ -69,5 +69,6 @@ def _epochs(experiment: Experiment, has_old: bool) -> tuple[int, dict[str, int]]
     second = experiment.experts.hyper_parameters.get("classifier_epochs", 0)
     for stage in (experiment.rebalance, experiment.router):
         second += stage.hyper_parameters.get("epochs", 0) if stage else 0
-    on_exemplars = chosen.get("class_balanced_finetune", 0) if has_old else 0
+    finetunes = ("class_balanced_finetune", "balanced_epochs")
+    on_exemplars = sum(chosen.get(key, 0) for key in finetunes) if has_old else 0
     return first, {"stream": second, "exemplars": on_exemplars}

@@ -197,7 +197,10 @@ def _schedule(training: Any) -> Any:
 
 def method_name(experiment: Experiment) -> str:
     """Return the name a paper's table would use, e.g. ``LUCIR+LWS``."""
-    names = {"lucir": "LUCIR", "icarl": "iCaRL", "ride": "RIDE", "ncl": "NCL", "shike": "SHIKE"}
+    names = {
+        "icarl": "iCaRL",
+        **{name: name.upper() for name in ("lucir", "eeil", "dgr", "ride", "ncl", "shike", "tcl")},
+    }
     strategy = experiment.strategy.name
     parts = [names.get(strategy, strategy.capitalize()), *_experts_name(experiment.experts, names)]
     parts += [] if experiment.rebalance is None else [experiment.rebalance.name.upper()]

@@ -7,12 +7,14 @@ distillation pulls hardest at the classes that lost most images. Mathematics in 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from incrlt.experiment.fields import NonNegative, Positive
+from incrlt.experts.single import Single
 from incrlt.losses.gradients import (
     attenuation,
     distillation_factor,
@@ -45,11 +47,11 @@ class Images(NamedTuple):
 class DGR(IncrTemplate):
     """The expert method's loss with the classifier's gradient re-weighted, and distribution-aware distillation.
 
-    The published loss is balanced softmax: ``experts: {name: single, objective: balanced_softmax}``, and linear heads.
-
     Args:
         distillation: Base of the distillation's weight, times sqrt(images seen / new images); 0.7 in the official code.
         temperature: Softens both distributions; the term holds its square.
+        prior: Where experts are ``single`` and their loss plain cross entropy, balanced softmax takes its place, as
+            published. Other expert methods keep their own loss.
         reweight: Re-weight the classifier's gradient; without it the distillation alone is left.
         largest_ratio: Cap of the factor that stretches the distillation's gradient in the classifier.
         template: Arguments of :class:`~incrlt.training.template.IncrTemplate`.
@@ -71,13 +73,14 @@ class DGR(IncrTemplate):
         *,
         distillation: NonNegative = 0.7,
         temperature: Positive = 2.0,
+        prior: bool = True,
         reweight: bool = True,
         largest_ratio: Positive = 100.0,
         **template: Any,
     ) -> None:
         super().__init__(**template)
         self.distillation, self.temperature = distillation, temperature
-        self.reweight, self.largest_ratio = reweight, largest_ratio
+        self.prior, self.reweight, self.largest_ratio = prior, reweight, largest_ratio
         self.arrived = torch.zeros(0, dtype=torch.long)
 
     def begin_experience(self, experience: Any) -> None:
@@ -95,9 +98,15 @@ class DGR(IncrTemplate):
         factor = distillation_factor(seen, new, self.distillation)
         return Images(removed, factor, attenuation(seen, new))
 
+    def _classification(self, output: ModelOutput, labels: Tensor) -> LossTerms:
+        method = self.experts
+        if self.prior and isinstance(method, Single) and method.objective == "cross_entropy":
+            method = replace(method, objective="balanced_softmax")
+        return method.loss(self.loss_context(), output, labels)
+
     def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Add the distillation; the first term carries the re-weighting, which changes no value."""
-        terms = super().loss_terms(output, labels)
+        terms = self._classification(output, labels)
         images = self.loss_context().constant("dgr_images", self._images)
         classification = torch.stack(list(terms.values())).sum()
         teacher, distance = self.teacher_output(), None

@@ -50,8 +50,8 @@ class Watched:
 @pytest.mark.parametrize(
     ("head", "experts"),
     [
-        ("linear", Single(objective="balanced_softmax")),
-        ("cosine", Single()),
+        ("linear", Single()),
+        ("cosine", Single(objective="ldam")),
         ("linear", Single(num_experts=2)),
     ],
 )
@@ -102,7 +102,7 @@ def test_reweighting_changes_no_value():
         return terms
 
     plain, weighted = first_terms(reweight=False), first_terms()
-    assert [list(one) for one in weighted] == [["cross_entropy"], ["cross_entropy", "distillation"]]
+    assert [list(one) for one in weighted] == [["balanced_softmax"], ["balanced_softmax", "distillation"]]
     for one, other in zip(plain, weighted, strict=True):
         assert other == pytest.approx(one, rel=1e-5)
 
@@ -114,3 +114,14 @@ def test_a_class_that_comes_again_and_a_stream_without_memory_are_finite():
         strategy.train(experience)
         assert all(value == value and abs(value) < 1e6 for value in strategy.epoch_terms.values())
     assert strategy._images().removed.min() >= 0
+
+
+def test_plain_cross_entropy_gives_way_to_balanced_softmax_and_other_losses_stay():
+    for options, term in (
+        ({}, "balanced_softmax"),
+        ({"prior": False}, "cross_entropy"),
+        ({"experts": Single(objective="ldam")}, "ldam"),
+    ):
+        strategy = toy.make(DGR, train_epochs=1, memory=0, **options)
+        strategy.train(toy.stream().train_stream[0])
+        assert set(strategy.epoch_terms) == {term}
