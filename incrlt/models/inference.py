@@ -216,7 +216,7 @@ def _expert(network: ExpertNetwork, k: int, shared: Shared) -> tuple[Tensor, Ten
     heads = network.heads if network.second_heads is None else network.second_heads
     features = network.branches[k](shared).float()
     logits, _ = heads[k](features)
-    return heads[k].rebalance(logits), features
+    return network.rebalance(heads[k], logits), features
 
 
 def _take(shared: Shared, rows: Tensor) -> Shared:

@@ -26,6 +26,9 @@ ROUTER_SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared", "no
 KEPT = "kept_"
 """First letters of buffers that hold what a method remembers, see :meth:`ExpertNetwork.remember`."""
 
+OFFSETS = "class_offsets"
+"""Under this name a stage keeps what evaluation adds to the logit of each class ``[C]``."""
+
 UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
 
@@ -151,13 +154,21 @@ class ExpertNetwork(nn.Module):
         heads = self.final_heads if rebalanced else self.heads
         outputs = [head(features[k]) for k, head in enumerate(heads)]
         if rebalanced:
-            outputs = [(head.rebalance(z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
+            outputs = [(self.rebalance(head, z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
         expert_logits = torch.stack([logits for logits, _ in outputs])
         cosines, scales = None, None
         if self.has_cosine_heads:
             cosines = torch.stack([c for _, c in outputs])
             scales = torch.cat([head.scale.detach() for head in heads])
         return ModelOutput(expert_logits.mean(0), expert_logits, features, cosines, scales)
+
+    def rebalance(self, head: nn.Module, logits: Tensor) -> Tensor:
+        """Apply to a head's logits ``[B, C]`` what stages leave to evaluation: its class scales, then offsets."""
+        scaled: Tensor = cast(GrowingHead, head).rebalance(logits)
+        offsets = self.recall(OFFSETS)
+        if offsets is None:
+            return scaled
+        return scaled + nn.functional.pad(offsets, (0, self.num_classes - len(offsets)))
 
     def forward_all(
         self,
