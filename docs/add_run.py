@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from incrlt.errors import UserError
-from incrlt.experiment.yamlfile import BROKEN
+from incrlt.experiment.yamltext import BROKEN
 
 RUNS = Path(__file__).resolve().parent / "gallery" / "runs"
 

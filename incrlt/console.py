@@ -16,6 +16,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from incrlt.words import clock
+
 LINES_PER_STAGE: Final = 5
 """Plain lines per stage where there is no terminal; two stages make ten per experience."""
 PLAIN_WIDTH: Final = 120
@@ -95,7 +97,7 @@ class Console:
             event: The epoch's line of ``log.jsonl``; ``epoch`` counts finished epochs from 1.
         """
         left = self._clock.advance(event)
-        text, remaining = self._epoch_line(event), "" if left is None else f"eta {duration(left)}"
+        text, remaining = self._epoch_line(event), "" if left is None else f"eta {clock(left)}"
         if self._out.is_terminal:
             self._show_live(text, remaining)
         elif _is_due(event["epoch"], event["epochs"]):
@@ -111,8 +113,8 @@ class Console:
         title = f"after experience {row['experience'] + 1}{self._of_all()}"
         notes = [f"{row['classes_seen']} classes"] if "classes_seen" in row else []
         notes += [f"{row['memory_images']} exemplars"] if row.get("memory_images") else []
-        notes += [f"trained in {duration(row['train_seconds'])}"] if "train_seconds" in row else []
-        notes += [f"evaluated in {duration(row['eval_seconds'])}"] if "eval_seconds" in row else []
+        notes += [f"trained in {clock(row['train_seconds'])}"] if "train_seconds" in row else []
+        notes += [f"evaluated in {clock(row['eval_seconds'])}"] if "eval_seconds" in row else []
         view = Table(title=" | ".join([title, *notes]), title_justify="left")
         view.add_column("read-out, %")
         for head in COLUMNS.values():
@@ -223,20 +225,6 @@ class Clock:
             return None
         speed = (self.done - self._first[1]) / max(now - self._first[0], 1e-9)
         return (self.total - self.done) / speed if speed > 0 else None
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``4.2 s``, ``6:12`` or ``1:05:00``.
-
-    Example:
-        >>> duration(4.25), duration(372), duration(3900)
-        ('4.2 s', '6:12', '1:05:00')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def quantity(number: float) -> str:

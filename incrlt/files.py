@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from pathlib import Path
 
 from incrlt.errors import UserError
+
+LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+"""Names of the files that an interrupted :func:`write_atomic` leaves; another program's files have other names."""
+SHOWN_OF_NAME = 40
+"""Letters of a file's name that stand in the name beside it: with them whole, a long name would become too long."""
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -25,30 +31,43 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """
     path = Path(path)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    beside = path.with_name(f".{path.name[:SHOWN_OF_NAME]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # the rename must not reach the disk before the bytes do
         os.replace(beside, path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. "
             "Free some space or choose another folder with --out."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone, or the disk that failed to write fails to delete too
+            beside.unlink()
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring the rename itself to the disk; file systems that cannot do it for a folder do without."""
-    if not hasattr(os, "O_DIRECTORY"):
+def sync(path: Path) -> None:
+    """Bring to the disk what was written to a file, or the renames in a folder.
+
+    File systems that cannot do it for a folder do without.
+    """
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what interrupted writes left in a folder; what cannot be deleted stays and does no harm."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)

@@ -2,25 +2,28 @@
 
 Reads and checks the file, says what is wrong in a sentence, and hands a valid experiment to
 ``incrlt.runner.run``, the first module that loads torch. Exit codes: 0 done, 2 bad input, 130 stopped with
-Ctrl-C.
+Ctrl-C, 143 stopped with SIGTERM, as by a batch system whose time is over.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from incrlt.errors import UserError
+from incrlt.runner.options import RunOptions
 
 if TYPE_CHECKING:
     from incrlt.experiment.schema import Experiment
 
-DONE, BAD_INPUT, STOPPED = 0, 2, 130
+DONE, BAD_INPUT, STOPPED, TERMINATED = 0, 2, 130, 143
 
 EPILOG: Final = """\
 examples:
@@ -33,14 +36,8 @@ INCRLT_DATA names the folder of the datasets, INCRLT_DEBUG=1 shows the traceback
 """
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run is told beside its experiment; nothing here changes results."""
-
-    resume: Literal["auto", "restart"] = "auto"
-    """``auto`` goes on with an unfinished run of the same experiment; ``restart`` begins anew."""
-    command: str = ""
-    """The command line, for the record."""
+class Terminated(BaseException):
+    """SIGTERM came; not an error, so that nothing on the way takes it for one."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _fail("stopped; run the same command again to go on where it was.", STOPPED)
+    except Terminated:
+        return _fail(
+            "stopped by SIGTERM; what was saved up to the last finished epoch stays. Run the same command again to "
+            "go on.",
+            TERMINATED,
+        )
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -102,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     from incrlt.console import Console
-    from incrlt.experiment import schema as config
+    from incrlt.experiment import schema
 
-    experiment = config.load(given.experiment, _overrides(given))
+    experiment = schema.load(given.experiment, _overrides(given))
     if given.print_config:
         Console().plain(experiment.resolved_yaml().rstrip())
         return DONE
@@ -114,7 +117,30 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     from incrlt.runner.run import execute
 
     command = shlex.join(["python", "-m", "incrlt.run", *words])
-    return execute(experiment, RunOptions(resume="restart" if given.restart else "auto", command=command))
+    options = RunOptions(resume="restart" if given.restart else "auto", command=command)
+    with _ended_by_sigterm():
+        return execute(experiment, options)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: files closed, the folder free, the reason said.
+
+    Nothing more is saved, since the signal may come in the middle of a step. A second one ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():  # there Python allows no handler
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _overrides(given: argparse.Namespace) -> list[str]:
@@ -132,7 +158,7 @@ def _overrides(given: argparse.Namespace) -> list[str]:
 
 def _dry_run(experiment: Experiment) -> None:
     from incrlt.console import Console, quantity
-    from incrlt.experiment.plan import plan
+    from incrlt.experiment.plan import plan, untold
 
     rows, protocol = plan(experiment), experiment.protocol()
     epochs = sum(row["epochs"] + row["later_epochs"] for row in rows)
@@ -144,12 +170,22 @@ def _dry_run(experiment: Experiment) -> None:
         "protocol": f"{protocol.name} of {protocol.dataset}, rule {protocol.rule_hash}",
         "config hash": experiment.hash()[:8],
         "cost": f"{epochs} epochs, {quantity(work)} images, about {quantity(steps)} steps",
+        **_not_counted(untold(experiment)),
         "results in": experiment.run_folder("<protocol hash>").with_name(
             f"<protocol hash>-{experiment.hash()[:8]}-s{experiment.seeds.all}"
         ),
         "dry run": "nothing was trained; leave out --dry-run to run it",
     }
     Console().dry_run(facts, experiment.resolved_yaml(), rows)
+
+
+def _not_counted(methods: Sequence[str]) -> dict[str, str]:
+    """Return a line on stages that the plan leaves out, none where there are none."""
+    if not methods:
+        return {}
+    return {
+        "not counted": f"later stages of {', '.join(methods)}: the class writes stages and no later_stages"
+    }
 
 
 def _fail(text: str, code: int) -> int:

@@ -24,6 +24,10 @@ Schedule = Callable[[Optimizer, int], LRScheduler]
 """``schedule(optimizer, epochs)`` builds a fresh learning-rate scheduler, stepped once per epoch."""
 
 
+Combine = Callable[[Tensor], Tensor]
+"""``combine(expert_logits)``: one answer ``[B, C]`` of the logits of the first k experts ``[k, B, C]``, for any k."""
+
+
 @dataclass(frozen=True)
 class ModelOutput:
     """What a network says about a batch, in arrival order of the classes.
@@ -34,6 +38,10 @@ class ModelOutput:
         features: Input of each expert's head ``[K, B, D]``; None for a network that does not tell.
         cosines: Cosines before the scale ``[K, B, C]``; None for a head that is not a cosine head.
         scales: Scale of each head ``[K]``, without gradient; None where there are no cosines.
+        combine: How ``logits`` were made of ``expert_logits``; None is the mean. Early exit and recorders ask it for
+            the answer of the first experts alone.
+        maps: What each expert's stages gave, before the ReLU ``[K, B, c, h, w]`` each, first stage first; None unless
+            they were asked for. A stage that experts share stands there K times, without a copy.
     """
 
     logits: Tensor
@@ -41,6 +49,14 @@ class ModelOutput:
     features: Tensor | None = None
     cosines: Tensor | None = None
     scales: Tensor | None = None
+    combine: Combine | None = None
+    maps: tuple[Tensor, ...] | None = None
+
+    @property
+    def known_maps(self) -> tuple[Tensor, ...]:
+        """Maps ``[K, B, c, h, w]`` of each stage, where they were asked for."""
+        assert self.maps is not None, "maps were not asked for: needs_maps is False"
+        return self.maps
 
     @property
     def known_features(self) -> Tensor:
@@ -67,7 +83,8 @@ class LossContext:
 
     Attributes:
         class_counts: Images per class as the sampler draws them ``[C]``: the stream with its exemplars; the
-            exemplars alone in a stage on exemplars; equal numbers under a class-aware sampler.
+            exemplars alone in a stage on exemplars; equal numbers under a class-aware sampler. Fractions where a class
+            is drawn less than once, or not a whole number of times, in an epoch on average.
         num_old: Number of classes that arrived before this experience.
         epoch: Epoch within the stage, from 0.
         epochs: Epochs of the stage.

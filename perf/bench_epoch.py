@@ -33,7 +33,7 @@ import incrlt.experiment.schema
 from incrlt.benchmarks import datasets, protocols, streams
 from incrlt.errors import UserError
 from incrlt.plugins.confusion import ConfusionRecorder
-from incrlt.runner.run import build_strategy, choose_precision
+from incrlt.runner.build import build_strategy, choose_precision
 from perf.alternate import alternate, ratio, spread
 
 EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "cifar100lt_10tasks.yaml"
@@ -125,9 +125,10 @@ def incrlt_epoch(setting: Setting, precision: str, stack: contextlib.ExitStack) 
     stage = strategy.stages(strategy.experience)[0]
     stack.enter_context(strategy._enter(0, stage))
     strategy.model.load_state_dict(setting.model.state_dict())
-    strategy._scheduler = None  # the rate stays at its first value for as many turns as there are
-    one = dataclasses.replace(stage, epochs=1)
-    return lambda: strategy._run_epochs(one, 0), strategy
+    work = strategy.work
+    work.scheduler = None  # the rate stays at its first value for as many turns as there are
+    work.stage = dataclasses.replace(stage, epochs=1)
+    return lambda: strategy._run_epochs(0), strategy
 
 
 def avalanche_epoch(setting: Setting) -> tuple[Callable, Any]:

@@ -7,8 +7,10 @@ without one (what happens), and on stored features (``cache_features``; the pass
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import incrlt._compat
@@ -28,7 +30,11 @@ KINDS = ("with gradient", "without gradient", "stored features")
 class WithGradient(Finetune):
     """Runs the backbone of a frozen stage as that of any other, as if something in it trained."""
 
-    _backbone_trains = property(lambda self: True, lambda self, value: None)
+    @contextlib.contextmanager
+    def _enter(self, index: int, stage: Any) -> Iterator[int]:
+        with super()._enter(index, stage) as start:
+            self.work.backbone_trains = True
+            yield start
 
 
 def strategy_of(kind: str, network: str, batch: int) -> Finetune:

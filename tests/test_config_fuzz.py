@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from incrlt.errors import UserError
-from incrlt.experiment import schema as config
+from incrlt.experiment import schema
 from incrlt.experiment.plan import plan
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
@@ -176,7 +176,7 @@ def mutant(seed: int) -> bytes:
     path = rng.choice(FILES)
     spelled_out = seed % 2 == 0
     text: str | bytes = (
-        config.load(path).resolved_yaml() if spelled_out else without_comments(path.read_text())
+        schema.load(path).resolved_yaml() if spelled_out else without_comments(path.read_text())
     )
     for _ in range(rng.choice([1, 1, 2, 3])):
         if isinstance(text, bytes) or len(text) < 2 or ":" not in text:
@@ -205,7 +205,7 @@ def test_mutants_are_experiments_or_user_errors(folder, start):
         path.write_bytes(mutant(seed))
         before = time.process_time()
         try:
-            plan(config.load(path))
+            plan(schema.load(path))
             outcomes.append("valid")
         except UserError as error:
             outcomes.append("refused")
@@ -231,6 +231,6 @@ def test_mutated_overrides_are_experiments_or_user_errors():
     for _ in range(200):
         override = f"{rng.choice(keys)}{rng.choice(['=', '', '=='])}{rng.choice(VALUES)}"
         try:
-            config.load(EXPERIMENTS / "quickstart.yaml", [override])
+            schema.load(EXPERIMENTS / "quickstart.yaml", [override])
         except UserError as error:
             assert str(error)

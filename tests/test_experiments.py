@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from incrlt.experiment import schema as config
-from incrlt.experiment import yamlfile
+from incrlt.experiment import schema, yamlfile
 from incrlt.experiment.plan import plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +41,7 @@ def published_rows() -> list[dict]:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_file_is_a_valid_experiment_with_a_plan(path):
-    experiment = config.load(path)
+    experiment = schema.load(path)
     rows = plan(experiment)
     assert experiment.name == path.stem
     assert rows[-1]["classes_seen"] == experiment.protocol().num_classes
@@ -60,7 +59,7 @@ def test_file_opens_with_all_parts_of_its_page(path):
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_published_numbers_are_quoted_as_published(path):
-    experiment, text = config.load(path), header(path)["Expected"]
+    experiment, text = schema.load(path), header(path)["Expected"]
     quote = QUOTE.search(text)
     if quote is None:
         assert re.match(r"no(ne)? published", text), text
@@ -81,9 +80,9 @@ def test_published_numbers_are_quoted_as_published(path):
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_a_quoted_absence_is_an_absence(path):
-    experiment = config.load(path)
+    experiment = schema.load(path)
     if QUOTE.search(header(path)["Expected"]) is None:
-        tail = [] if experiment.experts == config.load(FOLDER / "quickstart.yaml").experts else ["experts"]
+        tail = [] if experiment.experts == schema.load(FOLDER / "quickstart.yaml").experts else ["experts"]
         second = [] if experiment.rebalance is None else [experiment.rebalance.name]
         method = "+".join([experiment.strategy.name.lower(), *second, *tail])
         rows = [row for row in published_rows() if row["protocol"] == experiment.benchmark.protocol]
@@ -107,13 +106,13 @@ def test_files_of_the_protocols_table_are_there():
         "cifar100lt_lfs20": "lfs-20",
     }
     for name, protocol in protocols.items():
-        benchmark = config.load(FOLDER / f"{name}.yaml").benchmark
+        benchmark = schema.load(FOLDER / f"{name}.yaml").benchmark
         assert (benchmark.protocol, benchmark.holdout, benchmark.imbalance_ratio) == (protocol, "none", 100)
     assert {f"cifar100lt_10tasks_{name}" for name in ("finetune", "joint", "replay", "icarl")} <= set(NAMES)
 
 
 def test_main_experiment_is_the_published_recipe():
-    experiment = config.load(FOLDER / "cifar100lt_10tasks.yaml")
+    experiment = schema.load(FOLDER / "cifar100lt_10tasks.yaml")
     t = experiment.training
     assert (t.epochs, t.batch_size, t.lr, t.milestones, t.gamma) == (160, 128, 0.1, (0.5, 0.75), 0.1)
     assert (t.momentum, t.weight_decay, t.schedule) == (0.9, 5e-4, "multistep")
@@ -124,8 +123,8 @@ def test_main_experiment_is_the_published_recipe():
 
 
 def test_published_twin_differs_in_the_hold_out_alone():
-    plain = config.load(FOLDER / "cifar100lt_10tasks.yaml").resolved()
-    twin = config.load(FOLDER / "cifar100lt_10tasks_published.yaml").resolved()
+    plain = schema.load(FOLDER / "cifar100lt_10tasks.yaml").resolved()
+    twin = schema.load(FOLDER / "cifar100lt_10tasks_published.yaml").resolved()
     assert twin["benchmark"].pop("holdout") == "long-tailed-cil"
     assert plain["benchmark"].pop("holdout") == "none"
     assert twin == plain

@@ -35,7 +35,7 @@ REFUSED = {
         "Did you mean 'balanced_softmax'?",
     ),
     "flavor": (lambda: RIDE(flavor="publishd"), "RIDE: flavor must be one of sane, published"),
-    "no expert": (lambda: RIDE(num_experts=0), "RIDE: num_experts must be a whole number >= 1; got 0."),
+    "no expert": (lambda: RIDE(num_experts=0), "RIDE: num_experts must be a whole number >= 1 and <= 64; got 0."),
     "no temperature": (lambda: RIDE(temperature=0), "RIDE: temperature must be a number > 0; got 0."),
     "not a number": (lambda: SHIKE(scale=float("nan")), "SHIKE: scale must be a number > 0; got nan."),
     "a truth value for a number": (lambda: NCL(num_experts=True), "NCL: num_experts must be a whole number"),

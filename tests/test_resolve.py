@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from incrlt.errors import UserError
-from incrlt.experiment import methods as resolve
+from incrlt.experiment import methods
 
 STRATEGY = '''
 import a_module_that_does_not_exist
@@ -96,9 +96,9 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_names_are_the_files_that_declare_them(package):
-    assert resolve.names("strategy", package) == ["foo"]
-    assert resolve.names("experts", package) == ["bar"]
-    assert resolve.names("rebalance", package) == []
+    assert methods.names("strategy", package) == ["foo"]
+    assert methods.names("experts", package) == ["bar"]
+    assert methods.names("rebalance", package) == []
 
 
 def test_two_kinds_of_stages_share_a_folder_and_say_which_they_are(package):
@@ -106,12 +106,12 @@ def test_two_kinds_of_stages_share_a_folder_and_say_which_they_are(package):
         (package / f"stages/a_{kind}.py").write_text(
             f"class A:\n    name = 'a_{kind}'\n    kind = '{kind}'\n"
         )
-    assert resolve.names("rebalance", package) == ["a_rebalance"]
-    assert resolve.names("router", package) == ["a_router"]
+    assert methods.names("rebalance", package) == ["a_rebalance"]
+    assert methods.names("router", package) == ["a_router"]
 
 
 def test_hyper_parameters_of_a_strategy_are_its_literal_keyword_arguments(package):
-    found = resolve.find("strategy", "foo", package)
+    found = methods.find("strategy", "foo", package)
     assert (found.module, found.class_name) == ("incrlt.strategies.foo", "Foo")
     assert {key: default for key, (_, default) in found.parameters.items()} == {
         "weight": 5.0,
@@ -122,6 +122,7 @@ def test_hyper_parameters_of_a_strategy_are_its_literal_keyword_arguments(packag
         "limit": None,
         "flag": True,
         "readout": "cnn",
+        "required": ...,
     }
     assert found.parameters["readout"][0] == Literal["cnn", "nme"]
     assert found.help["weight"] == "Weight of the term; continued here."
@@ -129,7 +130,7 @@ def test_hyper_parameters_of_a_strategy_are_its_literal_keyword_arguments(packag
 
 
 def test_hyper_parameters_of_an_expert_are_its_fields(package):
-    found = resolve.find("experts", "bar", package)
+    found = methods.find("experts", "bar", package)
     assert {key: default for key, (_, default) in found.parameters.items()} == {
         "num_experts": 3,
         "diversity": -0.45,
@@ -156,11 +157,13 @@ def test_hyper_parameters_of_an_expert_are_its_fields(package):
 )
 def test_schema_refuses(package, key, bad):
     with pytest.raises(ValidationError):
-        resolve.schema("strategy", "foo", package)(name="foo", **{key: bad})
+        methods.schema("strategy", "foo", package)(name="foo", **{"required": 1, key: bad})
 
 
 def test_schema_accepts_and_gives_keyword_arguments(package):
-    entry = resolve.schema("strategy", "foo", package)(name="foo", weight=2, limit=1.5, readout="nme")
+    entry = methods.schema("strategy", "foo", package)(
+        name="foo", weight=2, limit=1.5, readout="nme", required=1
+    )
     assert entry.hyper_parameters == {
         "weight": 2.0,
         "fraction": 0.25,
@@ -170,6 +173,7 @@ def test_schema_accepts_and_gives_keyword_arguments(package):
         "limit": 1.5,
         "flag": True,
         "readout": "nme",
+        "required": 1,
     }
 
 
@@ -177,13 +181,13 @@ def test_unknown_name_lists_and_suggests(package):
     with pytest.raises(
         UserError, match=r"strategy.name 'fo' is not known; allowed: foo, .*Did you mean 'foo'\?"
     ):
-        resolve.find("strategy", "fo", package)
+        methods.find("strategy", "fo", package)
 
 
 def test_broken_file_is_named(package):
     (package / "experts/bar.py").write_text("def (")
     with pytest.raises(UserError, match=r"bar\.py is not valid Python"):
-        resolve.find("experts", "bar", package)
+        methods.find("experts", "bar", package)
 
 
 def test_external_class_is_found_without_importing_its_package(tmp_path, monkeypatch):
@@ -192,36 +196,36 @@ def test_external_class_is_found_without_importing_its_package(tmp_path, monkeyp
     (folder / "__init__.py").write_text("raise RuntimeError('executed')")
     (folder / "my_mod.py").write_text(STRATEGY)
     monkeypatch.syspath_prepend(tmp_path)
-    found = resolve.find("strategy", "my_pkg.my_mod:Foo")
+    found = methods.find("strategy", "my_pkg.my_mod:Foo")
     assert (found.module, found.class_name, found.parameters["weight"][1]) == ("my_pkg.my_mod", "Foo", 5.0)
     assert "my_pkg" not in sys.modules
     with pytest.raises(UserError, match=r"has no class 'Fo'; it has: Helper, Foo\. Did you mean 'Foo'\?"):
-        resolve.find("strategy", "my_pkg.my_mod:Fo")
+        methods.find("strategy", "my_pkg.my_mod:Fo")
 
 
 @pytest.mark.parametrize("name", ["a:b:c", ":", "a..b:C", ".a:C", "a:", "a b:C", "../x:C", "é\x00:C", "1:2"])
 def test_malformed_external_name(name):
     with pytest.raises(UserError, match="is not of the form"):
-        resolve.find("strategy", name)
+        methods.find("strategy", name)
 
 
 @pytest.mark.parametrize("name", ["no_such_module_at_all:C", "os.no_such:C", "sys:C", "math:C"])
 def test_external_module_without_source(name):
     with pytest.raises(UserError, match="no Python file of module"):
-        resolve.find("strategy", name)
+        methods.find("strategy", name)
 
 
 @pytest.mark.parametrize("kind", ["strategy", "experts", "rebalance"])
 def test_every_method_of_the_package_resolves_and_its_defaults_are_valid(kind):
-    assert resolve.names(kind)
-    for name in resolve.names(kind):
-        entry = resolve.schema(kind, name)(name=name)
+    assert methods.names(kind)
+    for name in methods.names(kind):
+        entry = methods.schema(kind, name)(name=name)
         assert entry.name == name
 
 
 def test_methods_of_the_literature_are_there_with_their_published_defaults():
-    assert {"finetune", "joint", "replay", "icarl", "lucir"} <= set(resolve.names("strategy"))
-    lucir = resolve.schema("strategy", "lucir")(name="lucir").hyper_parameters
+    assert {"finetune", "joint", "replay", "icarl", "lucir"} <= set(methods.names("strategy"))
+    lucir = methods.schema("strategy", "lucir")(name="lucir").hyper_parameters
     published = {
         "less_forget": 5.0,
         "margin": 0.5,
@@ -230,7 +234,7 @@ def test_methods_of_the_literature_are_there_with_their_published_defaults():
         "adaptive": True,
     }
     assert published.items() <= lucir.items()
-    lws = resolve.schema("rebalance", "lws")(name="lws").hyper_parameters
+    lws = methods.schema("rebalance", "lws")(name="lws").hyper_parameters
     assert {"epochs": 30, "lr": 0.1}.items() <= lws.items()
 
 
@@ -238,18 +242,18 @@ def test_every_hyper_parameter_of_the_package_is_documented():
     undocumented = [
         f"{kind} {name}.{key}"
         for kind in ("strategy", "experts", "rebalance")
-        for name in resolve.names(kind)
-        for key in resolve.find(kind, name).parameters
-        if not resolve.find(kind, name).help.get(key)
+        for name in methods.names(kind)
+        for key in methods.find(kind, name).parameters
+        if not methods.find(kind, name).help.get(key)
     ]
     assert undocumented == []
 
 
 def test_resolving_everything_loads_no_torch():
     code = (
-        "import sys; from incrlt.experiment import methods as resolve\n"
-        "for kind in resolve.FOLDERS:\n"
-        "    for name in resolve.names(kind): resolve.schema(kind, name)\n"
+        "import sys; from incrlt.experiment import methods\n"
+        "for kind in methods.FOLDERS:\n"
+        "    for name in methods.names(kind): methods.schema(kind, name)\n"
         "assert not {'torch', 'avalanche'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -260,7 +264,7 @@ def test_signature_read_from_source_is_the_one_the_class_has():
     import inspect
 
     for kind in ("strategy", "experts", "rebalance"):
-        for name in resolve.names(kind):
-            signature = inspect.signature(resolve.load_class(kind, name))
-            for key, (_, default) in resolve.find(kind, name).parameters.items():
+        for name in methods.names(kind):
+            signature = inspect.signature(methods.load_class(kind, name))
+            for key, (_, default) in methods.find(kind, name).parameters.items():
                 assert signature.parameters[key].default == default, (name, key)

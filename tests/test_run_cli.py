@@ -186,13 +186,13 @@ def test_dry_run_shows_plan_cost_and_place():
 def test_dry_run_counts_exemplars():
     """Twenty of each old class, fewer where the class has fewer: never more than 1,705 at the end."""
     from incrlt.benchmarks.longtail import class_counts
-    from incrlt.experiment import schema as config
+    from incrlt.experiment import schema
     from incrlt.experiment.plan import plan
 
     counts = class_counts("exponential", 100, 500, 100)
     assert sum(min(20, n) for n in counts) == 1705
-    rows = plan(config.load(MAIN))
-    order = config.load(MAIN).protocol().class_order
+    rows = plan(schema.load(MAIN))
+    order = schema.load(MAIN).protocol().class_order
     for row in rows:
         old = order[: row["classes_seen"] - len(row["classes"])]
         assert row["exemplars"] == sum(min(20, counts[c]) for c in old)
@@ -200,19 +200,19 @@ def test_dry_run_counts_exemplars():
 
 
 def test_dry_run_counts_every_stage_and_the_past_of_joint():
-    from incrlt.experiment import schema as config
+    from incrlt.experiment import schema
     from incrlt.experiment.plan import plan
 
-    both = plan(config.load(MAIN, ["rebalance.name=lws", "strategy.class_balanced_finetune=20"]))
+    both = plan(schema.load(MAIN, ["rebalance.name=lws", "strategy.class_balanced_finetune=20"]))
     stream = both[1]["images"] + both[1]["exemplars"]
     assert (both[0]["later_epochs"], both[1]["later_epochs"]) == (30, 50)
     assert both[1]["work"] == stream * (160 + 30) + both[1]["exemplars"] * 20
-    joint = plan(config.load(MAIN, ["strategy.name=joint", "memory=null", "training.base_epochs=1"]))
+    joint = plan(schema.load(MAIN, ["strategy.name=joint", "memory=null", "training.base_epochs=1"]))
     assert joint[0]["work"] == 5244
     assert joint[2]["work"] == 160 * (5244 + 378 + 513)
-    total = plan(config.load(MAIN, ["memory={total: 500}"]))
+    total = plan(schema.load(MAIN, ["memory={total: 500}"]))
     assert [row["exemplars"] <= 500 for row in total] == [True] * 11
-    shared = plan(config.load(MAIN, ["memory={total: 500, redistribute: true}"]))
+    shared = plan(schema.load(MAIN, ["memory={total: 500, redistribute: true}"]))
     assert [row["exemplars"] for row in shared] == [0] + [500] * 10
 
 

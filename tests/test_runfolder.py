@@ -42,7 +42,7 @@ def test_a_folder_in_which_nothing_was_written_goes_away(tmp_path):
 
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".results.json.1-ab.tmp").write_text("half")
+    (tmp_path / "run" / ".results.json.1-0123abcd.tmp").write_text("half")
     (tmp_path / "run" / "config.yaml").write_text("a: 1")
     RunFolder(tmp_path / "run").close()
     assert [file.name for file in (tmp_path / "run").iterdir() if file.suffix == ".tmp"] == []

@@ -22,7 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 from incrlt.report import Run, read_run
 from incrlt.report.__main__ import page_names, report
 from incrlt.report.compare import COLUMNS
-from incrlt.report.tables import counted, duration
+from incrlt.words import counted, duration
 
 DOCS = Path(__file__).resolve().parent.parent
 RUNS = DOCS / "gallery" / "runs"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from incrlt.benchmarks import facts, folder
+from incrlt.data.machine import memory_bytes
 from incrlt.errors import UserError
 
 if TYPE_CHECKING:
@@ -177,14 +178,15 @@ def read_folder(found: folder.ImageFolder) -> ImageData:
 
 
 def _check_memory(found: folder.ImageFolder) -> None:
-    """Raise where the decoded pictures would take more than half of the machine's memory."""
+    """Raise where the decoded pictures would take more than half of the memory that this process may use."""
     number = sum(map(len, (*found.train, *found.test)))
     needed = number * 3 * found.image_size**2
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there / 2:
+    there = memory_bytes()
+    if there is not None and needed > there / 2:
         raise UserError(
             f"{number:,} pictures of {found.image_size} x {found.image_size} pixels take {needed / 2**30:.1f} GiB; "
-            f"this machine has {there / 2**30:.1f}, of which half may be used. Lower benchmark.image_size (image_size)."
+            f"this machine has {there / 2**30:.1f} for this process, of which half may be used. Lower "
+            "benchmark.image_size (image_size)."
         )
 
 

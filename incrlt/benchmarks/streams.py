@@ -11,10 +11,12 @@ import incrlt._compat  # noqa: F401  before avalanche
 import numpy as np
 from avalanche.benchmarks import NCScenario, nc_benchmark
 from torch import Tensor
+from torch.utils.data import Subset
 
 from incrlt.benchmarks.datasets import ImageData
 from incrlt.benchmarks.protocols import Protocol, ResolvedProtocol, resolve
 from incrlt.data import augment
+from incrlt.data.stored import Indices
 from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
 
@@ -53,7 +55,7 @@ def build(
     train = augmentation or augment.build(rule.augmentation, shape, data.mean, data.std, train=True)
     kept = np.concatenate(resolved.train_indices)
     benchmark = nc_benchmark(
-        ImageTensors(data.train_images[kept], data.train_labels[kept]),
+        _kept(data, kept),
         ImageTensors(data.test_images, data.test_labels),
         n_experiences=rule.num_experiences,
         task_labels=False,
@@ -67,6 +69,15 @@ def build(
     benchmark.class_names = tuple(data.class_names[c] for c in rule.class_order)
     benchmark.groups = tuple(resolved.groups)
     return benchmark
+
+
+def _kept(data: ImageData, kept: Indices) -> Any:
+    """Return the kept training images, in that order: a view where a copy would hold most of them twice."""
+    if 2 * len(kept) < len(data.train_images):
+        return ImageTensors(data.train_images[kept], data.train_labels[kept])
+    view: Any = Subset(ImageTensors(data.train_images, data.train_labels), kept.tolist())
+    view.targets = data.train_labels[kept]  # Avalanche looks for them here
+    return view
 
 
 def _resolved(

@@ -43,6 +43,7 @@ from torch.utils.data import (
 )
 
 from incrlt.data.augment import Augmentation
+from incrlt.data.draws import expected_passes
 from incrlt.data.stored import Indices, NotExactError, Stored, TensorCache
 from incrlt.data.tensors import Group, TensorBatches, class_aware_order, num_batches
 from incrlt.data.translate import UntranslatableError, translate
@@ -157,11 +158,14 @@ def parts_of_loader(loader: Any) -> list[tuple[Any, float]]:
     if not all(isinstance(dataset, AvalancheDataset) for dataset in plan.datasets):
         raise NotExactError("its data are not Avalanche's")
     own = [
-        max(1, num_batches(len(dataset), size, plan.drop_last))
+        num_batches(len(dataset), size, plan.drop_last)
         for dataset, size in zip(plan.datasets, plan.batch_sizes, strict=True)
     ]
     epoch = own[plan.termination]
-    passes = [epoch / batches if plan.oversample_small else min(1.0, epoch / batches) for batches in own]
+    passes = [
+        expected_passes(len(dataset), size, epoch, oversample=plan.oversample_small, drop_last=plan.drop_last)
+        for dataset, size in zip(plan.datasets, plan.batch_sizes, strict=True)
+    ]
     return list(zip(plan.datasets, passes, strict=True))
 
 
@@ -177,16 +181,51 @@ class _Part:
         rows: Which of its samples.
         places: Their places in the outermost data set.
         group: Transform group asked for from outside, None when each level uses its own.
-        x: Image transforms, innermost first.
-        y: Label transforms, innermost first.
+        chain: Avalanche's transforms of a whole sample, innermost first.
+        trouble: What about the nest is not known exactly, or None.
     """
 
     dataset: Any
     rows: Indices
     places: Indices
     group: str | None = None
-    x: tuple[Any, ...] = ()
-    y: tuple[Any, ...] = ()
+    chain: tuple[Any, ...] = ()
+    trouble: str | None = None
+
+    def exact(self) -> _Chain:
+        """Return the transforms of images and those of labels.
+
+        Raises:
+            NotExactError: They, or the nest, are not known exactly.
+        """
+        if self.trouble is not None:
+            raise NotExactError(self.trouble)
+        parts = [_split(transform) for transform in self.chain]
+        return _Chain(sum((x for x, _ in parts), ()), sum((y for _, y in parts), ()))
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Image transforms and label transforms, innermost first."""
+
+    x: tuple[Any, ...]
+    y: tuple[Any, ...]
+
+
+def stored_parts(dataset: Any) -> list[tuple[Any, Indices, Indices, tuple[Any, ...]]]:
+    """Return what a data set is made of, in training mode: whatever lies in it, known or not.
+
+    Args:
+        dataset: An Avalanche data set, or any other.
+
+    Returns:
+        Per part the stored data set, the rows taken from it, their places in ``dataset``, and the transforms that
+        Avalanche applies to a sample, innermost first.
+    """
+    if isinstance(dataset, AvalancheDataset):
+        dataset = dataset.train()
+    span = np.arange(len(dataset), dtype=np.int64)
+    return [(part.dataset, part.rows, part.places, part.chain) for part in _walk(_Part(dataset, span, span))]
 
 
 def _walk(part: _Part) -> Iterator[_Part]:
@@ -227,7 +266,7 @@ def _walk_concat(part: _Part, datasets: Sequence[Any]) -> Iterator[_Part]:
 def _inside(part: _Part, dataset: Any, rows: Indices, places: Indices) -> _Part:
     """Step into a data set; Avalanche hands its transform group only to its own private levels."""
     if isinstance(dataset, AvalancheDataset) and _column_names(dataset):
-        raise NotExactError("an Avalanche data set with extra columns lies inside a torch data set")
+        part = replace(part, trouble="an Avalanche data set with extra columns lies inside a torch data set")
     group = part.group if isinstance(dataset, _FlatDataWithTransform) else None
     return replace(part, dataset=dataset, rows=rows, places=places, group=group)
 
@@ -236,20 +275,20 @@ def _add_transforms(part: _Part) -> _Part:
     """Put the transforms of one level before those met so far, which lie further outside."""
     dataset = part.dataset
     group = part.group or dataset._transform_groups.current_group
-    x, y = part.x, part.y
+    part = replace(part, group=group)
     for groups in (dataset._transform_groups, dataset._frozen_transform_groups):
         try:
-            inner_x, inner_y = _split(groups.transform_groups[group])
-        except KeyError as error:
-            raise NotExactError(f"a data set has no transform group '{group}'") from error
-        x, y = inner_x + x, inner_y + y
-    return replace(part, group=group, x=x, y=y)
+            transform = groups.transform_groups[group]  # made at this moment where all groups are equal
+        except KeyError:
+            part = replace(part, trouble=f"a data set has no transform group '{group}'")
+            continue
+        if transform is not None:
+            part = replace(part, chain=(transform, *part.chain))
+    return part
 
 
 def _split(transform: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Return image transforms and label transforms of Avalanche's multi-argument transforms."""
-    if transform is None:
-        return (), ()
     if type(transform) is TupleTransform:
         if len(transform.transforms) > 2:
             raise NotExactError("a transform changes more than image and label")
@@ -312,10 +351,11 @@ def _gather(datasets: Sequence[Any], cache: TensorCache) -> _Pool:
         start += len(dataset)
     if not parts:
         raise NotExactError("there are no samples")
-    stored = [cache.get(part.dataset, part.rows) for part in parts]
+    chains = [part.exact() for part in parts]
+    stored = cache.take([(part.dataset, part.rows) for part in parts])
     targets = np.empty(start, dtype=np.int64)
-    for part, store in zip(parts, stored, strict=True):
-        targets[part.places] = _apply_label_transforms(part.y, store.labels[part.rows])
+    for part, chain, store in zip(parts, chains, stored, strict=True):
+        targets[part.places] = _apply_label_transforms(chain.y, store.labels[part.rows])
     images, rows = _join(parts, stored, start)
     columns = _columns(datasets)
     device = cache.device
@@ -324,7 +364,7 @@ def _gather(datasets: Sequence[Any], cache: TensorCache) -> _Pool:
         torch.from_numpy(rows).to(device),
         torch.from_numpy(targets).to(device),
         tuple(column.to(device) for column in columns),
-        _common_augmentation(parts, stored, images.dtype),
+        _common_augmentation(chains, stored, images.dtype),
     )
 
 
@@ -367,14 +407,14 @@ def _columns(datasets: Sequence[Any]) -> list[Tensor]:
 
 
 def _common_augmentation(
-    parts: Sequence[_Part], stored: Sequence[Stored], dtype: torch.dtype
+    chains: Sequence[_Chain], stored: Sequence[Stored], dtype: torch.dtype
 ) -> Augmentation | None:
     """Return the augmentation that all samples share; None where they have no transforms at all."""
     found: list[Augmentation | None] = []
-    for part, store in zip(parts, stored, strict=True):
-        chain = [t for t in (store.transform, *part.x) if t is not None]
+    for chain, store in zip(chains, stored, strict=True):
+        transforms = [t for t in (store.transform, *chain.x) if t is not None]
         try:
-            augmentation = translate(chain) if chain else None
+            augmentation = translate(transforms) if transforms else None
         except UntranslatableError as error:
             raise NotExactError(str(error)) from error
         if augmentation not in found:

@@ -7,6 +7,7 @@ sets of torchvision and Avalanche, whose own transform is taken off first.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ class NotExactError(Exception):
 class TensorCache:
     """Decoded images per stored data set, so that each image is read once for all experiences.
 
-    Owned by a strategy; copies and pickles of it are empty.
+    One limit holds for all data sets together: where another one needs room, those used least recently leave, and are
+    decoded again when they are asked for. Images that a data set holds on the device anyway are not copied, and cost
+    nothing here. Owned by a strategy; copies and pickles of it are empty.
     """
 
     def __init__(self, device: torch.device | str, max_bytes: int = 4 << 30) -> None:
@@ -37,11 +40,11 @@ class TensorCache:
 
         Args:
             device: Where images are kept.
-            max_bytes: Largest decoded data set to hold.
+            max_bytes: Bytes of decoded images to hold, of all data sets together.
         """
         self.device = torch.device(device)
         self.max_bytes = max_bytes
-        self._stored: dict[int, tuple[Any, Stored]] = {}
+        self._stored: dict[int, tuple[Any, Stored]] = {}  # by id, the least recently used first
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the images out."""
@@ -51,18 +54,59 @@ class TensorCache:
         """Return an empty cache of the same kind."""
         return TensorCache(self.device, self.max_bytes)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the images held here and nowhere else."""
+        return sum(stored.nbytes for _, stored in self._stored.values())
+
     def get(self, dataset: Any, rows: Indices) -> Stored:
         """Return the decoded data set, complete at least at ``rows``.
 
         Raises:
-            NotExactError: The data set's samples cannot be kept.
+            NotExactError: As :meth:`take`.
         """
-        if id(dataset) not in self._stored:
-            # The reference to the data set keeps its id from being given to another object.
-            self._stored[id(dataset)] = (dataset, _open(dataset, self.device))
-        stored = self._stored[id(dataset)][1]
-        stored.decode(rows, self.max_bytes)
-        return stored
+        return self.take([(dataset, rows)])[0]
+
+    def take(self, wanted: Sequence[tuple[Any, Indices]]) -> list[Stored]:
+        """Return several decoded data sets that one loader needs at the same time; one may come twice.
+
+        Args:
+            wanted: Per part the data set and the rows at which it must be complete.
+
+        Raises:
+            NotExactError: The samples cannot be kept, or are too large together.
+        """
+        needed = {id(dataset) for dataset, _ in wanted}
+        found = []
+        for dataset, rows in wanted:
+            stored = self._use(dataset)
+            stored.decode(rows, lambda size: self._make_room(size, needed))
+            found.append(stored)
+        return found
+
+    def _use(self, dataset: Any) -> Stored:
+        """Return the store of a data set, as the one used last."""
+        # The reference to the data set keeps its id from being given to another object.
+        entry = self._stored.pop(id(dataset), None) or (dataset, open_stored(dataset, self.device))
+        self._stored[id(dataset)] = entry
+        return entry[1]
+
+    def _make_room(self, size: int, needed: set[int]) -> None:
+        """Let go what was used least recently until ``size`` bytes fit; what the same loader needs stays.
+
+        Raises:
+            NotExactError: They do not fit beside it.
+        """
+        kept = sum(stored.nbytes for key, (_, stored) in self._stored.items() if key in needed)
+        if kept + size > self.max_bytes:
+            raise NotExactError(
+                f"the decoded images would take {(kept + size) / 2**30:.1f} GiB, and {self.max_bytes / 2**30:.1f} are "
+                "allowed"
+            )
+        for key in [key for key in self._stored if key not in needed]:
+            if self.held_bytes + size <= self.max_bytes:
+                break
+            del self._stored[key]
 
 
 class Stored:
@@ -75,12 +119,16 @@ class Stored:
         images: [N, ...], valid where ``known``; None before the first reading.
         labels: int64 [N], valid where ``known``.
         known: bool [N], which samples were read.
+        own: Images that the data set holds as one tensor, or None.
+        shared: These are on the device already, so that they are not copied.
     """
 
-    def __init__(self, source: Any, transform: Any, device: torch.device) -> None:
+    def __init__(self, source: Any, transform: Any, device: torch.device, own: Tensor | None = None) -> None:
         self.source = source
         self.transform = transform
         self.device = device
+        self.own = own
+        self.shared = own is not None and own.device == torch.empty(0, device=device).device
         self.images: Tensor | None = None
         self.labels: Indices = np.zeros(len(source), dtype=np.int64)
         self.known = np.zeros(len(source), dtype=bool)
@@ -91,22 +139,30 @@ class Stored:
             return True
         return isinstance(self.source[0][0], Tensor)
 
-    def decode(self, rows: Indices, max_bytes: int) -> None:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images, 0 as long as there are none but the data set's own."""
+        return 0 if self.images is None or self.shared else self.images.nbytes
+
+    def decode(self, rows: Indices, make_room: Callable[[int], None]) -> None:
         """Read the samples not read before.
 
         Args:
             rows: Samples needed.
-            max_bytes: Largest decoded size of the whole data set.
+            make_room: Called with the bytes of the whole data set before they are taken; may refuse.
 
         Raises:
             NotExactError: The samples cannot be kept as one tensor.
         """
+        if self.own is not None and self.images is None:
+            make_room(0 if self.shared else self.own.nbytes)
+            self.images = self.own.to(self.device)
         missing = np.unique(rows[~self.known[rows]])
         if len(missing) == 0:
             return
         first, _ = _sample(self.source, int(missing[0]))
         if self.images is None:
-            self.images = self._allocate(first, max_bytes)
+            self.images = self._allocate(first, make_room)
         buffer = torch.empty((len(missing), *first.shape), dtype=first.dtype)
         for position, row in enumerate(missing.tolist()):
             image, self.labels[row] = _sample(self.source, row)
@@ -116,24 +172,38 @@ class Stored:
         self.images[torch.from_numpy(missing).to(self.device)] = buffer.to(self.device)
         self.known[missing] = True
 
-    def _allocate(self, first: Tensor, max_bytes: int) -> Tensor:
-        size = len(self.known) * first.numel() * first.element_size()
-        if size > max_bytes:
-            raise NotExactError(f"the decoded images would take {size / 2**30:.1f} GiB")
+    def _allocate(self, first: Tensor, make_room: Callable[[int], None]) -> Tensor:
+        make_room(len(self.known) * first.numel() * first.element_size())
         return torch.empty((len(self.known), *first.shape), dtype=first.dtype, device=self.device)
 
 
-def _open(dataset: Any, device: torch.device) -> Stored:
-    """Return the store of a data set whose samples are known to be the same at each reading."""
+def open_stored(dataset: Any, device: torch.device) -> Stored:
+    """Return the store of a data set whose samples are known to be the same at each reading.
+
+    Raises:
+        NotExactError: Nobody knows, or its own transforms cannot be taken off.
+    """
+    source, transform = without_transform(dataset)
     if type(dataset) is ImageTensors:
         return _open_tensors(dataset, dataset.images, dataset.targets, device)
     if _is_tensor_dataset(dataset):
         if len(dataset.tensors) != 2:
             raise NotExactError(f"the TensorDataset has {len(dataset.tensors)} tensors, not image and label")
         return _open_tensors(dataset, dataset.tensors[0], dataset.tensors[1], device)
+    return Stored(source, transform, device)
+
+
+def without_transform(dataset: Any) -> tuple[Any, Any]:
+    """Return a data set whose samples are the same at each reading, and its own transform, or None.
+
+    Raises:
+        NotExactError: As :func:`open_stored`.
+    """
+    if type(dataset) is ImageTensors or _is_tensor_dataset(dataset):
+        return dataset, None
     module = type(dataset).__module__
     if module.startswith(("torchvision.datasets.", "avalanche.benchmarks.datasets.")):
-        return _open_files(dataset, device)
+        return _open_files(dataset)
     raise NotExactError(
         f"{type(dataset).__name__} may give another image at each reading; wrap its images in "
         "incrlt.data.tensors.ImageTensors to hold them on the device"
@@ -151,13 +221,13 @@ def _is_tensor_dataset(dataset: Any) -> bool:
 def _open_tensors(dataset: Any, images: Tensor, labels: Tensor, device: torch.device) -> Stored:
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise NotExactError(f"the labels are {labels.dtype} {list(labels.shape)}, not one int64 per image")
-    stored = Stored(dataset, None, device)
-    stored.images, stored.labels = images.to(device), labels.cpu().numpy()
+    stored = Stored(dataset, None, device, images)
+    stored.labels = labels.cpu().numpy()
     stored.known[:] = True
     return stored
 
 
-def _open_files(dataset: Any, device: torch.device) -> Stored:
+def _open_files(dataset: Any) -> tuple[Any, Any]:
     """Take a packaged data set's own transform off, to be applied to batches instead."""
     if getattr(dataset, "target_transform", None) is not None:
         raise NotExactError(f"{type(dataset).__name__} has a target_transform")
@@ -168,7 +238,7 @@ def _open_files(dataset: Any, device: torch.device) -> Stored:
     raw = copy.copy(dataset)
     if transform is not None:
         raw.transform = raw.transforms = None
-    return Stored(raw, transform, device)
+    return raw, transform
 
 
 def _sample(dataset: Any, row: int) -> tuple[Tensor, int]:

@@ -7,12 +7,20 @@ written once, holds for YAML and stands in the JSON schema. Nothing here imports
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 LARGEST: Final = 1_000_000_000
-"""No epoch, seed or size above this makes sense; larger ones are typing errors that would overflow later."""
+"""No epoch, seed or weight above this makes sense; larger ones are typing errors that would overflow later."""
+LARGEST_SIZE: Final = 100_000
+"""No batch, width or queue above this: memory is asked for in its proportion."""
+LONGEST_TUPLE: Final = 10_000
+"""Items of a hyper-parameter that is a list."""
+LONGEST_PATH, LONGEST_NAME = 4_000, 255
+"""Bytes of a path, and of a name in it, that file systems take."""
 
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 """A finite number above zero: a learning rate, a temperature."""
@@ -26,8 +34,44 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 """A whole number of things, at least one: epochs, negatives."""
 
+Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+"""A whole number that memory is asked for: a width, a batch, a queue; at most :data:`LARGEST_SIZE`."""
+
+Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
+"""The backbones of the package."""
+
+ExpertCount = Annotated[int, Field(ge=1, le=64)]
+"""Experts of a network, each with modules of its own: 1 to 64."""
+
 Index = Annotated[int, Field(ge=0, le=LARGEST)]
 """A whole number from zero: a class id, a number of epochs that may be none."""
+
+
+def _path(value: str) -> str:
+    """Refuse text that no file system takes as a path, and a home folder that nobody has."""
+    if "\0" in value:
+        raise ValueError("must be a path; it holds a NUL character. Remove it.")
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:
+        raise ValueError("must be a path; it holds characters that file names cannot have here.") from None
+    if len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in encoded.split(b"/")):
+        raise ValueError(
+            f"must be a path of at most {LONGEST_PATH} bytes, each name at most {LONGEST_NAME}; it has {len(encoded)} "
+            "bytes. Shorten it."
+        )
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        user = Path(value).parts[0]
+        raise ValueError(
+            f"begins with {user}, but there is no such user here. Write the folder out."
+        ) from None
+    return value
+
+
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_path)]
+"""A path as text; ``~`` is the home folder."""
 
 ALIASES: Final[dict[str, Any]] = {
     "int": int,
@@ -38,6 +82,9 @@ ALIASES: Final[dict[str, Any]] = {
     "NonNegative": NonNegative,
     "Fraction": Fraction,
     "Count": Count,
+    "Size": Size,
+    "ExpertCount": ExpertCount,
     "Index": Index,
+    "PathText": PathText,
 }
-"""Every name ``incrlt.experiment.methods`` understands in an annotation, besides ``None``, ``|`` and ``Literal``."""
+"""Words of an annotation, beside ``None``, ``|``, ``Literal``, ``tuple`` and ``Annotated[..., Field(ge=...)]``."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from incrlt.experiment.clashes import chosen
+from incrlt.experiment.declared import LaterStage
+
 if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
     from incrlt.experiment.schema import Experiment, Memory
@@ -27,24 +30,31 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
     """
     protocol = experiment.protocol()
     counts = _counts_by_arrival(protocol)
+    strategy, _ = chosen(experiment)["strategy"]
     rows: list[dict[str, Any]] = []
     seen = 0
     for row in protocol.plan():
         exemplars = _exemplars(experiment.memory, counts[:seen])
-        first, later = _epochs(experiment, seen > 0)
+        first, later = _epochs(experiment, seen, len(row["classes"]), row["images"])
         stream = row["images"] + exemplars
-        if experiment.strategy.name == "joint":
+        if strategy.facts.get("keeps_images"):
             stream += sum(earlier["images"] for earlier in rows)
         seen += len(row["classes"])
-        work = stream * (first + later["stream"]) + exemplars * later["exemplars"]
+        drawn = {"stream": stream, "exemplars": exemplars}
         own = {
             "classes_seen": seen,
             "exemplars": exemplars,
             "epochs": first,
-            "later_epochs": sum(later.values()),
+            "later_epochs": sum(stage.epochs for stage in later),
         }
+        work = stream * first + sum(drawn[stage.data] * stage.epochs for stage in later)
         rows.append({**row, **own, "work": work})
     return rows
+
+
+def untold(experiment: Experiment) -> list[str]:
+    """Return the methods whose later stages the plan cannot count: their classes make some and tell no lengths."""
+    return [declared.place for declared, _ in chosen(experiment).values() if not declared.tells_its_stages]
 
 
 def _counts_by_arrival(protocol: Protocol) -> list[int]:
@@ -62,13 +72,14 @@ def _exemplars(memory: Memory | None, counts: list[int]) -> int:
     return sum(min(budget // len(counts), count) for count in counts)
 
 
-def _epochs(experiment: Experiment, has_old: bool) -> tuple[int, dict[str, int]]:
-    """Return the epochs of the first stage, and those of later ones by the data they draw from."""
-    training, chosen = experiment.training, experiment.strategy.hyper_parameters
-    first = training.epochs if has_old else training.base_epochs or training.epochs
-    second = experiment.experts.hyper_parameters.get("classifier_epochs", 0)
-    for stage in (experiment.rebalance, experiment.router):
-        second += stage.hyper_parameters.get("epochs", 0) if stage else 0
-    finetunes = ("class_balanced_finetune", "balanced_epochs")
-    on_exemplars = sum(chosen.get(key, 0) for key in finetunes) if has_old else 0
-    return first, {"stream": second, "exemplars": on_exemplars}
+def _epochs(experiment: Experiment, num_old: int, num_new: int, images: int) -> tuple[int, list[LaterStage]]:
+    """Return the epochs of the first stage of an experience, and the stages after it."""
+    training = experiment.training
+    first = training.epochs if num_old else training.base_epochs or training.epochs
+    about = {"num_old": num_old, "num_new": num_new, "images": images}
+    later: list[LaterStage] = []
+    for declared, entry in chosen(experiment).values():
+        values = entry.hyper_parameters | about
+        first = declared.first_epochs(values | {"train_epochs": first})
+        later += declared.later_stages(values)
+    return first, later

@@ -1,7 +1,7 @@
 """The ranges of hyper-parameters, held where an object is made in Python: the rules and sentences of YAML.
 
-An annotation made of the words of ``incrlt.experiment.fields`` says what a value may be. For YAML
-``incrlt.experiment.methods`` reads it from the source; here it is read from the class. Arguments of other types (model,
+An annotation that ``incrlt.experiment.annotations`` understands says what a value may be. For YAML it is read from the
+source; here it is read from the class. Arguments of other types (model,
 optimizer, plugins) are passed over.
 Nothing here imports torch.
 """
@@ -13,15 +13,13 @@ import functools
 import inspect
 import numbers
 import os
-import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from incrlt.experiment import explain
-from incrlt.experiment import methods as resolve
-from incrlt.experiment.fields import ALIASES
+from incrlt.experiment import explain, methods
+from incrlt.experiment.annotations import live
 
 
 class Values(BaseModel):
@@ -49,7 +47,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
     Args:
         init: ``__init__`` of a strategy.
     """
-    annotations = {
+    given = {
         name: parameter.annotation
         for name, parameter in inspect.signature(init).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
@@ -57,7 +55,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.cache  # made when first asked for: importing a strategy builds no models
     def rules() -> type[Values]:
-        return _model(init.__qualname__, annotations)
+        return _model(init.__qualname__, given, methods.is_parameter)
 
     @functools.wraps(init)
     def checking(self: Any, *args: Any, **settings: Any) -> None:
@@ -69,25 +67,19 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
 
 @functools.lru_cache(maxsize=256)
 def _rules_of_fields(cls: Any) -> type[Values]:
-    return _model(cls.__qualname__, {field.name: field.type for field in dataclasses.fields(cls)})
+    return _model(cls.__qualname__, {field.name: field.type for field in dataclasses.fields(cls)}, _is_field)
 
 
-def _model(name: str, annotations: Mapping[str, Any]) -> type[Values]:
+def _is_field(key: str) -> bool:
+    return key != "name" and key[0] != "_"
+
+
+def _model(name: str, given: Mapping[str, Any], is_parameter: Callable[[str], bool]) -> type[Values]:
     """Return the model of all hyper-parameters among the annotations; none of them has to be given."""
-    known = {key: (_type_of(annotation), None) for key, annotation in annotations.items()}
-    kept = {key: rule for key, rule in known.items() if rule[0] is not None and resolve.is_parameter(key)}
+    known = {key: (live(annotation), None) for key, annotation in given.items()}
+    kept = {key: rule for key, rule in known.items() if rule[0] is not None and is_parameter(key)}
     fields: dict[str, Any] = kept
     return create_model(name, __base__=Values, **fields)
-
-
-def _type_of(annotation: Any) -> Any | None:
-    """Return the type of a hyper-parameter, None for any other argument."""
-    if isinstance(annotation, str):
-        return resolve.spelled(annotation)
-    union = get_origin(annotation) in (Union, types.UnionType)
-    words = (*ALIASES.values(), type(None))
-    parts = get_args(annotation) if union else (annotation,)
-    return annotation if all(part in words or get_origin(part) is Literal for part in parts) else None
 
 
 def _check(cls: type, rules: type[Values], values: Mapping[str, Any]) -> None:
@@ -102,6 +94,8 @@ def _plain(value: Any) -> Any:
     """Return numbers of NumPy and paths as Python's own; only the check sees them so."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(item) for item in value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)

@@ -3,7 +3,7 @@
 ``load("experiments/quickstart.yaml")`` reads a file, lays it over its base, applies overrides, and returns
 a frozen :class:`Experiment`, or raises one :class:`~incrlt.errors.UserError` that lists everything that is
 wrong, before any data are read. Importing this module loads neither torch nor Avalanche; ``python -m
-incrlt.experiment.schema --schema`` writes the JSON schema for editors.
+incrlt.experiment`` writes the JSON schema for editors.
 
 Hyper-parameters of ``strategy``, ``experts``, ``rebalance`` and ``router`` stand in the classes of those names
 (``incrlt.experiment.methods``); YAML chooses, Python has the defaults and their documentation.
@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -30,9 +28,9 @@ from pydantic import (
 )
 
 from incrlt.errors import UserError
-from incrlt.experiment import explain, yamlfile
-from incrlt.experiment import methods as resolve
-from incrlt.experiment.fields import Count, Fraction, Index, NonNegative, Positive
+from incrlt.experiment import explain, methods, yamlfile, yamltext
+from incrlt.experiment.clashes import chosen, clashes
+from incrlt.experiment.fields import Count, Fraction, Index, Model, NonNegative, PathText, Positive, Size
 from incrlt.experiment.methods import Entry, Kind
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What NumPy's legacy generator takes."""
 
 Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
-Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
+OwnModel = Annotated[str, Field(pattern=f"^{methods.EXTERNAL.pattern}$", title="my_pkg.my_mod:MyNet")]
 Augmentation = Literal[
     "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
 ]
@@ -54,10 +52,6 @@ DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
     "training": frozenset({"threads"}),
 }
 """Section to the keys that the content hash passes over; None stands for the whole section."""
-
-
-KEEPS_EVERYTHING: Final = frozenset({"joint"})
-"""Strategies that exemplars would only count twice."""
 
 
 class Section(BaseModel):
@@ -79,14 +73,14 @@ class Benchmark(Section):
     dataset: Dataset
     """Images: ``digits`` (in scikit-learn, no download), ``cifar10``, ``cifar100``, or ``folder``: your own, in
     ``train/CLASS`` and ``test/CLASS`` below ``data.root``."""
-    protocol: str | None = None
+    protocol: Annotated[str, Field(pattern=r"^[!-~]{1,100}$")] | None = None
     """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
     base_classes: Index | None = None
     """Classes of the first experience; 0 starts with an ordinary increment."""
     increment: Count | None = None
     """Classes of every later experience."""
     order: (
-        Literal["shuffled", "ordered", "reverse"] | Annotated[list[Index], Field(max_length=100_000)] | None
+        Literal["shuffled", "ordered", "reverse"] | Annotated[list[Index], Field(max_length=50_000)] | None
     ) = None
     """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids."""
     imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] | None = 100.0
@@ -107,8 +101,8 @@ class Benchmark(Section):
 class ModelSection(Section):
     """The network."""
 
-    name: Model = "resnet32"
-    """Backbone for small images."""
+    name: Model | OwnModel = "resnet32"
+    """Backbone for small images, or ``my_pkg.my_mod:MyNet`` for one of your own."""
     head: Literal["cosine", "linear"] = "cosine"
     """Classification layer; LUCIR needs ``cosine``."""
     last_relu: bool | None = None
@@ -137,7 +131,7 @@ class Training(Section):
     """Epochs of every experience (LUCIR: 160)."""
     base_epochs: Count | None = None
     """Epochs of the first experience when they differ."""
-    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 128
+    batch_size: Size = 128
     """Images per step."""
     lr: Positive = 0.1
     """Learning rate of SGD at the start of every experience."""
@@ -168,10 +162,10 @@ class Training(Section):
     kernels: Literal["auto", "reference", "closed_form", "triton"] = "auto"
     """What computes the experts' losses: ``triton`` (CUDA kernels), ``closed_form`` (PyTorch with gradients of its own)
     or ``reference`` (the readable formulas); ``auto`` takes the fastest. The same numbers, up to rounding."""
-    eval_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 512
+    eval_batch_size: Size = 512
     """Images per step of evaluation."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """CPU threads of torch; null leaves torch's own choice."""
+    """CPU threads of torch; null chooses by the size of a step and the cores that are free."""
 
 
 class Seeds(Section):
@@ -203,7 +197,7 @@ class Seeds(Section):
 class Data(Section):
     """Where the images are, and where they are held."""
 
-    root: Annotated[str, Field(min_length=1)] | None = None
+    root: PathText | None = None
     """Folder with the datasets' files; null takes ``INCRLT_DATA``, else ``data``."""
     download: bool = False
     """Fetch files that are missing."""
@@ -215,7 +209,7 @@ class Data(Section):
 class Output(Section):
     """Where results go."""
 
-    folder: Annotated[str, Field(min_length=1)] = "runs"
+    folder: PathText = "runs"
     """Folder of all run folders."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")] | None = None
     """Name of the experiment, letters, digits and ``_.-``; null takes the file's name."""
@@ -236,13 +230,13 @@ def _entry(kind: Kind, *, optional: bool = False, usual: str | None = None) -> P
         name = value.get("name", usual) if isinstance(value, dict) else None
         if not isinstance(name, str):
             raise UserError(_no_name(kind, value, optional))
-        return resolve.schema(kind, name).model_validate({**value, "name": name})
+        return methods.schema(kind, name).model_validate({**value, "name": name})
 
     return PlainValidator(validate)
 
 
 def _no_name(kind: Kind, value: Any, optional: bool) -> str:
-    known = resolve.names(kind) or ["my_pkg.my_mod:MyClass"]
+    known = methods.names(kind) or ["my_pkg.my_mod:MyClass"]
     given = explain.show(value)
     if isinstance(value, dict):
         given = f"the name {explain.show(value['name'])}" if "name" in value else "no name"
@@ -260,7 +254,7 @@ class Experiment(Section):
     model: ModelSection = ModelSection()
     """The network."""
     experts: Annotated[SerializeAsAny[Entry], _entry("experts", usual="single")] = Field(
-        default_factory=lambda: resolve.schema("experts", "single")(name="single")
+        default_factory=lambda: methods.schema("experts", "single")(name="single")
     )
     """The tail axis: how rare classes are served inside one experience."""
     strategy: Annotated[SerializeAsAny[Entry], _entry("strategy")]
@@ -279,7 +273,7 @@ class Experiment(Section):
     """Where the images are."""
     output: Output = Output()
     """Where results go."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
 
     _source: Path | None = PrivateAttr(None)
@@ -289,6 +283,12 @@ class Experiment(Section):
     def name(self) -> str:
         """Name of the experiment: ``output.name``, else that of its file."""
         return self.output.name or (self._source.stem if self._source else "experiment")
+
+    @property
+    def method(self) -> str:
+        """Name of strategy, experts and stages as a paper's table would have it, e.g. ``LUCIR+LWS``."""
+        parts = [declared.title(entry.hyper_parameters) for declared, entry in chosen(self).values()]
+        return "+".join(part for part in parts if part)
 
     @property
     def source(self) -> Path | None:
@@ -343,7 +343,7 @@ class Experiment(Section):
 
     def resolved_yaml(self) -> str:
         """Return every field as YAML that ``load`` reads back to the same values."""
-        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=100)
+        return yamltext.dump(self.resolved())
 
     def hash(self) -> str:
         """Return 64 hex characters over the content of everything that changes results.
@@ -408,179 +408,3 @@ def parse(values: Mapping[str, Any], where: str = "the experiment") -> Experimen
     if problems:
         raise explain.user_error(where, problems)
     return experiment
-
-
-def clashes(experiment: Experiment) -> list[str]:
-    """Return what does not go together in an experiment whose fields are each fine, one sentence each."""
-    problems = [*_benchmark_clashes(experiment), *_method_clashes(experiment), *_training_clashes(experiment)]
-    if not problems:
-        try:
-            experiment.protocol()
-        except UserError as error:
-            problems.append(f"benchmark: {error}")
-    return problems
-
-
-def _benchmark_clashes(experiment: Experiment) -> list[str]:
-    b, found = experiment.benchmark, []
-    free = [key for key in ("base_classes", "increment", "order") if getattr(b, key) is not None]
-    if b.protocol is not None and free:
-        found.append(
-            f"benchmark.protocol '{b.protocol}' already decides the split; "
-            f"remove benchmark.{', benchmark.'.join(free)}, or remove benchmark.protocol."
-        )
-    if b.protocol is None and (b.base_classes is None or b.increment is None):
-        found.append(
-            "benchmark needs a protocol, such as lfh-shuffled-10, or both base_classes and increment; "
-            f"got {', '.join(free) or 'none of them'}."
-        )
-    if b.dataset != "folder" and b.image_size is not None:
-        found.append(
-            f"benchmark.image_size is for dataset 'folder'; {b.dataset} has its own. Set benchmark.image_size: null."
-        )
-    if b.dataset != "folder" and b.imbalance_ratio is None:
-        found.append(
-            f"benchmark.imbalance_ratio null keeps a folder as it is; {b.dataset} is balanced. "
-            "Set benchmark.imbalance_ratio: 1, or a larger one."
-        )
-    if b.imbalance_ratio is None and b.profile != "exponential":
-        found.append(
-            f"benchmark.imbalance_ratio null cuts no tail, so benchmark.profile '{b.profile}' would do nothing. "
-            "Leave the profile out, or give a ratio."
-        )
-    return found
-
-
-def _method_clashes(experiment: Experiment) -> list[str]:
-    """Check what the strategy's class declares (``needs_memory``, ``needs_cosine``) and its choices imply."""
-    found, memory = [], experiment.memory
-    name, facts = experiment.strategy.name, resolve.find("strategy", experiment.strategy.name).facts
-    cosine = _why_cosine(experiment, facts)
-    if cosine and experiment.model.head != "cosine":
-        found.append(
-            f"{cosine} needs a cosine head; model.head is '{experiment.model.head}'. Set model.head: cosine."
-        )
-    experts = experiment.experts.hyper_parameters
-    stage = experts.get("classifier_epochs", 0)
-    if stage and experiment.strategy.hyper_parameters.get("class_balanced_finetune"):
-        found.append(
-            f"strategy.class_balanced_finetune would train heads that experts '{experiment.experts.name}' do not "
-            "answer with. Set class_balanced_finetune: 0, or experts.classifier_epochs: 0."
-        )
-    if stage and experts.get("classifier_warmup", 0) >= stage:
-        found.append(
-            f"experts.classifier_warmup is {experts['classifier_warmup']}, but the classifier stage has only "
-            f"{stage} epochs. Warm up for fewer."
-        )
-    if experiment.router is not None and experiment.experts.hyper_parameters.get("num_experts", 2) < 2:
-        found.append(
-            f"a router chooses between experts, but experts '{experiment.experts.name}' has one. "
-            "Set experts.num_experts: 3, or router: null."
-        )
-    exemplars = _why_memory(experiment, facts)
-    if exemplars and memory is None:
-        found.append(f"{exemplars} needs exemplars; memory is null. Set memory: {{per_class: 20}}.")
-    if memory and name == "finetune":
-        found.append(
-            "strategy 'finetune' with exemplars is strategy 'replay'. Set memory: null, or name: replay."
-        )
-    if memory and name in KEEPS_EVERYTHING:
-        found.append(f"strategy '{name}' keeps all images already, but memory is given. Set memory: null.")
-    if memory and (memory.per_class is None) == (memory.total is None):
-        given = "both" if memory.total else "neither"
-        found.append(
-            f"memory takes exactly one of per_class and total; got {given}. Write {{per_class: 20}}."
-        )
-    return found
-
-
-def _why_cosine(experiment: Experiment, facts: Mapping[str, Any]) -> str:
-    """Return what in the experiment works on cosines, or an empty string."""
-    chosen = experiment.strategy.hyper_parameters
-    if facts.get("needs_cosine"):
-        return f"strategy '{experiment.strategy.name}'"
-    experts = experiment.experts.name
-    ldam = experiment.experts.hyper_parameters.get("objective") == "ldam"
-    if resolve.find("experts", experts).facts.get("needs_cosine") or ldam:
-        return f"experts '{experts}'{' with objective ldam' if ldam else ''}"
-    terms = [key for key in ("margin_ranking", "mimic_scores") if chosen.get(key)]
-    return f"strategy '{experiment.strategy.name}' with {terms[0]} {chosen[terms[0]]:g}" if terms else ""
-
-
-def _why_memory(experiment: Experiment, facts: Mapping[str, Any]) -> str:
-    """Return what in the experiment cannot do without exemplars, or an empty string."""
-    chosen = experiment.strategy.hyper_parameters
-    if facts.get("needs_memory"):
-        return f"strategy '{experiment.strategy.name}'"
-    if chosen.get("readout") == "nme":
-        return "strategy.readout 'nme' (nearest mean of exemplars)"
-    return "strategy.class_balanced_finetune" if chosen.get("class_balanced_finetune") else ""
-
-
-def _training_clashes(experiment: Experiment) -> list[str]:
-    t, found = experiment.training, []
-    if list(t.milestones) != sorted(set(t.milestones)):
-        found.append(
-            f"training.milestones must rise; got {list(t.milestones)}. Sort them and remove doubles."
-        )
-    shortest = min(t.epochs, t.base_epochs or t.epochs)
-    if t.warmup_epochs >= shortest and t.warmup_epochs:
-        found.append(
-            f"training.warmup_epochs is {t.warmup_epochs}, but an experience has only {shortest} epochs. "
-            "Warm up for fewer."
-        )
-    if t.nesterov and not t.momentum:
-        found.append(
-            "training.nesterov needs momentum; got 0. Set training.momentum: 0.9, or nesterov: false."
-        )
-    if t.precision == "fp16" and experiment.device == "cpu":
-        found.append(
-            "training.precision 'fp16' needs a GPU; device is 'cpu'. Set training.precision: bf16 or fp32."
-        )
-    return found
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of an experiment file, with every method's hyper-parameters."""
-    document = Experiment.model_json_schema()
-    for kind in ("strategy", "experts", "rebalance", "router"):
-        described = document["properties"][kind].get("description", "")
-        choices: list[dict[str, Any]] = [_entry_schema(kind, name) for name in resolve.names(kind)]
-        choices.append(_external_schema())
-        if kind in ("rebalance", "router"):
-            choices.append({"type": "null"})
-        document["properties"][kind] = {"description": described, "anyOf": choices}
-    document["$defs"].pop("Entry", None)
-    document["required"] = []  # what a file leaves out may stand in its base
-    base = {
-        "type": "string",
-        "description": "Another experiment file, relative to this one, that this one changes.",
-    }
-    document["properties"] = {"base": base, **document["properties"]}
-    return document
-
-
-def _entry_schema(kind: Kind, name: str) -> dict[str, Any]:
-    entry = resolve.schema(kind, name).model_json_schema()
-    entry["properties"]["name"] = {"const": name}
-    return entry
-
-
-def _external_schema() -> dict[str, Any]:
-    name = {"type": "string", "pattern": ":", "description": "my_pkg.my_mod:MyClass"}
-    return {"type": "object", "properties": {"name": name}, "required": ["name"]}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the JSON schema to the terminal: ``python -m incrlt.experiment.schema --schema``."""
-    from incrlt.console import Console
-
-    if list(arguments) != ["--schema"]:
-        Console().error("usage: python -m incrlt.experiment.schema --schema > experiments/schema.json")
-        return 2
-    Console().plain(json.dumps(json_schema(), indent=2))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

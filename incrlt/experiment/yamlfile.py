@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from incrlt.errors import UserError, did_you_mean
-from incrlt.experiment.explain import show
+from incrlt.experiment.explain import cut, show
+from incrlt.experiment.yamltext import parse
 
 LARGEST_FILE: Final = 1_000_000
 """Bytes; an experiment file has a few hundred."""
@@ -31,39 +30,6 @@ NAMED: Final = frozenset({"strategy", "experts", "rebalance", "router"})
 """Sections that start afresh when ``name`` changes: hyper-parameters of another method mean nothing here."""
 
 OVERRIDE: Final = re.compile(r"(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)?)=(?P<value>.*)", re.DOTALL)
-
-# What a scalar or a collection may raise while it is built: '!!int x', '2024-13-45', '!!bool x', '? [a]' ...
-BROKEN: Final = (
-    yaml.YAMLError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
-
-
-class StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses doubled keys and reads ``5e-4`` as a number, as YAML 1.2 does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping whose keys are all different; keys merged in by ``<<`` may be overridden."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' is given twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# The pure-Python loader is used on purpose: the C one overflows its stack on deeply nested input.
-StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -130,11 +96,11 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         match = OVERRIDE.fullmatch(pair)
         if match is None or match["path"] == "base":
             raise UserError(
-                f"the override {pair!r} is not of the form section.key=value; "
+                f"the override {cut(repr(pair), 200)} is not of the form section.key=value; "
                 "write, for example, training.epochs=2"
             )
         section, _, key = match["path"].partition(".")
-        value = _parse(match["value"], f"the value of the override {pair!r}")
+        value = parse(match["value"], f"the value of the override {cut(repr(pair), 200)}")
         if not key:
             given[section] = value
         else:
@@ -187,7 +153,7 @@ def _is_relative_path(given: str) -> bool:
 
 
 def _read_one(path: Path) -> dict[str, Any]:
-    content = _parse(_text(path), str(path))
+    content = parse(_text(path), str(path))
     if content is None:
         raise UserError(f"{path} is empty. Start from a file in experiments/.")
     if not isinstance(content, dict):
@@ -221,24 +187,6 @@ def _text(path: Path) -> str:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start} is {data[error.start]:#04x}). Save it as UTF-8."
         ) from error
-
-
-def _parse(text: str, what: str) -> Any:
-    try:
-        return yaml.load(text, Loader=StrictLoader)
-    except BROKEN as error:
-        raise UserError(f"{what} is not valid YAML: {_reason(error)}.") from error
-
-
-def _reason(error: Exception) -> str:
-    """Return PyYAML's many-line message as one clause with line and column."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if not isinstance(error, yaml.MarkedYAMLError):
-        return " ".join(str(error).split())[:200] or type(error).__name__
-    mark = error.problem_mark or error.context_mark
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return where + " ".join(filter(None, [error.context, error.problem]))[:200]
 
 
 def _similar(path: Path) -> str:

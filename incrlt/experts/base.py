@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import functools
+from collections.abc import Callable, Hashable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from incrlt.experiment.ranges import check_fields
 from incrlt.kernels import TermSpec, TermTensors, expert_loss
 from incrlt.losses import class_balanced_weights, ldam_margins
-from incrlt.losses.margins import at_least_one
+from incrlt.losses.margins import never_zero
 from incrlt.models import ExpertNetwork
-from incrlt.models.layout import Layout
+from incrlt.models.layout import Combination, Layout
+from incrlt.models.named import name_of
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
@@ -22,13 +26,24 @@ class ExpertMethod:
     A subclass is one file of ``incrlt/experts`` with fields for its hyper-parameters, :attr:`layout` and
     :meth:`loss`; the rest has a default.
 
+    What else a class may tell (its title, its needs, the lengths of its stages, what it clashes with) stands in
+    :mod:`incrlt.experiment.declared`.
+
     Attributes:
         name: The name in YAML; also the name of the file.
         needs_cosine: The losses need cosine heads.
+        needs_maps: The losses read ``output.maps``, the maps between the stages of the backbone.
     """
 
     name: ClassVar[str]
     needs_cosine: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the layout of a method that combines in its own way name it: a saved network finds it again by that."""
+        super().__init_subclass__(**kwargs)
+        if isinstance(own := vars(cls).get("layout"), property) and own.fget is not None:
+            cls.layout = property(_with_combination(own.fget), doc=own.__doc__)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters outside of their ranges; a subclass with checks of its own calls this first."""
@@ -47,7 +62,23 @@ class ExpertMethod:
     @property
     def layout(self) -> Layout:
         """What the method asks of the network: number of experts, what they share, how heads begin."""
-        return Layout()
+        return _with_combination(lambda self: Layout())(self)
+
+    def combine(self, expert_logits: Tensor) -> Tensor:
+        """Make one answer of the experts' logits; the default is their mean.
+
+        The network answers so, and early exit, the router and the recorders ask the same function for the answer of the
+        first k experts alone, ``combine(expert_logits[:k])``: a method that weighs its experts brings the weights of
+        those k to a sum of one. It reads the method's fields and nothing else, since a saved network makes the method
+        anew from them.
+
+        Args:
+            expert_logits: Of the first k experts, 1 to K ``[k, B, C]``; in evaluation as rebalanced by later stages.
+
+        Returns:
+            ``[B, C]``, each row from that row of the experts' logits alone. No host sync.
+        """
+        return expert_logits.mean(0)
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the classification terms of the batch by name.
@@ -79,6 +110,19 @@ class ExpertMethod:
         """Prepare the grown network before the first epoch; not called when a run is resumed."""
 
 
+def _with_combination(layout: Callable[[Any], Layout]) -> Callable[[Any], Layout]:
+    @functools.wraps(layout)
+    def named(method: ExpertMethod) -> Layout:
+        cls, wanted = type(method), layout(method)
+        if cls.combine is ExpertMethod.combine:
+            return wanted
+        own: tuple[Any, ...] = fields(method) if is_dataclass(method) else ()
+        settings = {field.name: getattr(method, field.name) for field in own}
+        return replace(wanted, combination=Combination(name_of(cls), settings))
+
+    return named
+
+
 def fused(
     context: LossContext,
     output: ModelOutput,
@@ -102,8 +146,13 @@ def fused(
 
 
 def log_prior(context: LossContext, tau: float = 1.0) -> Tensor:
-    """Return ``tau`` times the log of the images per class as drawn ``[C]``; at least one image is assumed."""
-    return context.constant(("log_prior", tau), lambda: tau * at_least_one(context.class_counts).log())
+    """Return ``tau`` times the log of the images per class as drawn ``[C]``, fractions as well; none is infinite."""
+    return context.constant(("log_prior", tau), lambda: tau * never_zero(drawn(context)).log())
+
+
+def drawn(context: LossContext) -> Tensor:
+    """Return images per class as drawn ``[C]`` in the default floating-point type, whatever type they came in."""
+    return context.class_counts.to(torch.get_default_dtype())
 
 
 def ldam_tensors(
@@ -124,7 +173,7 @@ def ldam_tensors(
         beta: Base of the effective numbers.
         late: Classes are re-weighted.
     """
-    counts = context.class_counts
+    counts = drawn(context)
     margins = context.constant(
         ("margins", max_margin, smallest), lambda: ldam_margins(counts, max_margin, smallest)
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
-from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
+from incrlt.experiment.fields import ExpertCount, Fraction, NonNegative, Positive, Size
+from incrlt.experts.base import ExpertMethod, drawn, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,
@@ -24,6 +24,7 @@ from incrlt.losses import (
     online_distillation,
 )
 from incrlt.models.layout import ContrastLayout, Layout
+from incrlt.models.precision import at_least_float
 from incrlt.types import LossContext, LossTerms, ModelOutput
 
 FLOOR = 1e-9
@@ -52,8 +53,17 @@ class NCL(ExpertMethod):
     """
 
     name = "ncl"
+    title = "NCL"
+    offline_title = "NCL-{num_experts}"
+    needs: ClassVar[dict[str, str]] = {"tensors": "contrastive"}  # a second view of each image
+    clashes: ClassVar[dict[str, str]] = {
+        "contrastive and training.step == 'graph'": (
+            "training.step 'graph' cannot draw the second views of experts.contrastive. Set training.step: auto, or "
+            "contrastive: 0."
+        )
+    }
 
-    num_experts: Count = 3
+    num_experts: ExpertCount = 3
     """Networks K."""
     hard_share: Fraction = 0.3
     """Hard categories of an image, as a share of the classes seen (30 of 100, 300 of 1000); at least 2."""
@@ -67,9 +77,9 @@ class NCL(ExpertMethod):
     """Weight of the contrastive term, which costs a second forward pass; the paper's setting with it has 1."""
     contrastive_temperature: Positive = 0.2
     """Softens its similarities."""
-    projection: Count = 64
+    projection: Size = 64
     """Width of the projections (CIFAR 64, Places 1024)."""
-    queue: Count = 1024
+    queue: Size = 1024
     """Keys to tell apart from (CIFAR 1024, Places 65536)."""
     momentum: Fraction = 0.999
     """Share of the momentum encoder that stays at each step."""
@@ -129,7 +139,7 @@ class NCL(ExpertMethod):
         return fused(context, output, labels, spec, tensors, **NAMES)
 
     def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-        counts, logits = context.class_counts, output.expert_logits
+        counts, logits = drawn(context), output.expert_logits
         columns = hard_columns(logits[0], labels, self.num_hard(logits.shape[-1]))
         terms = {"balanced_softmax": balanced_softmax(logits, labels, counts)}
         if self.hard:
@@ -150,16 +160,16 @@ class NCL(ExpertMethod):
         assert context.second_view is not None, "the strategy gives views of its batches"
         contrast.update(network.branches)
         with torch.no_grad(), context.autocast():
-            keys = contrast.keys(context.second_view("simclr"))
+            keys = at_least_float(contrast.keys(context.second_view("simclr")))
         negatives, valid = contrast.negatives()
         loss = momentum_contrast(
             contrast.project(output.known_features),
-            keys.float(),
+            keys,
             negatives,
             valid,
             self.contrastive_temperature,
         )
-        contrast.enqueue(keys.float())
+        contrast.enqueue(keys)
         return loss
 
     def begin_experience(self, network: Any) -> None:

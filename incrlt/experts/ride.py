@@ -9,12 +9,13 @@ serves any method with two experts or more.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
-from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior, scaled
+from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, PathText, Positive
+from incrlt.experts.base import ExpertMethod, drawn, fused, ldam_tensors, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import class_temperatures, distribution_aware_diversity, ensemble_distillation, ldam
 from incrlt.models import ExpertNetwork, load
@@ -34,9 +35,16 @@ class RIDE(ExpertMethod):
     """
 
     name = "ride"
+    title = "RIDE"
+    offline_title = (("RIDE-{num_experts}", "True"), ("distill", "teacher"))
     needs_cosine = True
+    clashes: ClassVar[dict[str, str]] = {
+        "teacher and training.step == 'graph'": (
+            "training.step 'graph' does not capture the answers of experts.teacher. Set training.step: auto."
+        )
+    }
 
-    num_experts: Count = 3
+    num_experts: ExpertCount = 3
     """Experts K; the paper has 2, 3 and 4, and 6 for a teacher."""
     objective: Literal["ldam", "balanced_softmax", "cross_entropy"] = "ldam"
     """Loss of each expert; ``ldam`` is the paper's, ``balanced_softmax`` adds the log prior instead of margins."""
@@ -56,13 +64,13 @@ class RIDE(ExpertMethod):
     """Classes whose logits, and whose images, are to differ; in one task both are the same."""
     temperature_share: Fraction = 0.05
     """How far temperatures follow the class prior: 0.05 on CIFAR, 0.02 on ImageNet-LT, 0.015 on iNaturalist."""
-    width_factor: Positive = 0.75
-    """Channels of the experts' own stages relative to the plain network."""
+    width_factor: Annotated[float, Field(ge=0.5, le=16)] = 0.75
+    """Channels of the experts' own stages relative to the plain network; below a half, padding would lose channels."""
     scale: Positive = 30.0
     """Scale of the cosine heads at the start."""
     learn_scale: bool = False
     """Let the scale train, as LUCIR does."""
-    teacher: str | None = None
+    teacher: PathText | None = None
     """Run folder of a larger RIDE trained on the same classes; its mean answer is distilled."""
     distillation: NonNegative = 1.0
     """Weight of that distillation."""
@@ -123,7 +131,7 @@ class RIDE(ExpertMethod):
         share = self.temperature_share if self.phase(context) else 0.0
 
         def compute() -> tuple[Tensor, float]:
-            temperatures = class_temperatures(context.class_counts, share)
+            temperatures = class_temperatures(drawn(context), share)
             return temperatures, float(temperatures.mean().square())
 
         return context.constant(("temperatures", share), compute)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from incrlt.errors import UserError
-from incrlt.experiment.fields import Count, Index, NonNegative, Positive
-from incrlt.experts.base import ExpertMethod, fused, log_prior, scaled
+from incrlt.experiment.fields import ExpertCount, Index, NonNegative, Positive
+from incrlt.experts.base import ExpertMethod, drawn, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses import (
     balanced_softmax,
@@ -45,9 +45,27 @@ class SHIKE(ExpertMethod):
     """
 
     name = "shike"
+    title = "SHIKE"
+    offline_title = "SHIKE-{num_experts}"
     needs_cosine = True
+    needs: ClassVar[dict[str, str]] = {"tensors": "cache_features"}
+    traits: ClassVar[dict[str, str]] = {"second_heads": "classifier_epochs > 0"}
+    later_stages = (("classifier", "classifier_epochs", "stream"),)
+    usual: ClassVar[dict[str, str]] = {
+        "classifier_warmup": "classifier_epochs - 1 if 0 < classifier_epochs <= 5 else 5"
+    }
+    clashes: ClassVar[dict[str, str]] = {
+        "classifier_epochs and classifier_warmup >= classifier_epochs": (
+            "experts.classifier_warmup is {classifier_warmup}, but the classifier stage has only {classifier_epochs} "
+            "epochs. Warm up for fewer."
+        ),
+        "cache_features and (flavor == 'published' or not classifier_epochs)": (
+            "experts.cache_features stores what a classifier stage with a frozen backbone trains on; flavor '{flavor}' "
+            "with classifier_epochs {classifier_epochs} has none. Set cache_features: false."
+        ),
+    }
 
-    num_experts: Count = 3
+    num_experts: ExpertCount = 3
     """Experts K."""
     objective: Literal["cross_entropy", "balanced_softmax"] = "cross_entropy"
     """Loss of the first stage; the paper's is plain."""
@@ -60,7 +78,7 @@ class SHIKE(ExpertMethod):
     classifier_lr: Positive = 0.1
     """Its learning rate, cosine to 0 after the warm-up."""
     classifier_warmup: Index = 5
-    """Its epochs of linear warm-up."""
+    """Its epochs of linear warm-up; of a stage of 5 epochs or fewer, all but the last."""
     cache_features: bool = False
     """Compute its frozen features once, of images without random augmentation: faster, other numbers."""
     scale: Positive = 30.0
@@ -113,9 +131,7 @@ class SHIKE(ExpertMethod):
     def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         logits = output.expert_logits
         plain = self.objective == "cross_entropy"
-        base = (
-            cross_entropy(logits, labels) if plain else balanced_softmax(logits, labels, context.class_counts)
-        )
+        base = cross_entropy(logits, labels) if plain else balanced_softmax(logits, labels, drawn(context))
         terms: LossTerms = {self.objective: base}
         # the official code averages over batch and classes: 10 and 1 there are 0.1 and 0.01 at 100 classes alone
         factor = OFFICIAL_CLASSES / logits.shape[-1]
@@ -137,7 +153,7 @@ class SHIKE(ExpertMethod):
                 self.classifier_epochs,
                 lr=self.classifier_lr,
                 parameters=_second_heads,
-                schedule=cosine(self.classifier_warmup),
+                schedule=cosine(min(self.classifier_warmup, self.classifier_epochs - 1)),
                 frozen_backbone=sane,
                 cache_features=self.cache_features,
                 freeze_old=False,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
+from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses.prior import prior_cross_entropy, running_prior, static_prior
@@ -27,6 +27,14 @@ class Single(ExpertMethod):
     """
 
     name = "single"
+    title = (
+        ("balanced softmax", "objective == 'balanced_softmax'"),
+        ("logit adjustment", "objective == 'logit_adjustment'"),
+        ("running prior", "objective == 'running_prior'"),
+        ("ldam", "objective == 'ldam'"),
+        ("{num_experts} branches", "num_experts > 1"),
+    )
+    needs: ClassVar[dict[str, str]] = {"cosine": "objective == 'ldam'"}
 
     objective: Literal["cross_entropy", "balanced_softmax", "logit_adjustment", "running_prior", "ldam"] = (
         "cross_entropy"
@@ -35,7 +43,7 @@ class Single(ExpertMethod):
     ``logit_adjustment`` (Menon et al. 2021) ``tau`` times that; ``running_prior`` (AdaPrior 2026) the log of the
     network's own mean answer, which begins as that prior in each experience; ``ldam`` (Cao et al. 2019) subtracts a
     margin that grows towards the tail, re-weighted late, and needs a cosine head."""
-    num_experts: Count = 1
+    num_experts: ExpertCount = 1
     """Branches K behind a shared stem, each with its own head and loss; the answer is the mean of their logits."""
     tau: NonNegative = 1.0
     """Strength of ``logit_adjustment``."""

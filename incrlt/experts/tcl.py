@@ -15,7 +15,7 @@ from torch import Tensor
 
 from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod
-from incrlt.losses.margins import at_least_one
+from incrlt.losses.margins import never_zero
 from incrlt.losses.trust import (
     compensation,
     consensus_calibration,
@@ -42,6 +42,7 @@ class TCL(ExpertMethod):
     """
 
     name = "tcl"
+    title = "TCL"
     needs_cosine = True
 
     num_experts: Count = 3
@@ -105,7 +106,7 @@ class TCL(ExpertMethod):
 
     def _prior(self, context: LossContext) -> Tensor:
         """Return the log prior of each expert ``[K, C]``."""
-        log_counts = at_least_one(context.class_counts).log()
+        log_counts = never_zero(context.class_counts).log()
         return (
             log_counts.new_tensor(prior_strengths(self.num_experts, self.prior_spread))[:, None] * log_counts
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from incrlt.losses.margins import never_zero
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Average the cross entropy over the batch and over the experts.
@@ -32,15 +34,15 @@ def balanced_softmax(logits: Tensor, labels: Tensor, class_counts: Tensor) -> Te
     Args:
         logits: ``[K, B, C]`` or ``[B, C]``, unshifted.
         labels: Class positions ``[B]``.
-        class_counts: Images per class in the sampled stream, exemplars included ``[C]``; at least one is assumed
-            for a class without images, so that no logit becomes infinite.
+        class_counts: Images per class in the sampled stream, exemplars included ``[C]``, fractions as well; a
+            class without images counts as the rarest of the others, so that no logit becomes infinite.
 
     Returns:
         Scalar, in nats, averaged over batch and experts.
 
     Reference: Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 3.
     """
-    return cross_entropy(logits + class_counts.clamp(min=1).to(logits).log(), labels)
+    return cross_entropy(logits + never_zero(class_counts).to(logits).log(), labels)
 
 
 def logit_adjusted(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, tau: float = 1.0) -> Tensor:
@@ -51,7 +53,7 @@ def logit_adjusted(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, 
     Args:
         expert_logits: ``[K, B, C]`` or ``[B, C]``, unshifted.
         labels: Class positions ``[B]``.
-        class_counts: Images per class in the sampled stream, exemplars included ``[C]``; at least one is assumed.
+        class_counts: Images per class in the sampled stream, ``[C]``, as in :func:`balanced_softmax`.
         tau: Strength of the shift; 0 is the cross entropy, 1 is :func:`balanced_softmax`.
 
     Returns:
@@ -59,5 +61,5 @@ def logit_adjusted(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, 
 
     Reference: Menon et al., ICLR 2021, eq. 10. Counts stand for the prior, which differs by a constant.
     """
-    prior = class_counts.clamp(min=1).to(expert_logits).log()
+    prior = never_zero(class_counts).to(expert_logits).log()
     return cross_entropy(expert_logits + tau * prior, labels)

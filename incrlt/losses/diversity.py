@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from incrlt.losses.distillation import knowledge_distillation
-from incrlt.losses.margins import at_least_one
+from incrlt.losses.margins import never_zero
 
 
 def class_temperatures(class_counts: Tensor, rho: float) -> Tensor:
@@ -18,7 +18,7 @@ def class_temperatures(class_counts: Tensor, rho: float) -> Tensor:
     .. math:: \tau_c = v_c / \max_{c'} v_{c'}, \quad v_c = \rho \, C \pi_c + 1 - \rho
 
     Args:
-        class_counts: Images per class in the sampled stream, exemplars included ``[C]``; at least one is assumed.
+        class_counts: Images per class in the sampled stream, ``[C]``, fractions as they are.
         rho: Share of the prior in [0, 1]; 0 gives 1 for all, as before re-weighting sets in. 0.05 on CIFAR, 0.02 on
             ImageNet-LT, 0.015 on iNaturalist.
 
@@ -27,7 +27,7 @@ def class_temperatures(class_counts: Tensor, rho: float) -> Tensor:
 
     Reference: Wang et al., RIDE, eq. 4, as its code has it: divided by the maximum, not shifted below it.
     """
-    images = at_least_one(class_counts)
+    images = never_zero(class_counts)
     values = rho * images / images.mean() + (1 - rho)
     return values / values.max()
 

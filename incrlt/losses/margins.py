@@ -9,17 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def at_least_one(class_counts: Tensor) -> Tensor:
-    """Return images per class as floating-point numbers, of which none is below 1.
+def never_zero(class_counts: Tensor) -> Tensor:
+    """Return images per class as floating-point numbers, of which none is 0.
 
-    A class without images (an old class without exemplars) would otherwise get an infinite margin, weight or prior.
+    Fractions stay as they are: a class that is drawn 0.3 times an epoch has that prior. A class without images (an old
+    class without exemplars) would get an infinite margin, weight or prior; it counts as the rarest of the others, and
+    as 1 where that is more.
 
     Args:
-        class_counts: ``[C]``; integers become the default floating-point type.
+        class_counts: ``[C]``, >= 0; integers become the default floating-point type.
     """
     if not class_counts.is_floating_point():
         class_counts = class_counts.to(torch.get_default_dtype())
-    return class_counts.clamp(min=1)
+    drawn = class_counts > 0
+    rarest = (
+        class_counts.where(drawn, 1).amin().clamp(max=1)
+        if class_counts.numel()
+        else class_counts.new_ones(())
+    )
+    return class_counts.where(drawn, rarest)
 
 
 def ldam_margins(class_counts: Tensor, max_margin: float = 0.5, smallest: float | None = None) -> Tensor:
@@ -28,7 +36,7 @@ def ldam_margins(class_counts: Tensor, max_margin: float = 0.5, smallest: float 
     .. math:: m_c = m_{max} \, (n_{min} / n_c)^{1/4}
 
     Args:
-        class_counts: Images per class in the sampled stream, exemplars included ``[C]``; at least one is assumed.
+        class_counts: Images per class in the sampled stream, exemplars included ``[C]``; see :func:`never_zero`.
         max_margin: Margin of the rarest class, in cosine.
         smallest: Images ``n_min`` of a class that gets ``max_margin``; classes with fewer get it too. None takes the
             rarest class of the stream, as published, which changes every margin once a rarer class arrives.
@@ -38,7 +46,7 @@ def ldam_margins(class_counts: Tensor, max_margin: float = 0.5, smallest: float 
 
     Reference: Cao et al., LDAM, NeurIPS 2019, eq. 13; RIDE's code, ``max_m = 0.5``.
     """
-    images = at_least_one(class_counts)
+    images = never_zero(class_counts)
     rarest = images.min() if smallest is None else smallest
     return max_margin * (rarest / images).pow(0.25).clamp(max=1)
 
@@ -86,7 +94,7 @@ def class_balanced_weights(class_counts: Tensor, beta: float = 0.9999) -> Tensor
     .. math:: w_c \propto (1 - \beta) / (1 - \beta^{n_c}), \quad \sum_c w_c = C
 
     Args:
-        class_counts: Images per class in the sampled stream ``[C]``; at least one is assumed.
+        class_counts: Images per class in the sampled stream ``[C]``; see :func:`never_zero`.
         beta: In [0, 1]; 0 weighs all classes alike, 1 by the inverse of their counts.
 
     Returns:
@@ -94,7 +102,7 @@ def class_balanced_weights(class_counts: Tensor, beta: float = 0.9999) -> Tensor
 
     Reference: Cui et al., CVPR 2019, eq. 4. ``expm1`` in place of a difference close to 0: float32 is exact enough.
     """
-    images = at_least_one(class_counts)
+    images = never_zero(class_counts)
     if beta <= 0:
         return torch.ones_like(images)
     effective = images if beta >= 1 else -torch.expm1(images * math.log(beta))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from incrlt.losses.classification import cross_entropy
 from incrlt.losses.flavor import Flavor
-from incrlt.losses.margins import at_least_one
+from incrlt.losses.margins import never_zero
 
 
 def hard_columns(logits: Tensor, labels: Tensor, num_hard: int) -> Tensor:
@@ -38,7 +38,7 @@ def hard_category_cross_entropy(
     Args:
         expert_logits: ``[K, B, C]``, without prior.
         labels: Class positions ``[B]``.
-        class_counts: Images per class in the sampled stream ``[C]``; at least one is assumed.
+        class_counts: Images per class in the sampled stream ``[C]``; fractions are taken as they are.
         columns: Hard categories ``[B, N]``, the label first, see :func:`hard_columns`.
         flavor: ``published`` multiplies by a mask, so that the other categories stay in the softmax at logit 0
             instead of leaving it: with N = 1 the loss is then not 0.
@@ -66,7 +66,7 @@ def online_distillation(
 
     Args:
         expert_logits: ``[K, B, C]``, without prior.
-        class_counts: Images per class in the sampled stream ``[C]``; at least one is assumed.
+        class_counts: Images per class in the sampled stream ``[C]``; fractions are taken as they are.
         columns: Hard categories ``[B, N]`` (see :func:`hard_columns`), or None for all classes.
         flavor: As in :func:`hard_category_cross_entropy`; makes no difference without ``columns``.
         floor: As in :func:`pairwise_divergence`; published: 1e-9.
@@ -109,7 +109,7 @@ def pairwise_divergence(expert_logits: Tensor, *, floor: float = 0.0, detach: bo
 
 
 def _with_prior(logits: Tensor, class_counts: Tensor) -> Tensor:
-    return logits + at_least_one(class_counts).to(logits).log()
+    return logits + never_zero(class_counts).to(logits).log()
 
 
 def _among(logits: Tensor, columns: Tensor, flavor: Flavor) -> Tensor:

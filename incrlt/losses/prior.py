@@ -6,18 +6,18 @@ of the model's own prior). No code of AdaPrior is public: what its summaries lea
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from incrlt.losses.classification import cross_entropy
+from incrlt.losses.margins import never_zero
 
 SMALLEST_PRIOR = 1e-12
 """Floor of a probability before its logarithm; the official logit adjustment adds as much."""
 
 
 def static_prior(class_counts_C: Tensor) -> Tensor:
-    """Return the share of each class in the training stream, exemplars included ``[C]``; at least one image each."""
-    counts = class_counts_C.clamp(min=1).to(torch.get_default_dtype())
+    """Return the share of each class in the training stream, exemplars included ``[C]``; none is 0."""
+    counts = never_zero(class_counts_C)
     return counts / counts.sum()
 
 

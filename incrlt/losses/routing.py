@@ -10,28 +10,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from incrlt.types import Combine
 
-def running_means(expert_logits: Tensor) -> Tensor:
+
+def running_means(expert_logits: Tensor, combine: Combine | None = None) -> Tensor:
     """Return the combined logits of the first one, two, ... K experts ``[K, B, C]``.
 
     Args:
         expert_logits: ``[K, B, C]``.
+        combine: Makes one answer of the first experts' logits; None takes their mean.
     """
+    if combine is not None:
+        return torch.stack([combine(expert_logits[: k + 1]) for k in range(len(expert_logits))])
     number = torch.arange(1, len(expert_logits) + 1, device=expert_logits.device).to(expert_logits)
     return expert_logits.cumsum(0) / number[:, None, None]
 
 
-def routing_targets(expert_logits: Tensor, labels: Tensor) -> Tensor:
+def routing_targets(expert_logits: Tensor, labels: Tensor, combine: Combine | None = None) -> Tensor:
     """Tell where more experts help: those so far are wrong, and some larger ensemble is right.
 
     Args:
         expert_logits: ``[K, B, C]``.
         labels: Class positions ``[B]``.
+        combine: As in :func:`running_means`.
 
     Returns:
         bool ``[K - 1, B]``, without gradient; of one expert ``[0, B]``.
     """
-    right = running_means(expert_logits.detach()).argmax(-1) == labels
+    right = running_means(expert_logits.detach(), combine).argmax(-1) == labels
     right_later = right.long().flip(0).cummax(0).values.flip(0)[1:].bool()
     return right_later & ~right[:-1]
 

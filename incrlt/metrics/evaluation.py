@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.metrics.record import UNREADABLE, Counts, as_counts, smallest, write_arrays
+from incrlt.metrics.record import UNREADABLE, Counts, as_counts, write_arrays
 
 EVALUATIONS_FILE = "evaluations.npz"
 BINS = 15
@@ -78,7 +78,7 @@ def save_evaluations(
     """
     arrays = {f"{name}_at_{t:03d}": values for t, step in steps.items() for name, values in step.items()}
     arrays |= {f"{name}{_LAST}": values for name, values in answers.items()}
-    return write_arrays(path, {name: smallest(as_counts(values, name)) for name, values in arrays.items()})
+    return write_arrays(path, {name: as_counts(values, name) for name, values in arrays.items()})
 
 
 def load_evaluations(path: str | os.PathLike[str]) -> EvaluationRecord:

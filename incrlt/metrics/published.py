@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 
 from incrlt.errors import UserError
+from incrlt.experiment import methods
+from incrlt.experiment.methods import Kind
 
 COMPARED_WITH = {
     "average": "average_incremental_accuracy/over_tasks",
@@ -118,14 +120,18 @@ def row_name(protocol_name: str, method: str, experts: Mapping[str, Any] | None 
         ('CE', 'LUCIR+LWS')
     """
     strategy, *parts = method.removesuffix("+router").split("+")
-    if protocol_name != OFFLINE or strategy != "Finetune":
+    if protocol_name != OFFLINE or len(parts) > 1:
         return method
-    if not parts:
-        return "CE"
-    count, teacher = ((experts or {}).get(key) for key in ("num_experts", "teacher"))
-    if parts not in (["RIDE"], ["NCL"], ["SHIKE"]) or not count:
-        return method
-    return f"{parts[0]}-{count}" + ("+distill" if teacher else "")
+    alone = _offline("strategy", strategy, {})
+    if alone is None or not parts:
+        return alone or method
+    return _offline("experts", parts[0], experts or {}) or method
+
+
+def _offline(kind: Kind, title: str, settings: Mapping[str, Any]) -> str | None:
+    """Return what offline rows call the method that tables call so, as its class tells; None where it has none."""
+    declared = methods.titled(kind).get(title)
+    return None if declared is None else declared.offline_title(settings)
 
 
 def row_of(protocol_name: str, method: str) -> PublishedRow | None:

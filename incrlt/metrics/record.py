@@ -150,7 +150,7 @@ def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Seque
         The path written.
     """
     arrays = {
-        f"{readout}_{t:03d}": smallest(as_counts(matrix, readout))
+        f"{readout}_{t:03d}": as_counts(matrix, readout)
         for readout, matrices in confusions.items()
         for t, matrix in enumerate(matrices)
     }

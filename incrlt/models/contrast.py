@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from incrlt.errors import UserError
+from incrlt.models.facts import Facts
 from incrlt.models.layout import ContrastLayout
+from incrlt.models.precision import at_least_float
 
 Initialise = Callable[[nn.Module], None]
 """Draws the weights of a module anew; used with ``apply``."""
 
 
-class MomentumContrast(nn.Module):
+class MomentumContrast(Facts):
     """Projections of K experts, slowly following copies of experts and projections, and K queues of their keys.
 
     A training step asks for :meth:`project` (view 1), :meth:`keys` (view 2) and :meth:`negatives`, computes the loss,
@@ -68,6 +73,19 @@ class MomentumContrast(nn.Module):
         self.register_buffer("queue", F.normalize(columns, dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def facts(self) -> dict[str, Any]:
+        """How the copies follow and what counts as a key: no tensor tells."""
+        return asdict(self.layout)
+
+    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+        """Refuse the state of an encoder that works in another way."""
+        for name, value in self.facts().items():
+            if facts.get(name) != value:
+                raise UserError(
+                    f"the momentum encoder of this state has {name} {facts.get(name)!r}, this one has {value!r}; build "
+                    f"the network with ContrastLayout({name}={facts.get(name)!r})."
+                )
 
     def project(self, features: Tensor) -> Tensor:
         """Map features ``[K, B, D]`` to unit vectors ``[K, B, dim]``, with gradient."""
@@ -149,7 +167,7 @@ def _projection(num_features: int, dim: int) -> nn.Sequential:
 
 def _projected(projections: nn.ModuleList, features: Sequence[Tensor] | Tensor) -> Tensor:
     vectors = torch.stack([projection(x) for projection, x in zip(projections, features, strict=True)])
-    return F.normalize(vectors if vectors.dtype == torch.float64 else vectors.float(), dim=-1)
+    return F.normalize(at_least_float(vectors), dim=-1)
 
 
 def _copy_buffers(pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:

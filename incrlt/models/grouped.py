@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from incrlt.errors import UserError
-from incrlt.models.resnet import LateBranch, PaddingShortcut
+from incrlt.models.backbones.resnet import LateBranch, PaddingShortcut
 
 
 class GroupedBranches(nn.Module):
@@ -31,7 +31,6 @@ class GroupedBranches(nn.Module):
     Example:
         >>> grouped = GroupedBranches.from_branches(network.branches)
         >>> features = grouped(network.shared(x))  # [K, B, D]
-        >>> network.branches = nn.ModuleList(grouped.to_branches())
     """
 
     def __init__(self, body: nn.Module, num_experts: int) -> None:
@@ -54,17 +53,6 @@ class GroupedBranches(nn.Module):
                 parts = [state[name] for state in states]
                 tensor.copy_(parts[0] if tensor.dim() == 0 else torch.cat(parts))
         return grouped.train(branches[0].training)
-
-    def to_branches(self) -> list[nn.Module]:
-        """Copy the experts out as branches of their own."""
-        branches = [_resized(self.body, 1 / self.num_experts) for _ in range(self.num_experts)]
-        for number, branch in enumerate(branches):
-            state = {
-                name: tensor if tensor.dim() == 0 else tensor.chunk(self.num_experts)[number]
-                for name, tensor in self.body.state_dict().items()
-            }
-            branch.load_state_dict(state)
-        return branches
 
     def forward(self, x: Tensor) -> Tensor:
         """Map what one branch takes ``[B, c, H, W]`` to the results of all, ``[K, B, D]`` or ``[K, B, d, H', W']``."""
@@ -165,14 +153,9 @@ def _write_back(own: Sequence[dict[str, Tensor]], joined: dict[str, Tensor]) -> 
 
 def widened(module: nn.Module, factor: int) -> nn.Module:
     """Return a copy of a module with the channels of ``factor`` modules, side by side; its weights have no meaning."""
-    return _resized(module, factor)
-
-
-def _resized(module: nn.Module, factor: float) -> nn.Module:
-    """Widen by K, or narrow a widened module by 1 / K: the number of groups grows and shrinks with the channels."""
 
     def times(number: int) -> int:
-        return round(number * factor)
+        return number * factor
 
     out = copy.deepcopy(module)
     for part in out.modules():

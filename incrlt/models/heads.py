@@ -7,11 +7,14 @@ with it; only the first ``num_classes`` rows exist for the forward pass.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from incrlt.errors import UserError
+from incrlt.models.facts import Facts
 from incrlt.models.layout import Layout
 
 ALIGNMENT = 16
@@ -26,7 +29,7 @@ def capacity_for(num_classes: int) -> int:
     return max(ALIGNMENT, -(-num_classes // ALIGNMENT) * ALIGNMENT)
 
 
-class GrowingHead(nn.Module):
+class GrowingHead(Facts):
     """Rows for the classes seen so far; base of the cosine and the linear head.
 
     Args:
@@ -71,7 +74,11 @@ class GrowingHead(nn.Module):
         return replaced
 
     def resize(self, num_classes: int) -> Replaced:
-        """Set the number of rows without drawing values; used by growth and when a checkpoint is loaded."""
+        """Set the number of rows without drawing values; used by growth and when a checkpoint is loaded.
+
+        Returns:
+            The parameters that had to be replaced because the capacity is another one.
+        """
         capacity = capacity_for(num_classes)
         replaced: Replaced = []
         for name, value in self.padding.items():
@@ -84,6 +91,38 @@ class GrowingHead(nn.Module):
                 replaced.append((old, new))
         self.num_classes = num_classes
         return replaced
+
+    def facts(self) -> dict[str, Any]:
+        """The number of rows in use: storage is padded, its shape does not tell."""
+        return {"num_classes": self.num_classes}
+
+    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+        """Grow or shrink to the rows of the state; parameters stay the objects that an optimizer may hold."""
+        count: Any = facts.get("num_classes")
+        weight = state.get(prefix + "weight")
+        damaged = not isinstance(count, int) or count < 0
+        if damaged or (weight is not None and len(weight) != capacity_for(count)):
+            raise UserError(
+                f"the state of this head is damaged: {count!r} classes, and weights of another size."
+            )
+        kept = self.num_frozen if count == self.num_classes else 0
+        for old, new in self.resize(count):
+            name = next(name for name, parameter in self._parameters.items() if parameter is new)
+            old.data, old.grad = new.data, None
+            setattr(self, name, old)
+        self.num_frozen = kept
+
+    def take_older(self, state: dict[str, Any], prefix: str) -> None:
+        """Refuse rows where nobody has said how many of them are classes."""
+        if not self.num_classes and prefix + "weight" in state:
+            raise UserError(
+                "this state is of an older incrlt and does not say how many classes the head has; grow the head to "
+                "them first: head.grow(num_classes), or network.grow(class_ids)."
+            )
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.freeze(self.num_frozen)  # the rows that stay are those that were loaded
 
     def _draw(self, rows: slice) -> None:
         bound = 1 / math.sqrt(self.num_features)

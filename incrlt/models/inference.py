@@ -1,7 +1,10 @@
 """Answers with as few experts as an image needs: later branches run only for images that are sent on.
 
 RIDE's code computes on masked batches and reports arithmetic saved; here the images that stop leave the batch, so
-that time is saved as well. The order of experts is fixed, hence what an image gets is the mean of the first ones.
+that time is saved as well. The order of experts is fixed, hence what an image gets is the combined answer of the
+first k: ``combine(expert_logits[:k])``, their mean unless the expert method says otherwise.
+
+Nothing here knows a network class: :class:`Routable` says which parts are looked at.
 """
 
 from __future__ import annotations
@@ -9,15 +12,19 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from incrlt.errors import UserError
 from incrlt.losses.routing import running_means
-from incrlt.models.network import ExpertNetwork, Shared
+from incrlt.models.precision import at_least_float
 from incrlt.models.router import Router
+from incrlt.types import Combine, ModelOutput
+
+Shared = Tensor | tuple[Tensor, ...]
+"""What the stem gives to branches: a map, or the maps of several stages."""
 
 SMALLEST_GATHER = 2
 """Batches below this many images stay whole; see ``smallest_gather`` of :func:`predict`. On a CPU copying the images
@@ -27,6 +34,35 @@ Rule = Callable[[int, Tensor, Tensor], Tensor]
 """``rule(k, scores, active)``: which of the images ``[n]`` go on after expert k; inactive ones never do."""
 
 
+class Routable(Protocol):
+    """What routed inference looks at: an :class:`~incrlt.models.ExpertNetwork`, or anything with these parts."""
+
+    training: bool
+    class_ids: list[int]
+    combination: Combine | None
+    router: Router | None
+
+    @property
+    def branches(self) -> Any:
+        """K modules: what the stem gives to features ``[B, D]``."""
+
+    @property
+    def final_heads(self) -> Any:
+        """K heads that evaluation reads."""
+
+    def shared(self, x: Tensor) -> Shared:
+        """Map images to what branches take."""
+
+    def rebalance(self, head: Any, logits: Tensor) -> Tensor:
+        """Apply to the logits of a head what stages leave to evaluation."""
+
+    def forward_all(self, x: Tensor, *, rebalanced: bool | None = None) -> ModelOutput:
+        """Run everything."""
+
+    def to_labels(self, logits: Tensor) -> Tensor:
+        """Move columns from arrival order to label ids."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """An answer to B images.
@@ -34,8 +70,8 @@ class Prediction:
     Attributes:
         class_ids: Label id of the predicted class ``[B]``.
         confidence: Softmax probability of that class ``[B]``.
-        experts_used: Experts whose logits the answer averages ``[B]``, 1 to K.
-        logits: That mean ``[B, L]``; columns are label ids, as in the network's forward pass.
+        experts_used: Experts whose logits the answer combines ``[B]``, 1 to K.
+        logits: That answer ``[B, L]``; columns are label ids, as in the network's forward pass.
     """
 
     class_ids: Tensor
@@ -46,10 +82,10 @@ class Prediction:
 
 @torch.no_grad()
 def predict(
-    network: ExpertNetwork,
+    network: Routable,
     x: Tensor,
-    budget: float | None = None,
-    threshold: float | None = None,
+    budget: float | Tensor | None = None,
+    threshold: float | Tensor | None = None,
     *,
     smallest_gather: int = SMALLEST_GATHER,
 ) -> Prediction:
@@ -67,7 +103,8 @@ def predict(
             held-out ones. Where nothing was recorded the batch itself is shared out: each decision sends on about
             the same share of the images that reached it, those with the highest scores. Then the budget holds in
             each batch, and what an image gets depends on the images beside it.
-        threshold: Score above which an image goes on, in place of the router's; infinite ones are allowed.
+        threshold: Score above which an image goes on, in place of the router's, one for all decisions; infinite ones
+            are allowed.
         smallest_gather: A batch with fewer images left is not cut down: as long as one of them goes on, the next
             expert runs on all. That helps where a small batch takes as long as a part of it. Answers are the same.
 
@@ -77,6 +114,7 @@ def predict(
     Raises:
         UserError: Options that contradict each other or a network that cannot answer.
     """
+    budget, threshold = _number("budget", budget), _number("threshold", threshold)
     router = _checked(network, budget, threshold)
     if not x.is_floating_point() or x.dim() != 4:
         raise UserError(
@@ -85,7 +123,7 @@ def predict(
         )
     shared = network.shared(x)
     rule = None if router is None else _rule(router, len(x), budget, threshold)
-    logits, used = _run(network, shared, len(x), rule, smallest_gather)
+    logits, used = _run(network, shared, rule, smallest_gather)
     best = logits.argmax(-1, keepdim=True)
     ids = torch.tensor(network.class_ids, device=logits.device)
     confidence = logits.softmax(-1).gather(-1, best).squeeze(-1)
@@ -93,7 +131,7 @@ def predict(
 
 
 def early_exit(
-    expert_logits: Tensor, scores: Tensor, threshold: float | Tensor = 0.0
+    expert_logits: Tensor, scores: Tensor, threshold: float | Tensor = 0.0, combine: Combine | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return what routed inference would answer, from the logits of all experts.
 
@@ -101,18 +139,19 @@ def early_exit(
         expert_logits: ``[K, B, C]``.
         scores: The router's decisions ``[K - 1, B]``.
         threshold: Score above which an image goes on.
+        combine: Makes one answer of the first experts' logits; None takes their mean.
 
     Returns:
-        Mean logits of the experts used ``[B, C]``, and how many those are ``[B]``. Once stopped, an image stays
+        Combined logits of the experts used ``[B, C]``, and how many those are ``[B]``. Once stopped, an image stays
         stopped. No host sync.
     """
     used = 1 + (scores > threshold).long().cumprod(0).sum(0)
     index = (used - 1)[None, :, None].expand(1, *expert_logits.shape[1:])
-    return running_means(expert_logits).gather(0, index).squeeze(0), used
+    return running_means(expert_logits, combine).gather(0, index).squeeze(0), used
 
 
 @torch.no_grad()
-def calibrate(network: ExpertNetwork, batches: Iterable[Tensor]) -> None:
+def calibrate(network: Routable, batches: Iterable[Tensor]) -> None:
     """Let the router know which scores to expect, so that :func:`predict` can keep a budget.
 
     Args:
@@ -126,13 +165,24 @@ def calibrate(network: ExpertNetwork, batches: Iterable[Tensor]) -> None:
     router = _checked(network, None, 0.0)
     assert router is not None
     outputs = (network.forward_all(x, rebalanced=True) for x in batches)
-    scores = [router(output.expert_logits, output.known_features) for output in outputs]
+    scores = [router(output.expert_logits, output.known_features, output.combine) for output in outputs]
     if not sum(score.shape[1] for score in scores):
         raise UserError("calibration needs images, none were given.")
     router.calibrate(torch.cat(scores, dim=1))
 
 
-def _checked(network: ExpertNetwork, budget: float | None, threshold: float | None) -> Router | None:
+def _number(name: str, value: Any) -> float | None:
+    """Return an option as a float; True counts as 1 and nan compares as false: both would answer what was not meant."""
+    one = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if one is None:
+        return None
+    if isinstance(one, bool) or not isinstance(one, numbers.Real) or one != one:
+        given = f"a tensor of shape {tuple(one.shape)}" if isinstance(one, Tensor) else repr(one)
+        raise UserError(f"{name} is {given}; give a number, such as {name}=1.5, or leave it out.")
+    return float(one)
+
+
+def _checked(network: Routable, budget: float | None, threshold: float | None) -> Router | None:
     """Return the router, or None where all experts run."""
     if network.training:
         raise UserError("prediction needs a network in evaluation mode; call network.eval() first.")
@@ -140,12 +190,7 @@ def _checked(network: ExpertNetwork, budget: float | None, threshold: float | No
         raise UserError("the network knows no class yet; train or load it first.")
     if budget is not None and threshold is not None:
         raise UserError("budget and threshold both say when to stop; give one of the two.")
-    for name, value in (("budget", budget), ("threshold", threshold)):
-        # True counts as 1 and nan compares as false: both would answer, and not what was meant
-        number = isinstance(value, (numbers.Real, Tensor)) and not isinstance(value, bool) and value == value
-        if value is not None and not number:
-            raise UserError(f"{name} is {value!r}; give a number, such as {name}=1.5, or leave it out.")
-    router = cast(Router | None, network.router)
+    router = network.router
     if router is None and not (budget is None and threshold is None):
         raise UserError(
             "the network has no router to choose experts; train with router: {name: expert_assignment}."
@@ -186,37 +231,79 @@ def _shares(images: int, num_experts: int, budget: float) -> list[int]:
     return numbers
 
 
-def _run(
-    network: ExpertNetwork, shared: Shared, images: int, rule: Rule | None, smallest_gather: int
-) -> tuple[Tensor, Tensor]:
+class _Means:
+    """Answers that are means, as running sums."""
+
+    def __init__(self, first: Tensor) -> None:
+        self._total = first
+
+    def keep(self, going: Tensor) -> None:
+        """Nothing is held beside the sums of all images."""
+
+    def add(self, rows: Tensor, active: Tensor, logits: Tensor) -> None:
+        self._total.index_add_(0, rows, torch.where(active[:, None], logits, 0.0))
+
+    def so_far(self, rows: Tensor, k: int) -> Tensor:
+        return self._total[rows] / k
+
+    def final(self, used: Tensor) -> Tensor:
+        return self._total / used[:, None]
+
+
+class _Combined:
+    """Answers that a method combines: the logits of all experts so far are held, of the images left."""
+
+    def __init__(self, first: Tensor, combine: Combine) -> None:
+        self._combine, self._so_far = combine, [first]
+        self._answers = combine(first[None]).clone()
+
+    def keep(self, going: Tensor) -> None:
+        self._so_far = [logits[going] for logits in self._so_far]
+
+    def add(self, rows: Tensor, active: Tensor, logits: Tensor) -> None:
+        self._so_far.append(logits)
+        combined = self._combine(torch.stack(self._so_far))
+        self._answers[rows] = torch.where(active[:, None], combined, self._answers[rows])
+
+    def so_far(self, rows: Tensor, k: int) -> Tensor:
+        return self._answers[rows]
+
+    def final(self, used: Tensor) -> Tensor:
+        return self._answers
+
+
+def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: int) -> tuple[Tensor, Tensor]:
     """Run experts one after the other on the images left.
 
     Returns:
-        Mean logits ``[B, C]`` and experts used ``[B]``.
+        Combined logits ``[B, C]`` and experts used ``[B]``.
     """
-    total, features = _expert(network, 0, shared)
-    active = torch.ones(images, dtype=torch.bool, device=total.device)
-    rows, used = torch.arange(images, device=total.device), active.long()  # rows: which images are left
-    for k in range(1, network.num_experts):
-        if rule is not None:
-            active = rule(k - 1, network.router.score(k - 1, total[rows] / k, features), active)
+    experts = list(zip(network.branches, network.final_heads, strict=True))
+    router, combine = network.router, network.combination
+    logits, features = _expert(network, *experts[0], shared)
+    active = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    rows, used = torch.arange(len(logits), device=logits.device), active.long()  # rows: which images are left
+    answers = _Means(logits) if combine is None else _Combined(logits, combine)
+    for k, (branch, head) in enumerate(experts[1:], start=1):
+        if rule is not None and router is not None:
+            active = rule(k - 1, router.score(k - 1, answers.so_far(rows, k), features), active)
             going = active.nonzero().squeeze(1)
             if not len(going):
                 break
             if smallest_gather <= len(active) and len(going) < len(active):
                 rows, active, shared = rows[going], active[going], _take(shared, going)
-        logits, features = _expert(network, k, shared)
-        total.index_add_(0, rows, torch.where(active[:, None], logits, 0.0))
+                answers.keep(going)
+        logits, features = _expert(network, branch, head, shared)
+        answers.add(rows, active, logits)
         used.index_add_(0, rows, active.long())
-    return total / used[:, None], used
+    return answers.final(used), used
 
 
-def _expert(network: ExpertNetwork, k: int, shared: Shared) -> tuple[Tensor, Tensor]:
+def _expert(network: Routable, branch: Any, head: Any, shared: Shared) -> tuple[Tensor, Tensor]:
     """Return logits ``[n, C]`` as in evaluation and features ``[n, D]`` of one expert, fp32 under autocast too."""
-    heads = network.heads if network.second_heads is None else network.second_heads
-    features = network.branches[k](shared).float()
-    logits, _ = heads[k](features)
-    return network.rebalance(heads[k], logits), features
+    features = at_least_float(branch(shared))
+    logits, _ = head(features)
+    return network.rebalance(head, logits), features
 
 
 def _take(shared: Shared, rows: Tensor) -> Shared:

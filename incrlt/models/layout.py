@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from incrlt.errors import UserError
 
@@ -29,8 +29,18 @@ class ContrastLayout:
 
 
 @dataclass(frozen=True)
+class Combination:
+    """Names the method whose ``combine`` makes one answer of K; a saved network finds it again by that name."""
+
+    method: str
+    """Class, as ``my_pkg.my_mod:MyClass``."""
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Its hyper-parameters."""
+
+
+@dataclass(frozen=True)
 class Layout:
-    """How K experts share a backbone, and which heads they have.
+    """How K experts share a backbone, which heads they have, and how they answer as one.
 
     Raises:
         UserError: Parts that cannot be had together.
@@ -58,6 +68,9 @@ class Layout:
     """A second head per expert, trained by a rebalancing stage (SHIKE)."""
     contrast: ContrastLayout | None = None
     """Momentum encoder of NCL's contrastive term."""
+    combination: Combination | None = None
+    """How one answer is made of the experts' logits; None is the mean. An expert method with a ``combine`` of its own
+    fills this in by itself."""
 
     def __post_init__(self) -> None:
         if self.num_experts < 1:
@@ -70,3 +83,16 @@ class Layout:
             raise UserError(f"width_factor is {self.width_factor}; it must be positive.")
         if self.shortcut == "padding" and self.shared != "nothing" and self.width_factor < 0.5:
             raise UserError("a padding shortcut cannot lose channels: width_factor must be at least 0.5.")
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything as plain data; :func:`layout_of` reads it."""
+        return asdict(self)
+
+
+def layout_of(plain: dict[str, Any]) -> Layout:
+    """Return the layout that :meth:`Layout.plain` wrote; fields that it does not name have their defaults."""
+    values = dict(plain)
+    for name, part in (("contrast", ContrastLayout), ("combination", Combination)):
+        if values.get(name) is not None:
+            values[name] = part(**values[name])
+    return Layout(**values)

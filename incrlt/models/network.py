@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
+from incrlt.models.agreement import check_architecture, classes_of, written
 from incrlt.models.contrast import MomentumContrast
+from incrlt.models.facts import SUFFIX, Facts, facts_alone, read, tensors_alone
 from incrlt.models.grouped import GroupedRun
 from incrlt.models.heads import CosineHead, GrowingHead, Replaced
-from incrlt.types import ModelOutput
-
-if TYPE_CHECKING:
-    from incrlt.models.inference import Prediction
-
-Shared = Tensor | tuple[Tensor, ...]
-"""What the stem gives to branches: a map, or the maps of several stages."""
-
-ROUTER_SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared", "normalise")
-"""Attributes of a router, and arguments that build it anew when a checkpoint is loaded."""
+from incrlt.models.inference import Prediction, Shared
+from incrlt.models.inference import predict as routed_answer
+from incrlt.models.maps import Maps, of_experts, with_maps
+from incrlt.models.precision import at_least_float
+from incrlt.models.router import SETTINGS, Router
+from incrlt.types import Combine, ModelOutput
 
 KEPT = "kept_"
 """First letters of buffers that hold what a method remembers, see :meth:`ExpertNetwork.remember`."""
@@ -33,10 +32,14 @@ UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
 
 
-class ExpertNetwork(nn.Module):
+class ExpertNetwork(Facts):
     """Shared stem, one branch and one growing head per expert.
 
     Inside, classes stand in arrival order; :meth:`forward` answers in the label ids of the benchmark.
+
+    Its ``state_dict`` also says which classes have arrived, under which names, how images are normalised, and the
+    settings of the router: ``load_state_dict`` into a network of the same architecture, fresh or not, grows it and
+    attaches or drops the router. Parameters stay the objects that they were; momentum in an optimizer does not grow.
 
     Args:
         stem: Maps images ``[B, c, H, W]`` to what branches take: a map, or a tuple of maps.
@@ -45,6 +48,7 @@ class ExpertNetwork(nn.Module):
         second_heads: K more heads on the same features, which a rebalancing stage trains (SHIKE); they grow, freeze
             and are imprinted like the first ones, and answer where rebalanced logits are asked for.
         contrast: Momentum copies of the branches and their queue (NCL).
+        combination: Makes one answer of the logits of the first k experts, for any k; None takes their mean.
 
     Attributes:
         class_ids: Label id of each class, in arrival order.
@@ -53,6 +57,7 @@ class ExpertNetwork(nn.Module):
         class_names: Name of each class by label id, where :func:`incrlt.models.load` found them; otherwise None.
         architecture: Arguments of :func:`incrlt.models.build` as plain data, so that a checkpoint can be rebuilt.
         router: Decides when the experts so far are enough; None until a stage attaches one.
+        tells_maps: Outputs hold the maps of each stage; off unless a method needs them.
         grouped: Run the branches as one module of grouped convolutions: the same numbers up to rounding, from the
             same parameters, with fewer and larger kernels. Branches must have equal shapes.
     """
@@ -64,6 +69,7 @@ class ExpertNetwork(nn.Module):
         heads: Sequence[GrowingHead],
         second_heads: Sequence[GrowingHead] | None = None,
         contrast: MomentumContrast | None = None,
+        combination: Combine | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -71,7 +77,9 @@ class ExpertNetwork(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.second_heads = None if second_heads is None else nn.ModuleList(second_heads)
         self.contrast = contrast
-        self.router: nn.Module | None = None
+        self.router: Router | None = None
+        self.combination = combination
+        self.tells_maps = False
         self.grouped = False
         self.class_ids: list[int] = []
         self.class_names: dict[int, str] | None = None
@@ -144,12 +152,30 @@ class ExpertNetwork(nn.Module):
             return self._run_grouped(list(self.branches), shared)
         return torch.stack([branch(shared) for branch in self.branches])
 
-    def classify(self, features: Tensor, rebalanced: bool) -> ModelOutput:
-        """Map features ``[K, B, D]`` to the output of all experts; the combined logits are their mean.
+    def extract_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """Do what :meth:`extract` does, and return the map of each stage of each expert beside the features.
+
+        Returns:
+            Features ``[K, B, D]``, the same to the bit, and maps ``[K, B, c, h, w]`` in the order of the stages.
+
+        Raises:
+            UserError: The backbone tells no maps, or its experts tell maps of different shapes.
+        """
+        shared, common = with_maps(self.stem, x)
+        pairs = [with_maps(branch, shared) for branch in self.branches]
+        return torch.stack([features for features, _ in pairs]), of_experts(common, [own for _, own in pairs])
+
+    def combine(self, expert_logits: Tensor) -> Tensor:
+        """Make one answer ``[B, C]`` of the logits of the first k experts ``[k, B, C]``."""
+        return expert_logits.mean(0) if self.combination is None else self.combination(expert_logits)
+
+    def classify(self, features: Tensor, rebalanced: bool, maps: Maps | None = None) -> ModelOutput:
+        """Map features ``[K, B, D]`` to the output of all experts.
 
         Args:
             features: Input of the heads.
             rebalanced: Read the second heads where there are any, and apply the learnable class scales.
+            maps: Passed on with the output.
         """
         heads = self.final_heads if rebalanced else self.heads
         outputs = [head(features[k]) for k, head in enumerate(heads)]
@@ -160,7 +186,8 @@ class ExpertNetwork(nn.Module):
         if self.has_cosine_heads:
             cosines = torch.stack([c for _, c in outputs])
             scales = torch.cat([head.scale.detach() for head in heads])
-        return ModelOutput(expert_logits.mean(0), expert_logits, features, cosines, scales)
+        combined = self.combine(expert_logits)
+        return ModelOutput(combined, expert_logits, features, cosines, scales, self.combination, maps)
 
     def rebalance(self, head: nn.Module, logits: Tensor) -> Tensor:
         """Apply to a head's logits ``[B, C]`` what stages leave to evaluation: its class scales, then offsets."""
@@ -175,17 +202,30 @@ class ExpertNetwork(nn.Module):
         x: Tensor,
         *,
         rebalanced: bool | None = None,
-        extract: Callable[[Tensor], Tensor] | None = None,
+        extract: Callable[[Tensor], Any] | None = None,
+        maps: bool | None = None,
     ) -> ModelOutput:
         """Run the whole network, classes in arrival order.
 
         Args:
             x: Images ``[B, c, H, W]``.
             rebalanced: As in :meth:`classify`; by default in evaluation mode only.
-            extract: Stands in for :meth:`extract`, e.g. compiled or under autocast.
+            extract: Stands in for :meth:`extract`, e.g. compiled or under autocast; where maps are told, for
+                :meth:`extract_maps`.
+            maps: Tell the maps of each stage too; by default as :attr:`tells_maps` says.
         """
-        features = (extract or self.extract)(x).float()
-        return self.classify(features, not self.training if rebalanced is None else rebalanced)
+        rebalanced = not self.training if rebalanced is None else rebalanced
+        wanted = self.tells_maps if maps is None else maps
+        with _explained(x):
+            found: Any = (extract or (self.extract_maps if wanted else self.extract))(x)
+        if not wanted:
+            return self.classify(at_least_float(found), rebalanced)
+        if isinstance(found, Tensor):
+            raise UserError(
+                "maps are asked for, and extract gives features alone; let it stand in for extract_maps."
+            )
+        features, told = found
+        return self.classify(at_least_float(features), rebalanced, tuple(map(at_least_float, told)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``[B, c, H, W]`` to logits ``[B, L]`` whose column is the label id."""
@@ -198,7 +238,7 @@ class ExpertNetwork(nn.Module):
             images: uint8 ``[B, c, H, W]``, or floats in [0, 1].
 
         Returns:
-            Normalised float32 ``[B, c, H, W]``.
+            Normalised float32 ``[B, c, H, W]``; double for a double network.
 
         Raises:
             UserError: The network does not know its normalisation.
@@ -208,7 +248,9 @@ class ExpertNetwork(nn.Module):
                 "this network does not know how its images were normalised; set network.normalisation = "
                 "{'mean': [...], 'std': [...]}, one number per channel."
             )
-        x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        double = next(self.parameters()).dtype == torch.float64
+        dtype = torch.float64 if double else torch.float32
+        x = images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
         mean, std = (x.new_tensor(self.normalisation[key]).view(-1, 1, 1) for key in ("mean", "std"))
         return (x - mean) / std
 
@@ -219,9 +261,7 @@ class ExpertNetwork(nn.Module):
             x: Images ``[B, c, H, W]``, normalised as in training (see :meth:`prepare`).
             options: Of :func:`incrlt.models.inference.predict`: how much computation may be spent.
         """
-        from incrlt.models.inference import predict
-
-        return predict(self, x, **options)
+        return routed_answer(self, x, **options)
 
     def get_features(self, x: Tensor) -> Tensor:
         """Return the features of all experts side by side ``[B, K * D]`` (Avalanche's name for it)."""
@@ -279,38 +319,100 @@ class ExpertNetwork(nn.Module):
         """Return what :meth:`remember` keeps under a name, None where nothing is; it may be changed in place."""
         return self._buffers.get(KEPT + name)
 
+    def facts(self) -> dict[str, Any]:
+        """Classes with their names, normalisation and architecture; heads and router tell their own."""
+        names = None if self.class_names is None else sorted(self.class_names.items())
+        return {
+            "class_ids": self.class_ids,
+            "class_names": names,
+            "normalisation": self.normalisation,
+            "architecture": self.architecture,
+        }
+
+    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+        """Know the classes of the state and attach its router; heads grow by themselves."""
+        class_ids, names = classes_of(facts.get("class_ids")), facts.get("class_names")
+        check_architecture(facts.get("architecture"), self.architecture)
+        told = state.get(f"{prefix}router.{SUFFIX}")
+        settings = None if told is None else read(told, "Router")
+        if self.router is None or self.router.settings != settings:
+            self.router = self._router_of(settings)
+        self._know(class_ids, None if names is None else {int(label): name for label, name in names})
+        self._keep_what(state, prefix)
+        self.normalisation = facts.get("normalisation") or self.normalisation
+
+    def take_older(self, state: dict[str, Any], prefix: str) -> None:
+        """Refuse heads of classes that nobody has named."""
+        if not self.class_ids and any(name.startswith(prefix + "heads.") for name in state):
+            raise UserError(
+                "this state is of an older incrlt and does not say which classes it knows; first call "
+                "network.grow(class_ids) with their label ids in the order of training, or load the run folder: "
+                "incrlt.models.load."
+            )
+
     def state(self) -> dict[str, Any]:
         """Return classes, tensors and the settings of the router, plain data only."""
-        router = self.router
-        settings = None if router is None else {name: getattr(router, name) for name in ROUTER_SETTINGS}
+        names = {} if self.class_names is None else {"class_names": dict(self.class_names)}
         return {
-            "architecture": self.architecture,
+            "architecture": written(self.architecture),
             "normalisation": self.normalisation,
             "class_ids": list(self.class_ids),
-            "router": settings,
-            "tensors": self.state_dict(),
+            **names,
+            "router": None if self.router is None else self.router.settings,
+            "tensors": tensors_alone(self.state_dict()),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state`: grow or shrink the heads to it, attach or drop the router."""
-        self.class_ids = list(state["class_ids"])
+        """Restore :meth:`state`: grow or shrink the heads to it, attach or drop the router.
+
+        Raises:
+            UserError: The state is of a network that answers otherwise, which its tensors do not tell.
+        """
+        class_ids = classes_of(state["class_ids"])
+        check_architecture(state.get("architecture"), self.architecture)
+        self._know(class_ids, state.get("class_names"))
         self.normalisation = state.get("normalisation", self.normalisation)
         for head in self.all_heads:
             head.resize(self.num_classes)
             head.freeze(0)
-        self.router = _rebuilt_router(state.get("router"), self.parameters())
-        self._buffers = {name: kept for name, kept in self._buffers.items() if not name.startswith(KEPT)}
-        for name, value in state["tensors"].items():
-            if name.startswith(KEPT):
-                self.remember(name.removeprefix(KEPT), torch.empty_like(value))
-        self.load_state_dict(state["tensors"])
+        self.router = self._router_of(state.get("router"))
+        self.load_state_dict({**facts_alone(self.state_dict()), **state["tensors"]})
+
+    def _keep_what(self, state: dict[str, Any], prefix: str) -> None:
+        """Make room for what the methods of the state remember, and forget what it does not hold."""
+        start = prefix + KEPT
+        told = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+        for name in [name for name in self._buffers if name.startswith(KEPT)]:
+            del self._buffers[name]
+        for name, value in told.items():
+            self.remember(name, torch.empty_like(value))
+
+    def _know(self, class_ids: list[int], names: dict[int, str] | None) -> None:
+        """Take the classes of a state; names that it does not tell stay while the classes do."""
+        self.class_names = self.class_names if names is None and class_ids == self.class_ids else names
+        self.class_ids = class_ids
+
+    def _router_of(self, settings: dict[str, Any] | None) -> Router | None:
+        """Build a router where the network's parameters are, without touching the global random state."""
+        if settings is None:
+            return None
+        if set(settings) != set(SETTINGS):
+            raise UserError(
+                f"the state of this network is damaged: its router has the settings {sorted(settings)}."
+            )
+        with torch.random.fork_rng(devices=[]):
+            return Router(**settings).to(next(self.parameters()))
 
 
-def _rebuilt_router(settings: dict[str, Any] | None, like: Iterable[Tensor]) -> nn.Module | None:
-    """Build a router where the network's parameters are, without touching the global random state."""
-    if settings is None:
-        return None
-    from incrlt.models.router import Router
-
-    with torch.random.fork_rng(devices=[]):
-        return Router(**settings).to(next(iter(like)))
+@contextlib.contextmanager
+def _explained(x: Tensor) -> Iterator[None]:
+    """Say what torch does not about a batch of one image whose maps have shrunk to one pixel."""
+    try:
+        yield
+    except ValueError as error:
+        if len(x) != 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"one image of {x.shape[-2]} x {x.shape[-1]} pixels cannot be normalised by its batch: its last maps are a "
+            "single pixel. Give batches of two images or more (another train_mb_size), or larger images."
+        ) from error

@@ -6,12 +6,16 @@ Wang et al., ICLR 2021, section 3.3; official code frank-xwang/RIDE-LongTailReco
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
 from incrlt.losses.routing import running_means
+from incrlt.models.facts import Facts
+from incrlt.types import Combine
 
 TABLE_SIZE = 4096
 """Decisions that the calibration remembers; with three experts those on 2,048 images."""
@@ -21,8 +25,12 @@ MEASURE_RATE = 0.1
 """Share of a new batch in the average square of logits, as batch norm has it."""
 
 
-class Router(nn.Module):
-    """K - 1 small decisions, each from the largest running mean logits and the feature of the last expert that ran.
+SETTINGS = ("num_experts", "num_features", "top", "hidden", "shared", "normalise")
+"""Attributes of a router, and arguments that build it anew when a checkpoint is loaded."""
+
+
+class Router(Facts):
+    """K - 1 small decisions, each from the answer so far, its largest logits, and the feature of the last expert run.
 
     Args:
         num_experts: Number K of experts, at least two.
@@ -76,17 +84,36 @@ class Router(nn.Module):
         self.register_buffer("recorded", torch.zeros((), dtype=torch.long))
         self.register_buffer("mean_square", torch.zeros(()))
 
-    def forward(self, expert_logits: Tensor, features: Tensor) -> Tensor:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that build a router like this one."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+    def facts(self) -> dict[str, Any]:
+        """The settings: not all of them show in the shape of a tensor."""
+        return self.settings
+
+    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+        """Refuse the state of a router that decides in another way."""
+        for name, value in self.settings.items():
+            if facts.get(name) != value:
+                raise UserError(
+                    f"the router of this state has {name} {facts.get(name)!r}, this one has {value!r}; build it with "
+                    f"Router(..., {name}={facts.get(name)!r})."
+                )
+
+    def forward(self, expert_logits: Tensor, features: Tensor, combine: Combine | None = None) -> Tensor:
         """Score every decision.
 
         Args:
             expert_logits: ``[K, B, C]``.
             features: Input of the heads ``[K, B, D]``; the last expert's is not looked at.
+            combine: Makes one answer of the first experts' logits; None takes their mean.
 
         Returns:
             ``[K - 1, B]``, before the sigmoid: the larger, the more an image needs the next expert.
         """
-        means = running_means(expert_logits)
+        means = running_means(expert_logits, combine)
         if self.normalise and self.training:
             self._measure(means[:-1])
         return torch.stack([self.score(k, means[k], features[k]) for k in range(self.num_experts - 1)])
@@ -96,7 +123,7 @@ class Router(nn.Module):
 
         Args:
             k: Number of the decision.
-            mean_logits: Mean logits of experts 0 .. k ``[B, C]``.
+            mean_logits: Answer of experts 0 .. k, their mean unless a method combines otherwise ``[B, C]``.
             features: Feature of expert k ``[B, D]``.
 
         Returns:
@@ -138,18 +165,17 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:
-        """Forget what was recorded and remember these scores; of many, quantiles that represent all of them.
+        """Forget what was recorded and remember these scores; of many, quantiles that never let a budget be overspent.
 
         Args:
             scores: ``[K - 1, N]`` of images like those to come, best ones that nothing was trained on.
         """
         self.forget()
-        deciding = _deciding(scores).flatten().sort().values
+        deciding = _deciding(scores).flatten().sort(descending=True).values
         kept = min(TABLE_SIZE, deciding.numel())
-        if kept < deciding.numel():
-            places = torch.linspace(0, deciding.numel() - 1, kept, dtype=torch.float64).round().long()
-            deciding = deciding[places.to(deciding.device)]
-        self.calibration[:kept] = deciding
+        # of j / kept of the scores at most that share lies above the j-th kept one: rounded down, not to the nearest
+        places = torch.arange(kept, device=deciding.device) * deciding.numel() // max(kept, 1)
+        self.calibration[:kept] = deciding[places].flip(0)
         self.recorded.fill_(kept)
 
     @torch.no_grad()

@@ -12,8 +12,10 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
+from incrlt.benchmarks.identity import labels_of
 from incrlt.errors import UserError
 from incrlt.metrics import StreamRecord
+from incrlt.plugins.steps import Steps
 
 
 class ConfusionRecorder(SupervisedPlugin):
@@ -36,9 +38,14 @@ class ConfusionRecorder(SupervisedPlugin):
         self.experience_of_class: list[int] = []
         self.images_of_class: list[int] = []
         self.confusions: dict[str, list[np.ndarray]] = {}
-        self._experience = -1
+        self._steps = Steps()
         self._inside_training = False
         self._counting: dict[str, Tensor] = {}
+
+    @property
+    def _experience(self) -> int:
+        """Number of the experience trained last."""
+        return self._steps.number
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Evaluations from here on (``eval_every``) happen inside training and are not kept."""
@@ -49,11 +56,13 @@ class ConfusionRecorder(SupervisedPlugin):
         self._inside_training = False
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Take note of the classes that arrive; an experience trained again (resumed) is not counted twice."""
-        experience = strategy.experience
-        targets = torch.as_tensor([int(label) for label in experience.dataset.targets])
-        labels, images = targets.unique(return_counts=True)
-        self._experience = int(experience.logging().current_experience)
+        """Take note of the classes that arrive; an experience trained again (resumed) is not counted twice.
+
+        Raises:
+            UserError: The benchmark calls a label by another name than one before it.
+        """
+        self._steps.arrive(strategy.experience)
+        labels, images = labels_of(strategy.experience.dataset).unique(return_counts=True)
         for label, count in zip(labels.tolist(), images.tolist(), strict=True):
             if label not in self.class_ids:
                 self.class_ids.append(label)
@@ -93,9 +102,21 @@ class ConfusionRecorder(SupervisedPlugin):
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Keep the counts under the experience trained last, unless this evaluation happened inside training.
 
-        A record has no gaps: where an experience was left out, what follows is dropped, with a warning.
+        A record has no gaps: where an experience was left out, what follows is dropped, with a warning. So is an
+        evaluation without a single image of a class that has arrived.
         """
         size = len(self.class_ids)
+        if (
+            self.class_ids
+            and not self._inside_training
+            and not any(c[:-1].any() for c in self._counting.values())
+        ):
+            warnings.warn(
+                f"{type(self).__name__} drops the evaluation after experience {self._experience}: it showed no image "
+                "of a class that has arrived; give strategy.eval test images of those.",
+                stacklevel=2,
+            )
+            self._counting = {}
         if self._counting and not self._inside_training:
             warn_of_gap(self, self._recorded, self._experience)
         for readout, counts in self._counting.items():
@@ -141,7 +162,7 @@ class ConfusionRecorder(SupervisedPlugin):
             "class_ids": list(self.class_ids),
             "experience_of_class": list(self.experience_of_class),
             "images_of_class": list(self.images_of_class),
-            "experience": self._experience,
+            **self._steps.state_dict(),
             "confusions": {k: [torch.as_tensor(m) for m in v] for k, v in self.confusions.items()},
         }
 
@@ -150,7 +171,7 @@ class ConfusionRecorder(SupervisedPlugin):
         self.class_ids = list(state["class_ids"])
         self.experience_of_class = list(state["experience_of_class"])
         self.images_of_class = list(state["images_of_class"])
-        self._experience = state["experience"]
+        self._steps.load_state_dict(state)
         self.confusions = {k: [m.numpy() for m in v] for k, v in state["confusions"].items()}
 
 

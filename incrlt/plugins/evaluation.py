@@ -14,6 +14,7 @@ from incrlt.losses.routing import running_means
 from incrlt.metrics.evaluation import BINS, EVALUATIONS_FILE, MILLION, save_evaluations
 from incrlt.models import cost
 from incrlt.plugins.confusion import ConfusionRecorder, arrival_of
+from incrlt.types import ModelOutput
 
 LOGITS = ("cnn", "routed")
 """Read-outs whose scores are logits; a similarity to class means has no softmax that means anything."""
@@ -57,10 +58,11 @@ class EvaluationRecorder(ConfusionRecorder):
         output = getattr(strategy, "mb_out", None)
         if output is not None and len(output.expert_logits) > 1:
             self._image_shape = tuple(strategy.mb_x.shape[1:])
-            self._count_experts(output.expert_logits, true)
+            self._count_experts(output, true)
 
-    def _count_experts(self, logits_KBC: Tensor, true: Tensor) -> None:
-        alone, together = logits_KBC.argmax(-1), running_means(logits_KBC).argmax(-1)
+    def _count_experts(self, output: ModelOutput, true: Tensor) -> None:
+        alone = output.expert_logits.argmax(-1)
+        together = running_means(output.expert_logits, output.combine).argmax(-1)
         right = torch.stack([alone == true, together == true]).permute(2, 0, 1)
         self._sum("right", true, right.long())
         self._sum("disagree", true, (alone[:, None] != alone[None]).permute(2, 0, 1).long())
@@ -75,8 +77,9 @@ class EvaluationRecorder(ConfusionRecorder):
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Keep the sums under the experience trained last, unless this evaluation happened inside training."""
+        seen_any = bool(self._parts) and any(bool((part >= 0).any()) for part in self._parts["labels"])
         super().after_eval(strategy, **kwargs)
-        if self._parts:
+        if seen_any:
             kept = {name: sums[:-1].cpu() for name, sums in self._sums.items()}
             self.evaluations[self._experience] = kept | self._memory(strategy) | self._costs(strategy)
             columns = {name: torch.cat(parts).cpu() for name, parts in self._parts.items()}

@@ -7,14 +7,12 @@ batch state are as before.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
-import numpy as np
 import torch
 from avalanche.models import avalanche_forward
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 from incrlt.data.avalanche import tensorise
+from incrlt.data.quiet import quiet_random
 from incrlt.errors import UserError
 
 Extract = Callable[[Tensor, Tensor | None], Tensor]
@@ -41,14 +40,15 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
         strategy: Any Avalanche strategy; ``model``, ``device`` and ``eval_mb_size`` are used, and where it
             has them ``autocast()`` (a context manager) and ``tensor_cache`` (decoded images, for speed).
         dataset: An ``AvalancheDataset``; its evaluation transforms are used, whatever group is active.
-        mirror: Average the normalised features of each image ``[..., H, W]`` and of its horizontal mirror
-            image (LUCIR's class means); the average is not normalised again.
+        mirror: Average the normalised features of each image ``[C, H, W]`` and of its horizontal mirror
+            image (LUCIR's class means); the average is not normalised again. Rows of a table ``[D]`` and other data
+            that are not images have no mirror image, and are taken as they are.
 
     Returns:
         Features float32 ``[N, K * D]`` and labels int64 ``[N]``, on the CPU, in the order of the data set.
 
     Raises:
-        UserError: The model has no features to offer, or the images cannot be mirrored.
+        UserError: The model has no features to offer.
     """
     parts: list[Tensor] = []
     labels: list[Tensor] = []
@@ -62,8 +62,8 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
         for images, targets, tasks in _batches(strategy, dataset):
             with autocast():
                 rows = _rows(extract, images, tasks)
-                if mirror:
-                    rows = (rows + _rows(extract, mirrored(images), tasks)) / 2
+                if mirror and images.ndim >= 4:
+                    rows = (rows + _rows(extract, images.flip(-1), tasks)) / 2
             parts.append(rows)
             labels.append(targets)
     if not parts:
@@ -85,34 +85,6 @@ def answers_of(strategy: Any, dataset: Any) -> Tensor:
                 logits = strategy.model.forward_all(images).logits
             parts.append(logits.double().softmax(-1))
     return torch.cat(parts).mean(0)
-
-
-def mirrored(images: Tensor) -> Tensor:
-    """Flip images ``[B, C, H, W]`` left to right.
-
-    Raises:
-        UserError: The batch has no image axes, for example flattened pixels.
-    """
-    if images.ndim < 4:
-        raise UserError(
-            f"mirror=True needs images [B, C, H, W]; the batches have shape {list(images.shape)}. "
-            "Use mirror=False for data that are not images."
-        )
-    return images.flip(-1)
-
-
-@contextmanager
-def quiet_random(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Put the random states of torch (CPU and ``device``), NumPy and Python back on leaving."""
-    device = torch.device(device)
-    devices = [device] if device.type == "cuda" else []
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @contextmanager

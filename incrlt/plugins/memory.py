@@ -2,7 +2,8 @@
 
 The memory is concatenated to the training data of each later experience (iCaRL's and LUCIR's protocol; unlike
 Avalanche's ``ReplayPlugin``, which adds a second mini-batch). It keeps indices, never images: an exemplar is
-an experience number and an index into that experience's data set.
+a data set that was trained on and an index into it. Data sets and pictures are known by what they are
+(:mod:`incrlt.benchmarks.identity`), never by the numbers of a stream, which may start again.
 
 Papers: Rebuffi et al. (iCaRL), CVPR 2017, for memory and herding; Hou et al. (LUCIR), CVPR 2019, for the
 growing memory of 20 images per class. Handing on what small classes cannot use is ours.
@@ -15,12 +16,16 @@ from typing import Any, Literal, get_args
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
+import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
+from incrlt.benchmarks.identity import Pictures, check_names, class_names, contents, labels_of
+from incrlt.data.stored import Indices
 from incrlt.errors import UserError, did_you_mean
+from incrlt.plugins import saved_exemplars
 from incrlt.plugins.features import features_of
 from incrlt.plugins.herding import Flavor, check_flavor, herding
 
@@ -73,7 +78,9 @@ def _level(available: Sequence[int], total: int) -> int:
 class ExemplarMemory(SupervisedPlugin):
     """Keep exemplars of past classes and add them to the training data of each experience.
 
-    A class that comes again in a later experience is chosen anew from its exemplars and its new images.
+    A class that comes again in a later experience is chosen anew from its exemplars and its new images. Streams may
+    follow one another, and one experience may be cut into many: a picture is stored once, and is never added to data
+    that hold it already.
 
     Args:
         per_class: Images per class; the memory grows with the classes. Give this or ``total``.
@@ -112,16 +119,26 @@ class ExemplarMemory(SupervisedPlugin):
         self.flavor: Flavor = flavor
         self.redistribute = redistribute
         self._random_state = torch.Generator().manual_seed(seed).get_state()
-        # label, in order of arrival -> experience and index [n, 2], best first
+        # label, in order of arrival -> number of the data set and index [n, 2], best first
         self._places: dict[int, Tensor] = {}
-        self._sources: dict[int, AvalancheDataset] = {}  # experience -> its data set
-        self._seen: set[int] = set()  # experiences whose classes have been chosen from
+        self._sources: dict[int, AvalancheDataset] = {}  # number, in order of arrival -> data set
+        self._keys: dict[int, Indices] = {}  # the same -> what its pictures are [N]
+        self._hints: dict[int, int] = {}  # the same -> its place in its stream, -1 without one
+        self._seen: set[int] = set()  # data sets whose classes have been chosen from
+        self._pictures = Pictures()
+        self._contents: dict[tuple[int, int], int] = {}  # place -> hash of the picture
+        self._names: dict[int, str] = {}  # label -> name, where the benchmark tells it
 
     # Avalanche's callbacks
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        """Concatenate the exemplars of other experiences to the data that are trained on."""
-        exemplars = self.dataset(without=_number(strategy.experience))
+        """Concatenate the exemplars to the data that are trained on, without pictures that are there already.
+
+        Raises:
+            UserError: The benchmark calls a label by another name than one before it.
+        """
+        check_names(self._names, strategy.experience)
+        exemplars = self.dataset(without=strategy.experience.dataset)
         if exemplars is not None:
             strategy.adapted_dataset = strategy.adapted_dataset.concat(exemplars)
 
@@ -134,7 +151,7 @@ class ExemplarMemory(SupervisedPlugin):
     def update(self, strategy: Any, experience: Any) -> None:
         """Choose exemplars of an experience's classes and cut the older ones to their new quota.
 
-        Old classes keep their ranking. A second call with the same experience changes nothing. Model modes
+        Old classes keep their ranking. A second call with the same data changes nothing. Model modes
         and random states are untouched.
 
         Args:
@@ -142,29 +159,33 @@ class ExemplarMemory(SupervisedPlugin):
             experience: Its ``dataset`` must have ``targets``.
 
         Raises:
-            UserError: The data set has no targets.
+            UserError: The data set has no targets, or the benchmark calls a label by another name than one before it.
         """
-        number = _number(experience)
+        names = check_names(self._names, experience)
+        number = self._number_of(experience.dataset)
         if number in self._seen:
             return
-        self._sources[number] = experience.dataset
+        self._hints[number] = saved_exemplars.place_in_stream(experience)
         candidates = self._candidates(number)
         known = {label: len(places) for label, places in self._places.items()}
         known.update((label, len(places)) for label, places in candidates.items())
         quota = self._quotas(known)
         ranked = {**self._places, **self._choose(strategy, candidates, quota)}
         self._places = {label: places[: quota[label]] for label, places in ranked.items()}
+        self._contents = self._contents_of(self._all_places())
         self._seen.add(number)
+        self._names = names
 
-    def dataset(self, *, without: int | None = None) -> AvalancheDataset | None:
+    def dataset(self, *, without: AvalancheDataset | None = None) -> AvalancheDataset | None:
         """Return all exemplars with training transforms, or None when there are none.
 
         Args:
-            without: Leave out the exemplars that come from this experience.
+            without: Leave out the exemplars that are pictures of this data set.
         """
-        places = [place for place in self._places.values() if len(place)]
-        rows = torch.cat(places) if places else torch.empty(0, 2, dtype=torch.int64)
-        rows = rows[rows[:, 0] != without] if without is not None else rows
+        rows = self._all_places()
+        if without is not None and len(rows):
+            taken = np.isin(self._keys_of(rows), self._pictures.keys(without))
+            rows = rows[torch.from_numpy(~taken)]
         return self._images(rows) if len(rows) else None
 
     def counts(self) -> dict[int, int]:
@@ -175,19 +196,25 @@ class ExemplarMemory(SupervisedPlugin):
         return sum(self.counts().values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain tensors that ``torch.load(weights_only=True)`` accepts.
+        """Return plain tensors and data that ``torch.load(weights_only=True)`` accepts.
 
         Returns:
             ``labels`` int64 ``[C]`` in order of arrival, ``counts`` int64 ``[C]``, ``places`` int64
-            ``[M, 2]`` (experience, index into its data set) class by class in ranking order, ``experiences``
-            int64 (those seen), ``random_state`` uint8.
+            ``[M, 2]`` (number of the data set, index into it) class by class in ranking order, ``pictures`` int64
+            ``[M]`` (hash of each picture's content), ``experiences`` int64 (numbers of the data sets seen),
+            ``sources`` (how each is found again), ``names`` of labels, ``random_state`` uint8.
         """
-        empty = torch.empty(0, 2, dtype=torch.int64)
+        rows = self._all_places()
         return {
             "labels": torch.tensor(list(self._places), dtype=torch.int64),
             "counts": torch.tensor(list(self.counts().values()), dtype=torch.int64),
-            "places": torch.cat([empty, *self._places.values()]),
+            "places": rows,
+            "pictures": torch.tensor([self._contents[place] for place in _pairs(rows)], dtype=torch.int64),
             "experiences": torch.tensor(sorted(self._seen), dtype=torch.int64),
+            "sources": saved_exemplars.describe(
+                {n: self._sources[n] for n in sorted(self._seen)}, self._hints
+            ),
+            "names": dict(self._names),
             "random_state": self._random_state.clone(),
         }
 
@@ -195,34 +222,71 @@ class ExemplarMemory(SupervisedPlugin):
         """Become the memory that ``state`` describes.
 
         Args:
-            state: From :meth:`state_dict`.
-            train_stream: The stream the memory was filled from; ``train_stream[t].dataset`` is used.
+            state: From :meth:`state_dict`, also of an older version, which knew labels but no pictures.
+            train_stream: Every experience the memory was filled from; with several streams, one after the other:
+                ``[*first.train_stream, *second.train_stream]``.
 
         Raises:
-            UserError: The stream is another one: an experience or an image is missing or has another label.
+            UserError: The stream is another one: an experience is missing, a label has another name, or an exemplar
+                has another label or is another picture.
         """
-        numbers = state["experiences"].tolist()
-        if numbers and max(numbers) >= len(train_stream):
-            raise UserError(
-                f"the exemplar memory saw experience {max(numbers)}, but the train stream has only "
-                f"{len(train_stream)}. Resume with the benchmark the run was started with."
-            )
-        sources = {number: train_stream[number].dataset for number in numbers}
         places = dict(
             zip(state["labels"].tolist(), state["places"].split(state["counts"].tolist()), strict=True)
         )
-        _check_same_images(places, sources)
-        self._places, self._sources, self._seen = places, sources, set(numbers)
+        found = saved_exemplars.find(state, places, train_stream)
+        self._places, self._seen = places, set(found)
+        self._sources = {number: experience.dataset for number, experience in found.items()}
+        self._hints = {n: saved_exemplars.place_in_stream(experience) for n, experience in found.items()}
+        self._pictures = Pictures()
+        self._keys = {number: self._pictures.keys(dataset) for number, dataset in self._sources.items()}
+        self._contents = {}
+        self._contents = self._contents_of(self._all_places())
+        self._names = {label: name for e in found.values() for label, name in class_names(e).items()}
         self._random_state = state["random_state"].clone()
 
     # How it is done
 
+    def _number_of(self, dataset: AvalancheDataset) -> int:
+        """Return the number of a data set, a new one where its pictures, in their order, were not seen before."""
+        labels_of(dataset)  # refused before it is kept
+        keys = self._pictures.keys(dataset)
+        for number, known in self._keys.items():
+            if np.array_equal(keys, known):
+                return number
+        number = max(self._keys, default=-1) + 1
+        self._sources[number], self._keys[number] = dataset, keys
+        return number
+
+    def _all_places(self) -> Tensor:
+        """Return where the exemplars are, class by class, int64 ``[M, 2]``."""
+        return torch.cat([torch.empty(0, 2, dtype=torch.int64), *self._places.values()])
+
+    def _keys_of(self, places: Tensor) -> Indices:
+        """Return what the pictures at ``places`` ``[n, 2]`` are, int64 ``[n]``."""
+        return np.array([self._keys[number][index] for number, index in _pairs(places)], dtype=np.int64)
+
+    def _contents_of(self, places: Tensor) -> dict[tuple[int, int], int]:
+        """Return the content of each picture, read where it is not known."""
+        found = {place: self._contents[place] for place in _pairs(places) if place in self._contents}
+        new: dict[int, list[int]] = {}
+        for number, index in _pairs(places):
+            if (number, index) not in found:
+                new.setdefault(number, []).append(index)
+        for number, indices in new.items():
+            hashes = contents(self._sources[number], np.array(indices, dtype=np.int64)).tolist()
+            found.update(zip([(number, index) for index in indices], hashes, strict=True))
+        return found
+
     def _candidates(self, number: int) -> dict[int, Tensor]:
-        """Return per label of an experience what may be stored: its exemplars, then its new images."""
-        targets = _targets(self._sources[number])
+        """Return per label of a data set what may be stored: its exemplars, then its new pictures, each once."""
+        targets = labels_of(self._sources[number])
+        stored = self._keys_of(self._all_places())
+        first = np.zeros(len(targets), dtype=bool)
+        first[np.unique(self._keys[number], return_index=True)[1]] = True
+        fresh = torch.from_numpy(first & ~np.isin(self._keys[number], stored))
         candidates = {}
         for label in targets.unique().tolist():
-            new = (targets == label).nonzero()  # [n, 1]
+            new = ((targets == label) & fresh).nonzero()  # [n, 1]
             new = torch.cat([torch.full_like(new, number), new], dim=1)
             old = self._places.get(label)
             candidates[label] = new if old is None else torch.cat([old, new])
@@ -286,32 +350,6 @@ def _check_budget(per_class: int | None, total: int | None) -> None:
         raise UserError(f"{name} is a number of images and must be a whole number >= 1; got {images!r}.")
 
 
-def _number(experience: Any) -> int:
-    """Return the experience's place in its stream; plugins may read it although training code may not."""
-    return int(experience.logging().current_experience)
-
-
-def _targets(dataset: AvalancheDataset) -> Tensor:
-    """Return the labels ``[N]`` of a data set without loading its images."""
-    targets = getattr(dataset, "targets", None)
-    if targets is None:
-        raise UserError(
-            "the exemplar memory needs data sets with targets. Build them with "
-            "avalanche.benchmarks.utils.as_classification_dataset."
-        )
-    return torch.tensor([int(label) for label in targets], dtype=torch.int64)
-
-
-def _check_same_images(places: Mapping[int, Tensor], sources: Mapping[int, AvalancheDataset]) -> None:
-    """Raise unless every place exists and has the label it is stored under."""
-    targets = {number: _targets(dataset) for number, dataset in sources.items()}
-    for label, rows in places.items():
-        for number in rows[:, 0].unique().tolist():
-            indices = rows[rows[:, 0] == number, 1]
-            known = targets.get(number, torch.empty(0))
-            if int(indices.max()) >= len(known) or (known[indices] != label).any():
-                raise UserError(
-                    f"the exemplars of class {label} are not where the saved memory says "
-                    f"(experience {number}): this is another train stream. "
-                    "Resume with the benchmark the run was started with."
-                )
+def _pairs(places: Tensor) -> list[tuple[int, int]]:
+    """Return places ``[n, 2]`` as pairs."""
+    return [(number, index) for number, index in places.tolist()]

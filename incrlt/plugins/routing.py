@@ -22,12 +22,13 @@ from incrlt.metrics.routing import (
 )
 from incrlt.models.cost import macs_by_experts
 from incrlt.plugins.confusion import arrival_of, warn_of_gap
+from incrlt.plugins.steps import Steps
 
 
 class RoutingRecorder(SupervisedPlugin):
     """Collect scores and answers of a routed strategy in each evaluation; without a router it does nothing.
 
-    Attach it to one of our strategies with a ``router``. As with
+    Attach it to one of our strategies with a ``router``; on others it does nothing either. As with
     :class:`~incrlt.plugins.confusion.ConfusionRecorder` the last evaluation after an experience counts, and those
     inside training do not.
 
@@ -43,8 +44,13 @@ class RoutingRecorder(SupervisedPlugin):
         self.macs: list[list[float]] = []
         self.table: RoutingTable | None = None
         self._batches: list[tuple[Tensor, ...]] = []
-        self._experience = -1
+        self._steps = Steps()
         self._inside_training = False
+
+    @property
+    def _experience(self) -> int:
+        """Number of the experience trained last."""
+        return self._steps.number
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Evaluations from here on happen inside training and are not kept."""
@@ -56,7 +62,7 @@ class RoutingRecorder(SupervisedPlugin):
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Take note of the experience."""
-        self._experience = int(strategy.experience.logging().current_experience)
+        self._steps.arrive(strategy.experience)
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Start collecting."""
@@ -67,11 +73,11 @@ class RoutingRecorder(SupervisedPlugin):
 
     def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Keep the decisions on a batch, on the device, without a host sync."""
-        if strategy.mb_experts_used is None or self._inside_training:
+        if getattr(strategy, "mb_experts_used", None) is None or self._inside_training:
             return
         output, router = strategy.mb_out, strategy.model.router
-        scores = router(output.expert_logits, output.known_features)
-        answers = running_means(output.expert_logits).argmax(-1)
+        scores = router(output.expert_logits, output.known_features, output.combine)
+        answers = running_means(output.expert_logits, output.combine).argmax(-1)
         known = arrival_of(strategy.mb_y, self._table)
         self._image_shape = tuple(strategy.mb_x.shape[1:])
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
@@ -85,8 +91,10 @@ class RoutingRecorder(SupervisedPlugin):
         columns = zip(*self._batches, strict=True)
         tensors = [torch.cat(parts, dim=-1).cpu() for parts in columns]
         known = tensors[2] >= 0  # test images of classes yet to come are left out
-        scores, answers, labels, used = (tensor[..., known].numpy() for tensor in tensors)
         self._batches = []
+        if not known.any():  # the confusion recorder says so
+            return
+        scores, answers, labels, used = (tensor[..., known].numpy() for tensor in tensors)
         network = strategy.model
         experts = network.num_experts
         counts = count_experts_used(labels, used, network.num_classes, experts)
@@ -129,8 +137,15 @@ class RoutingRecorder(SupervisedPlugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts and costs as tensors and plain data."""
-        return {"used": list(self.used), "macs": [list(costs) for costs in self.macs]}
+        return {
+            "used": list(self.used),
+            "macs": [list(costs) for costs in self.macs],
+            **self._steps.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.used, self.macs = list(state["used"]), [list(costs) for costs in state["macs"]]
+        self._steps.load_state_dict(
+            {"experience": len(self.used) - 1} | state
+        )  # older versions kept no number

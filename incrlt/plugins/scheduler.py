@@ -47,7 +47,7 @@ class SchedulerFactory(SupervisedPlugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Start the schedule of this experience: of its first stage, where it trains in stages."""
         stages = getattr(strategy, "stages", None)
-        epochs = stages(strategy.experience)[0].epochs if stages else strategy.train_epochs
+        epochs = stages(strategy.experience)[0].epochs if callable(stages) else strategy.train_epochs
         self.start(strategy.optimizer, max(1, epochs))  # a first stage that is skipped has none
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
 from incrlt.report.reading import Json, Run, number
 from incrlt.report.seeds import Line
-from incrlt.report.tables import counted
+from incrlt.words import counted
 
 COLUMNS = (
     ("average_incremental_accuracy/over_tasks", "average incremental", "over tasks"),

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import yaml
 
 import incrlt
+from incrlt import manifest
 from incrlt.errors import UserError
-from incrlt.experiment.yamlfile import BROKEN, leaves
+from incrlt.experiment.yamlfile import leaves
+from incrlt.experiment.yamltext import BROKEN
 from incrlt.metrics import StreamRecord, load_records, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
@@ -139,7 +141,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         inner = sorted(path.parent.name for path in folder.glob("*/protocol.json"))[:3]
         hint = f" Did you mean one of the runs in it: {', '.join(inner)}?" if inner else ""
         raise UserError(f"{folder} holds no file of a run (config.yaml, confusions.npz, ...).{hint}")
-    problems: list[str] = []
+    problems = _manifest_problems(folder)
     environment = _mapping(folder / "environment.json", json.loads, problems)
     results = _results(folder / "results.json", problems)
     records = _records(folder, problems)
@@ -160,6 +162,22 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         finished=(folder / "DONE").exists(),
     )
     return _with_problems(run, problems)
+
+
+def _manifest_problems(folder: Path) -> list[str]:
+    """Return what differs from the folder's manifest; checkpoints and TensorBoard's files are not read here.
+
+    Of a run that is under way, results may be newer than the manifest for the moment in which they are written.
+    """
+    try:
+        found = manifest.read(folder)
+    except UserError as error:
+        return [f"{error}."]
+    if found is None:  # written by a version without one
+        return []
+    differs = found.differences(folder, [name for name in found.files if "/" not in name])
+    earlier = [f"When the run went on: {sentence}." for sentence in found.noticed]
+    return [*(f"{sentence}." for sentence in differs), *earlier]
 
 
 def _with_problems(run: Run, problems: list[str]) -> Run:

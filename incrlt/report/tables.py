@@ -15,6 +15,7 @@ from incrlt.metrics.groups import GROUPS
 from incrlt.report.expert_figures import calibrations as diagrams
 from incrlt.report.reading import Json, Run, number, section_name
 from incrlt.report.thumbnails import Sheet
+from incrlt.words import counted, duration
 
 COARSE = 16
 """A thumbnail of fewer pixels a side is shown with hard edges."""
@@ -319,20 +320,3 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         ("Speed", f"{np.median(speeds):,.0f} images per second (median epoch)" if speeds else ""),
         ("Epochs", str(len(run.events("epoch")) or "")),
     ]
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 thread" and "2 threads"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """Return "1 h 02 min", "3 min 20 s" or "12.3 s"; "" for none."""
-    if seconds <= 0:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from incrlt.errors import UserError
 from incrlt.experiment.yamlfile import leaves
 from incrlt.metrics import StreamRecord, class_accuracy
 from incrlt.metrics.calibration import reliability_by_group
@@ -82,7 +84,8 @@ class Board:
         for readout, summary in summary_of.items():
             self._scalars({f"{readout}/{name}": value for name, value in last_values(summary).items()}, t)
             picture = matrix_picture(summary["accuracy_matrix"])
-            self.writer.add_image(f"{readout}/accuracy_matrix", picture, t, dataformats="HWC")
+            with self._writing():
+                self.writer.add_image(f"{readout}/accuracy_matrix", picture, t, dataformats="HWC")
 
     def classes(self, t: int, readout: str, record: StreamRecord) -> None:
         """Show how the accuracies of the seen classes are spread, of all and by group."""
@@ -132,49 +135,66 @@ class Board:
             results: The content of ``results.json``.
         """
         final = self.folder / "final"
-        _remove(_event_files(final))
+        with self._writing():
+            _remove(_event_files(final))
         numbers = final_values(results)
         # Without torch's description of the experiment: of several runs TensorBoard would read the first one's only
         # and hide every setting that run does not have.
         _, start, end = hparams(flattened(settings), dict(numbers))
-        with SummaryWriter(str(final)) as writer:
+        with self._writing(), SummaryWriter(str(final)) as writer:
             for summary in (start, end):
                 writer.file_writer.add_summary(summary)
             for name, value in numbers.items():
                 writer.add_scalar(name, value)
 
     def _scalars(self, values: Scalars, step: int) -> None:
-        for name, value in values.items():
-            if value is not None:
-                self.writer.add_scalar(name, value, step)
+        with self._writing():
+            for name, value in values.items():
+                if value is not None:
+                    self.writer.add_scalar(name, value, step)
 
     def _histogram(self, name: str, values: Floats, step: int) -> None:
         values = values[~np.isnan(values)]
         if values.size:
-            self.writer.add_histogram(name, values, step)
+            with self._writing():
+                self.writer.add_histogram(name, values, step)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Make one sentence of what TensorBoard's writing thread met on the disk; it tells with the next value."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write TensorBoard's files in {self.folder}: {error.strerror or error}. Free some space, "
+                "then run the same command again."
+            ) from error
 
     # ------------------------------------------------------------------ files
 
     def sizes(self) -> dict[str, int]:
         """Write what is still held, and return the bytes of each event file, which a checkpoint remembers."""
-        if self._writer is not None:
-            self._writer.flush()
-        return {path.name: path.stat().st_size for path in _event_files(self.folder)}
+        with self._writing():
+            if self._writer is not None:
+                self._writer.flush()
+            return {path.name: path.stat().st_size for path in _event_files(self.folder)}
 
     def cut(self, sizes: Mapping[str, int]) -> None:
         """Drop what was written after a checkpoint whose :meth:`sizes` are given; {} drops everything."""
-        for path in _event_files(self.folder):
-            if path.name not in sizes:
-                path.unlink()
-            elif path.stat().st_size > sizes[path.name]:
-                os.truncate(path, sizes[path.name])
-        _remove(_event_files(self.folder / "final"))
+        with self._writing():
+            for path in _event_files(self.folder):
+                if path.name not in sizes:
+                    path.unlink()
+                elif path.stat().st_size > sizes[path.name]:
+                    os.truncate(path, sizes[path.name])
+            _remove(_event_files(self.folder / "final"))
 
     def close(self) -> None:
-        """Write what is still held and close the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Write what is still held and close the file; where that fails, the run has stopped with the reason."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError):
+                writer.close()
 
 
 def _event_files(folder: Path) -> list[Path]:

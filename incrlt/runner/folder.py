@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from filelock import FileLock, Timeout
 
 import incrlt
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import remove_leftovers, write_atomic
 from incrlt.metrics import StreamRecord, save_classes, save_confusions, write_results
 
 PACKAGES = ("torch", "torchvision", "avalanche-lib", "numpy")
@@ -39,11 +42,10 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot make the run folder {path}: {error.strerror}. Choose another folder with --out."
+                f"cannot make the run folder {path}: {error.strerror or error}. Choose another folder with --out."
             ) from error
         self._lock = self._locked()
-        for left in path.glob(".*.tmp"):  # a write that was killed
-            left.unlink(missing_ok=True)
+        remove_leftovers(path)  # of a write that was killed
         self.log_path = path / "log.jsonl"
 
     def _locked(self) -> FileLock:
@@ -76,13 +78,8 @@ class RunFolder:
 
     def log(self, event: dict[str, Any]) -> None:
         """Append a line to ``log.jsonl``."""
-        try:
-            with open(self.log_path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": time.time(), **event}) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.log_path}: {error.strerror}. Free some space, then run the same command again."
-            ) from error
+        with self.writing("log.jsonl"), open(self.log_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.time(), **event}) + "\n")
 
     @property
     def log_size(self) -> int:
@@ -92,7 +89,32 @@ class RunFolder:
     def cut_log(self, size: int) -> None:
         """Drop lines written after a checkpoint."""
         if self.log_size > size:
-            os.truncate(self.log_path, size)
+            with self.writing("log.jsonl"):
+                os.truncate(self.log_path, size)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files of a run that is begun anew."""
+        for name in names:
+            with self.writing(name):
+                (self.path / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Make one sentence of a disk that cannot be written to.
+
+        Args:
+            what: Name of the file or folder, for the sentence.
+
+        Raises:
+            UserError: In place of the error inside.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write {what} in {self.path}: {error.strerror or error}. See that the folder is there and has "
+                "space, then run the same command again: it goes on from what is saved."
+            ) from error
 
     def write_counts(
         self, records: dict[str, StreamRecord], labels: list[int], extra: dict[str, Any]
@@ -110,11 +132,15 @@ class RunFolder:
         return write_results(self.path, records, extra)
 
     def close(self) -> None:
-        """Let go of the folder."""
-        self._lock.release()
-        if [file.name for file in self.path.iterdir()] == [".lock"]:  # refused before anything was written
-            (self.path / ".lock").unlink()
-            self.path.rmdir()
+        """Let go of the folder, whatever has become of it meanwhile."""
+        with contextlib.suppress(OSError):
+            self._lock.release()
+        with contextlib.suppress(OSError):
+            if [file.name for file in self.path.iterdir()] == [
+                ".lock"
+            ]:  # refused before anything was written
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
 
 
 def environment(device: torch.device, command: str) -> dict[str, Any]:
@@ -132,6 +158,18 @@ def environment(device: torch.device, command: str) -> dict[str, Any]:
         **_git(),
         "command": command,
     }
+
+
+def session(machine: Mapping[str, Any], begun_from: str, noticed: Sequence[str]) -> dict[str, Any]:
+    """Return what ``environment.json`` says of one process of a run: commits of the manifest name it by number.
+
+    Args:
+        machine: :func:`environment` with what was chosen on it.
+        begun_from: Where in the run it took over.
+        noticed: What differed then, a sentence each.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"begun": now, "from": begun_from, "process": os.getpid(), **machine, "noticed": list(noticed)}
 
 
 def _git() -> dict[str, Any]:

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import incrlt._compat
+from typing import Any
 
 import torch
 
-import incrlt.models
 from incrlt import report
-from incrlt.benchmarks import datasets, protocols, streams
-from incrlt.checkpoint import CheckpointFolder
+from incrlt.benchmarks import protocols, streams
+from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite, one_sentence
 from incrlt.console import Console
 from incrlt.errors import UserError
-from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.plan import plan
 from incrlt.experiment.schema import Experiment
-from incrlt.metrics import experience_rows, published, summarise
+from incrlt.manifest import Keeper
+from incrlt.metrics import StreamRecord, experience_rows, published, summarise
 from incrlt.models import cost
 from incrlt.plugins.evaluation import EvaluationRecorder
-from incrlt.plugins.memory import ExemplarMemory
 from incrlt.plugins.routing import RoutingRecorder
-from incrlt.report.tables import counted
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
+from incrlt.runner import resume
 from incrlt.runner.board import Board
-from incrlt.runner.folder import RunFolder, environment
-from incrlt.schedules import cosine, multistep_with_warmup
-from incrlt.training.randomness import seed_everything
-
-if TYPE_CHECKING:
-    from incrlt.run import RunOptions
-    from incrlt.training.template import IncrTemplate
-
+from incrlt.runner.build import build_strategy, choose_device, load_data
+from incrlt.runner.folder import RunFolder, environment, session
+from incrlt.runner.options import RunOptions
+from incrlt.runner.threads import Threads, choose_threads, cores
+from incrlt.training.template import IncrTemplate
+from incrlt.words import counted
 
 WRITTEN_LATER = (
     "DONE",
+    "manifest.json",
     "log.jsonl",
     "confusions.npz",
     "evaluations.npz",
@@ -74,149 +69,42 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
             _say_done(console, folder)
         else:
             Run(experiment, options, device, data, resolved, folder, console).run()
+    except BrokenPipeError:  # the reader of our output has left; the command line knows
+        raise
+    except OSError as error:
+        raise UserError(
+            f"the run stopped, since the system says: {error}. What is saved in {folder.path} stays; see that disk and "
+            "data are there, then run the same command again."
+        ) from error
     finally:
         folder.close()
         console.close()
     return 0
 
 
-def load_data(experiment: Experiment) -> datasets.ImageData:
-    """Read the images of an experiment.
-
-    Raises:
-        UserError: They are missing or damaged.
-    """
-    chosen, where = experiment.benchmark, experiment.data
-    if chosen.dataset == "folder":
-        return datasets.load_folder(where.root, chosen.image_size)
-    return datasets.load(chosen.dataset, where.root, where.download)
-
-
 def _say_done(console: Console, folder: RunFolder) -> None:
     page = folder.path / "report.html"
     console.plain("this run is finished; --restart runs it again")
+    for sentence in resume.look_at(folder.path)[1]:
+        console.warning(sentence)
     if not page.exists():  # killed between its last result and its report
         page = report.write(folder.path)
     console.finished(folder.path, page, f"python -m incrlt.report {folder.path}", None)
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is the first GPU if there is one.
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What was counted up to an experience, as it stands in the folder."""
 
-    Raises:
-        UserError: A GPU is asked for that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(
-            f"device {name!r} is not here: torch sees {count} CUDA devices. Use device: auto or cpu."
-        )
-    return device
+    records: dict[str, StreamRecord]
+    """Per read-out, the main one first."""
+    results: dict[str, Any]
+    """The content of ``results.json``."""
 
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return the precision of a name; ``auto`` is bf16 where the hardware multiplies in it, else fp32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def build_strategy(
-    experiment: Experiment, in_channels: int, device: torch.device, recorders: Sequence[Any]
-) -> IncrTemplate:
-    """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``."""
-    training, seeds = experiment.training, experiment.seeds.filled()
-    seed_everything(seeds["init"])
-    from incrlt.training.template import quiet_evaluator
-
-    experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
-    model = incrlt.models.build(
-        experiment.model.name,
-        layout=experts.layout,
-        head=experiment.model.head,
-        in_channels=in_channels,
-        width=experiment.model.width,
-        last_relu=experiment.model.last_relu,
-    )
-    precision = choose_precision(training.precision, device)
-    channels_last = precision != "fp32" if training.channels_last == "auto" else training.channels_last
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        nesterov=training.nesterov,
-    )
-    return load_class("strategy", experiment.strategy.name)(
-        model=model,
-        optimizer=optimizer,
-        experts=experts,
-        memory=_memory(experiment),
-        rebalance=_entry("rebalance", experiment.rebalance),
-        router=_entry("router", experiment.router),
-        schedule=_schedule(training),
-        train_mb_size=training.batch_size,
-        train_epochs=training.epochs,
-        base_epochs=training.base_epochs,
-        eval_mb_size=training.eval_batch_size,
-        device=device,
-        plugins=recorders,
-        evaluator=quiet_evaluator(),
-        precision=precision,
-        kernels=training.kernels,
-        step=training.step,
-        channels_last=channels_last,
-        grad_clip=training.grad_clip,
-        fast_data=experiment.data.on_device,
-        batch_seed=seeds["batches"],
-        augmentation_seed=seeds["augmentation"],
-        **experiment.strategy.hyper_parameters,
-    )
-
-
-def _memory(experiment: Experiment) -> ExemplarMemory | None:
-    if experiment.memory is None:
-        return None
-    return ExemplarMemory(**experiment.memory.model_dump(), seed=experiment.seeds.filled()["batches"])
-
-
-def _entry(kind: Kind, entry: Any) -> Any:
-    return None if entry is None else load_class(kind, entry.name)(**entry.hyper_parameters)
-
-
-def _schedule(training: Any) -> Any:
-    if training.schedule == "cosine":
-        return cosine(training.warmup_epochs)
-    return multistep_with_warmup(training.milestones, training.gamma, training.warmup_epochs)
-
-
-def method_name(experiment: Experiment) -> str:
-    """Return the name a paper's table would use, e.g. ``LUCIR+LWS``."""
-    names = {
-        "icarl": "iCaRL",
-        **{name: name.upper() for name in ("lucir", "eeil", "dgr", "ride", "ncl", "shike", "tcl")},
-    }
-    strategy = experiment.strategy.name
-    parts = [names.get(strategy, strategy.capitalize()), *_experts_name(experiment.experts, names)]
-    parts += [] if experiment.rebalance is None else [experiment.rebalance.name.upper()]
-    parts += [] if experiment.router is None else ["router"]
-    return "+".join(parts)
-
-
-def _experts_name(experts: Any, names: dict[str, str]) -> list[str]:
-    if experts.name != "single":
-        return [names.get(experts.name, experts.name)]
-    chosen, found = experts.hyper_parameters, []
-    if chosen["objective"] != "cross_entropy":
-        found.append(chosen["objective"].replace("_", " "))
-    if chosen["num_experts"] > 1:
-        found.append(f"{chosen['num_experts']} branches")
-    return found
+    @property
+    def main(self) -> StreamRecord:
+        """The counts of the main read-out."""
+        return next(iter(self.records.values()))
 
 
 class Run:
@@ -246,6 +134,8 @@ class Run:
         self.resolved, self.folder, self.console = resolved, folder, console
         if experiment.training.threads:
             torch.set_num_threads(experiment.training.threads)
+        self.own = resume.binding(experiment, resolved.hash)
+        self.manifest = Keeper(folder.path, self.own["config"], resolved.hash)
         self.checkpoints = CheckpointFolder(folder.path / "checkpoints")
         self.board = Board(folder.path / "tensorboard")
         self.benchmark = streams.build(data, resolved)
@@ -257,10 +147,13 @@ class Run:
         self.strategy = build_strategy(experiment, self.image_shape[0], device, recorders)
         self.strategy.on_epoch_end = self._epoch_end
         self.strategy.model.normalisation = {"mean": list(data.mean), "std": list(data.std)}
-        self.method = method_name(experiment)
+        self.threads = self._choose_threads()
+        self.method = experiment.method
+        self._sessions = 1
+        self._counts: Counts | None = None
         self._begun = time.perf_counter()
         self._seconds_before = 0.0
-        self._steps = 0
+        self._epochs = 0
 
     def run(self) -> None:
         """Train and evaluate every experience that is left, then write the report."""
@@ -270,10 +163,26 @@ class Run:
         finally:
             self.board.close()
 
+    def _choose_threads(self) -> Threads:
+        asked, known = self.experiment.training.threads, torch.get_num_threads()
+        if asked:
+            return Threads(asked, "training.threads")
+        work = 0.0
+        if self.device.type == "cpu":
+            batch = self.experiment.training.batch_size
+            work = batch * cost.macs(self.strategy.model, self.image_shape)
+        restart = self.options.resume == "restart"
+        before = None if restart else resume.read_json(self.folder.path / "environment.json").get("threads")
+        chosen = choose_threads(None, work, known, cores(), before)
+        torch.set_num_threads(chosen.number)
+        return chosen
+
     def _train_and_evaluate(self) -> None:
-        first = self._resume() if self.options.resume == "auto" else self._begin_anew()
+        state = None if self.options.resume == "restart" else self._found()
+        first = self._begin_anew() if state is None else self._go_on(state)
         if not (self.folder.path / THUMBNAILS_FILE).exists():
             save_thumbnails(self.folder.path / THUMBNAILS_FILE, self.thumbnails)
+        self.manifest.renew(session=self._sessions)
         self._banner(first)
         stream, tests = self.benchmark.train_stream, self.benchmark.test_stream
         for t in range(first, len(stream)):
@@ -287,44 +196,103 @@ class Run:
 
     def _begin_anew(self) -> int:
         self.checkpoints.clear()
-        for name in WRITTEN_LATER:
-            (self.folder.path / name).unlink(missing_ok=True)
+        self.folder.remove(WRITTEN_LATER)
         self.board.cut({})
-        self._describe()
+        self._write_config()
+        self._write_protocol()
+        machine = self._machine()
+        first = session(machine, "the beginning", [])
+        self.folder.write_json("environment.json", {**machine, "sessions": [first]})
+        self.folder.log({"event": "start", "method": self.method, "protocol_hash": self.resolved.hash})
         return 0
 
-    def _describe(self) -> None:
+    def _write_config(self) -> None:
         self.folder.write_text("config.yaml", self.experiment.resolved_yaml())
-        self.folder.write_json("protocol.json", self.resolved.describe())
-        machine = environment(self.device, self.options.command)
-        chosen = {"precision": self.strategy.precision}  # what "auto" became
-        self.folder.write_json("environment.json", machine | chosen)
-        self.folder.log({"event": "start", "method": self.method, "protocol_hash": self.resolved.hash})
 
-    def _resume(self) -> int:
+    def _write_protocol(self) -> None:
+        self.folder.write_json("protocol.json", self.resolved.describe())
+
+    def _machine(self) -> dict[str, Any]:
+        """Return the environment and what "auto" became on it."""
+        chosen = {"precision": self.strategy.precision, "threads_because": self.threads.reason}
+        return environment(self.device, self.options.command) | chosen
+
+    def _found(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint that can be read and is of this run; None: begin anew."""
         self.checkpoints.tidy()
-        state = self.checkpoints.newest()
+        state = self.checkpoints.newest(put_aside=True)
         instead = "starting anew" if state is None else "going on from the one before it"
-        for name in self.checkpoints.damaged:
-            self.console.warning(f"checkpoint {name} is damaged; {instead}")
-        if state is None:
-            return self._begin_anew()
-        self.folder.cut_log(state["log_size"])
-        if "board" in state:  # older versions did not note it
-            self.board.cut(state["board"])
-        self._seconds_before, self._steps = state["seconds"], state["steps"]
+        for name, reason in self.checkpoints.damaged.items():
+            self.console.warning(f"checkpoint {name} is damaged; {instead} ({reason})")
+        if state is not None and self.checkpoints.chosen is not None:
+            resume.check_same_run(state, self.own, self.checkpoints.chosen)
+        elif not self.checkpoints.damaged and resume.names_checkpoints(self.folder.path):
+            self.console.warning("the manifest names checkpoints and none is left; starting anew")
+        return state
+
+    def _go_on(self, state: dict[str, Any]) -> int:
+        """Restore a checkpoint and put in order what differs; return the experience to train."""
+        manifest, noticed = resume.look_at(self.folder.path)
+        if manifest is not None:
+            self.manifest.take_over(
+                manifest
+            )  # before this process writes: what it writes is then hashed anew
+        with one_sentence(f"checkpoint {self.checkpoints.chosen}", "Start the run anew with --restart."):
+            where = self._restore(state)
+        noticed += self._put_in_order(noticed)
+        for sentence in noticed:
+            self.console.warning(sentence)
+        self.manifest.notice(noticed)
+        self._note_session(where, noticed)
+        self.console.plain(f"resuming {where}")
+        return int(state["strategy"]["progress"]["experience"])
+
+    def _restore(self, state: dict[str, Any]) -> str:
+        """Load a checkpoint, cut what came after it, and return where in the run it stands."""
+        self._seconds_before, self._epochs = float(state["seconds"]), int(state["steps"])
         self.recorder.load_state_dict(state["recorder"])
         self.routing.load_state_dict(state["routing"])
         self.strategy.load_state_dict(state["strategy"], self.benchmark.train_stream)
         progress = state["strategy"]["progress"]
+        self.folder.cut_log(int(state["log_size"]))
+        if "board" in state:  # older versions did not note it
+            self.board.cut(state["board"])
         where = f"experience {progress['experience'] + (not progress['trained'])}"
-        epoch = (
-            ""
-            if progress["trained"]
-            else f", after epoch {progress['epoch']} of its stage {progress['stage'] + 1}"
-        )
-        self.console.plain(f"resuming {'after ' if progress['trained'] else 'in '}{where}{epoch}")
-        return int(progress["experience"])
+        if progress["trained"]:
+            return f"after {where}"
+        return f"in {where}, after epoch {progress['epoch']} of its stage {progress['stage'] + 1}"
+
+    def _put_in_order(self, noticed: list[str]) -> list[str]:
+        """Write anew what this run knows and the folder has otherwise; return what was not noticed before."""
+        folder, found = self.folder.path, []
+        damaged = {sentence.split()[0] for sentence in noticed}
+        other = {
+            "config.yaml": not resume.is_own_config(folder, self.experiment),
+            "protocol.json": not resume.is_own_protocol(folder, self.resolved.describe()),
+        }
+        for name, write in (("config.yaml", self._write_config), ("protocol.json", self._write_protocol)):
+            if name in damaged or other[name]:
+                write()
+            if name not in damaged and other[name]:
+                found.append(f"{name} was not that of this run; it is written anew")
+        if THUMBNAILS_FILE in damaged:
+            self.folder.remove([THUMBNAILS_FILE])
+        return found
+
+    def _note_session(self, where: str, noticed: list[str]) -> None:
+        """Say in ``environment.json`` that this process took over, and warn where that may change rounding."""
+        known = resume.read_json(self.folder.path / "environment.json")
+        machine = self._machine()
+        sessions = known.get("sessions")
+        earlier = sessions if isinstance(sessions, list) else []
+        other = resume.other_machine(known, machine)
+        if other is not None:
+            self.console.warning(
+                f"the run goes on elsewhere: {other}. Its last digits may differ from a run in one go"
+            )
+        now = session(machine, where, noticed)
+        self.folder.write_json("environment.json", {**(known or machine), "sessions": [*earlier, now]})
+        self._sessions = len(earlier) + 1
 
     def _banner(self, first: int) -> None:
         body = (self.strategy.model.stem, self.strategy.model.branches)
@@ -349,6 +317,7 @@ class Run:
     # ------------------------------------------------------------------ along the way
 
     def _epoch_end(self, strategy: IncrTemplate) -> None:
+        self._refuse_non_finite({"model": strategy.model.state_dict()})
         seconds = max(strategy.epoch_seconds, 1e-9)
         event = {
             "event": "epoch",
@@ -362,29 +331,53 @@ class Run:
             "images_per_second": strategy.epoch_images / seconds,
             "seconds": seconds,
         }
-        self._steps += 1
+        self._epochs += 1
         self.folder.log(event)
-        self.board.epoch(self._steps, event)
+        self.board.epoch(self._epochs, event)
         self._save(trained=False)
         self.console.epoch(event)
 
+    def _refuse_non_finite(self, state: dict[str, Any]) -> None:
+        """Stop a run that has diverged before anything of it is evaluated, shown or saved."""
+        name = first_non_finite(state)
+        if name is not None:
+            raise self._diverged(name)
+
+    def _diverged(self, name: str) -> UserError:
+        strategy = self.strategy
+        return UserError(
+            f"the run diverged: {name} is not finite in experience {strategy.experience_index}, stage "
+            f"'{strategy.stage.name}', after epoch {strategy.stage_epoch + 1}, step "
+            f"{strategy.clock.train_exp_iterations} of the experience. Nothing of it was saved, the last good "
+            "checkpoint stays. Lower training.lr, set training.grad_clip, or use training.precision: fp32."
+        )
+
     def _save(self, trained: bool) -> None:
+        """Commit: what was appended, the checkpoint, then the manifest; each is on the disk before the next."""
+        self.manifest.sync()
         state = {
+            "run": self.own,
             "strategy": self.strategy.state_dict(trained),
             "recorder": self.recorder.state_dict(),
             "routing": self.routing.state_dict(),
             "log_size": self.folder.log_size,
             "board": self.board.sizes(),
-            "steps": self._steps,
+            "steps": self._epochs,
             "seconds": self._seconds,
         }
-        self.checkpoints.save(state)
+        try:
+            self.checkpoints.save(state)
+        except NotFiniteError as error:  # what the network does not show: momentum, the teacher
+            raise self._diverged(error.tensor) from error
+        self.manifest.renew(session=self._sessions)
+        self.checkpoints.drop_old()
 
     @property
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._begun
 
     def _experience_end(self, t: int, train_seconds: float, eval_seconds: float) -> None:
+        self._refuse_non_finite({"model": self.strategy.model.state_dict()})
         memory = self.strategy.memory
         event = {
             "event": "experience",
@@ -395,16 +388,17 @@ class Run:
             "memory_images": 0 if memory is None else len(memory),
         }
         self.folder.log(event)
-        records = self._write_counts()
-        self._show(event, records)
+        counts = self._write_counts()
+        self._show(event, counts)
+        self.manifest.renew(session=self._sessions)  # a reader of a killed run finds its results whole
         self._save(trained=True)  # last: what comes before it is done again when the process is killed
-        rows = {readout: experience_rows(record)[t] for readout, record in records.items()}
+        rows = {readout: experience_rows(record)[t] for readout, record in counts.records.items()}
         self.console.experience(event, rows)
         line = self.routing.line()
         if line is not None:
             self.console.plain(line)
 
-    def _write_counts(self) -> dict[str, Any]:
+    def _write_counts(self) -> Counts:
         records = self.recorder.records(self.resolved.counts_before_holdout, None)
         size = len(self.recorder.class_ids)
         records = {
@@ -425,44 +419,46 @@ class Run:
             "parameters": cost.parameters(self.strategy.model),
             "mega_macs": cost.macs(self.strategy.model, self.image_shape) / 1e6,
         }
-        self.results = self.folder.write_counts(records, labels, extra)
-        self.first_record = next(iter(records.values()))
-        record = self.first_record
+        counts = Counts(records, self.folder.write_counts(records, labels, extra))
         self.recorder.write(self.folder.path)
+        record = counts.main
         self.routing.write(self.folder.path, record.experience_of_class, record.images_of_class)
-        return records
+        self._counts = counts
+        return counts
 
-    def _show(self, event: dict[str, Any], records: dict[str, Any]) -> None:
-        t, images = event["experience"], self.first_record.images_of_class
-        self.board.experience(event, self.results["readouts"])
-        for readout, record in records.items():
+    def _show(self, event: dict[str, Any], counts: Counts) -> None:
+        t, main = event["experience"], counts.main
+        self.board.experience(event, counts.results["readouts"])
+        for readout, record in counts.records.items():
             self.board.classes(t, readout, record)
-        self.board.evaluation(t, self.recorder.evaluations.get(t, {}), self.first_record)
-        self.board.heads(t, self.strategy.model.final_heads, images)
-        for row in self.routing.rows(self.first_record.experience_of_class, images)[t:]:
+        self.board.evaluation(t, self.recorder.evaluations.get(t, {}), main)
+        self.board.heads(t, self.strategy.model.final_heads, main.images_of_class)
+        for row in self.routing.rows(main.experience_of_class, main.images_of_class)[t:]:
             self.board.routing(t, row)
 
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> None:
-        if not hasattr(self, "first_record"):
-            self._write_counts()
+        counts = self._counts or self._write_counts()
         self.folder.log({"event": "end", "seconds": self._seconds})
         settings = {"method": self.method, "protocol_hash": self.resolved.hash, **self.experiment.resolved()}
-        self.board.finish(settings, self.results)
-        line = self._distance()
+        self.board.finish(settings, counts.results)
+        line = self._distance(counts)
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
+        self.board.close()
+        self.manifest.sync()
+        self.manifest.renew(finished=True, session=self._sessions)
         self.folder.write_text("DONE", "")
         page = report.write(self.folder.path)
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
         self.console.finished(self.folder.path, page, others, line)
 
-    def _distance(self) -> str | None:
+    def _distance(self, counts: Counts) -> str | None:
         """Return how far the run is from its published row and what differs, or None without a row."""
         name, length = self.resolved.protocol.name, self.experiment.training
         row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
-        line = published.distance(name, row_name, summarise(self.first_record))
+        line = published.distance(name, row_name, summarise(counts.main))
         training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
         differs = published.what_differs(self.resolved.describe(), row_name, training)
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line

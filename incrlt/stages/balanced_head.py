@@ -38,6 +38,8 @@ class BalancedHead:
 
     name = "balanced_head"
     kind = "rebalance"
+    title = "balanced head"
+    later_stages = (("balanced_head", 1, "stream"),)
 
     ridge: Positive = 0.1
     """Regularisation; 0.1 in the official code."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -31,6 +31,9 @@ class CRT:
 
     name = "crt"
     kind = "rebalance"
+    title = "cRT"
+    needs: ClassVar[dict[str, str]] = {"tensors": "cache_features"}
+    later_stages = (("crt", "epochs", "stream"),)
 
     epochs: Count = 30
     """Epochs of the stage, each as long as one of the first."""

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from incrlt.experiment.fields import Count, Fraction, Positive
+from incrlt.experiment.fields import Count, Fraction, Positive, Size
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.routing import routing_loss, routing_targets
 from incrlt.models.inference import early_exit
-from incrlt.models.network import ROUTER_SETTINGS
-from incrlt.models.router import Router
+from incrlt.models.router import SETTINGS, Router
 from incrlt.schedules import cosine
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
@@ -37,18 +36,21 @@ class ExpertAssignment:
 
     name = "expert_assignment"
     kind = "router"
+    title = "router"
+    needs: ClassVar[dict[str, str]] = {"tensors": "cache_features"}
+    later_stages = (("router", "epochs", "stream"),)
 
     epochs: Count = 5
     """Epochs of the stage."""
     lr: Positive = 0.01
     """Learning rate, cosine schedule to 0."""
-    batch_size: Count = 512
+    batch_size: Size = 512
     """Images per step."""
     pos_weight: Positive = 100.0
     """Weight of images that should go on; more of it buys accuracy for computation."""
-    top: Count = 30
+    top: Size = 30
     """Largest logits that the router looks at: 30 on CIFAR, 50 for RIDE's larger networks."""
-    hidden: Count = 16
+    hidden: Size = 16
     """Width to which the router brings a feature."""
     shared: bool = True
     """One last layer for all decisions; otherwise one for each."""
@@ -74,7 +76,7 @@ class ExpertAssignment:
         features = network.heads[0].num_features
         wanted = dict(
             zip(
-                ROUTER_SETTINGS,
+                SETTINGS,
                 (network.num_experts, features, self.top, self.hidden, self.shared, self.normalise),
                 strict=True,
             )
@@ -118,10 +120,10 @@ class ExpertAssignment:
             labels: Class positions ``[B]``.
         """
         router: Router = context.network.router
-        scores = router(output.expert_logits, output.known_features)
+        scores = router(output.expert_logits, output.known_features, output.combine)
         if context.epoch == context.epochs - 1:
             router.record(scores)
-        targets = routing_targets(output.expert_logits, labels)
+        targets = routing_targets(output.expert_logits, labels, output.combine)
         return {"routing": routing_loss(scores, targets, self.pos_weight)}
 
     def read_out(self, router: Router, output: ModelOutput) -> tuple[Tensor, Tensor]:
@@ -134,12 +136,12 @@ class ExpertAssignment:
         Returns:
             Logits ``[B, C]`` in arrival order, and experts used per image ``[B]``.
         """
-        scores = router(output.expert_logits, output.known_features)
-        return early_exit(output.expert_logits, scores, router.threshold)
+        scores = router(output.expert_logits, output.known_features, output.combine)
+        return early_exit(output.expert_logits, scores, router.threshold, output.combine)
 
 
 def _settings(router: nn.Module) -> dict[str, Any]:
-    return {name: getattr(router, name, None) for name in ROUTER_SETTINGS}
+    return {name: getattr(router, name, None) for name in SETTINGS}
 
 
 def _router_parameters(model: nn.Module) -> list[dict[str, object]]:

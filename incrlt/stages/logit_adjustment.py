@@ -33,6 +33,8 @@ class LogitAdjustment:
 
     name = "logit_adjustment"
     kind = "rebalance"
+    title = "logit adjustment"
+    later_stages = (("logit_adjustment", 1, "stream"),)
 
     strength: NonNegative = 1.0
     """Factor of the log prior: 1 for counts, 0.6 to 0.7 for answers (AdaPrior). With a loss that adds a prior, counts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -31,6 +31,10 @@ class LWS:
 
     name = "lws"
     kind = "rebalance"
+    title = "LWS"
+    needs: ClassVar[dict[str, str]] = {"tensors": "cache_features"}
+    later_stages = (("lws", "epochs", "stream"),)
+    first_epochs = "0 if num_old and images <= skip_below * num_new else train_epochs"
 
     epochs: Count = 30
     """Epochs of the stage; 30 in Long-Tailed-CIL."""

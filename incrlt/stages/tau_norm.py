@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,6 +31,14 @@ class TauNorm:
 
     name = "tau_norm"
     kind = "rebalance"
+    title = "tau-norm"
+    later_stages = (("tau_norm", 1, "stream"),)
+    clashes: ClassVar[dict[str, str]] = {
+        "model.head == 'cosine'": (
+            "rebalance 'tau_norm' divides rows by their length, which cosine heads do not look at; set "
+            "model.head: linear, or take rebalance: {{name: lws}}."
+        )
+    }
 
     tau: NonNegative = 0.7
     """Power of the length; Kang et al. choose between 0 and 2 on validation images."""

@@ -64,6 +64,7 @@ class DGR(IncrTemplate):
     """
 
     name: ClassVar[str] = "dgr"
+    title: ClassVar[str] = "DGR"
     steady: ClassVar[bool] = True
     uses_teacher: ClassVar[bool] = True
     needs_network: ClassVar[bool] = True

@@ -41,6 +41,10 @@ class EEIL(IncrTemplate):
     """
 
     name: ClassVar[str] = "eeil"
+    title: ClassVar[str] = "EEIL"
+    later_stages: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("balanced", "balanced_epochs if num_old else 0", "exemplars"),
+    )
     uses_teacher: ClassVar[bool] = True
     needs_network: ClassVar[bool] = True
     needs_memory: ClassVar[bool] = True

@@ -14,4 +14,9 @@ class Finetune(IncrTemplate):
     """
 
     name: ClassVar[str] = "finetune"
+    title: ClassVar[str] = "Finetune"
+    offline_title: ClassVar[str] = "CE"
+    clashes: ClassVar[dict[str, str]] = {
+        "memory": "strategy 'finetune' with exemplars is strategy 'replay'. Set memory: null, or name: replay."
+    }
     steady: ClassVar[bool] = True

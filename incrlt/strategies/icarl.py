@@ -35,6 +35,7 @@ class ICaRL(IncrTemplate):
     """
 
     name: ClassVar[str] = "icarl"
+    title: ClassVar[str] = "iCaRL"
     steady: ClassVar[bool] = True
     uses_teacher: ClassVar[bool] = True
     needs_network: ClassVar[bool] = True

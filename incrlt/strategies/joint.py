@@ -19,6 +19,11 @@ class Joint(IncrTemplate):
     """
 
     name: ClassVar[str] = "joint"
+    title: ClassVar[str] = "Joint"
+    keeps_images: ClassVar[bool] = True
+    clashes: ClassVar[dict[str, str]] = {
+        "memory": "strategy 'joint' keeps all images already, but memory is given. Set memory: null."
+    }
     steady: ClassVar[bool] = True
 
     def __init__(self, **template: Any) -> None:

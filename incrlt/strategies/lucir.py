@@ -52,6 +52,20 @@ class LUCIR(IncrTemplate):
     """
 
     name: ClassVar[str] = "lucir"
+    title: ClassVar[str] = "LUCIR"
+    needs: ClassVar[dict[str, str]] = {
+        "cosine": "margin_ranking or mimic_scores",
+        "memory": "readout == 'nme' or class_balanced_finetune",
+    }
+    later_stages: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("class_balanced_finetune", "class_balanced_finetune if num_old else 0", "exemplars"),
+    )
+    clashes: ClassVar[dict[str, str]] = {
+        "class_balanced_finetune and experts.second_heads": (
+            "strategy.class_balanced_finetune would train heads that experts '{experts[name]}' do not answer with. "
+            "Set class_balanced_finetune: 0, or experts.classifier_epochs: 0."
+        )
+    }
     steady: ClassVar[bool] = True
     uses_teacher: ClassVar[bool] = True
     needs_network: ClassVar[bool] = True

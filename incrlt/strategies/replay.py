@@ -14,5 +14,6 @@ class Replay(IncrTemplate):
     """
 
     name: ClassVar[str] = "replay"
+    title: ClassVar[str] = "Replay"
     steady: ClassVar[bool] = True
     needs_memory: ClassVar[bool] = True

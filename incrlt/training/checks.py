@@ -2,186 +2,182 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from incrlt.data.avalanche import class_aware_loader
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
-from incrlt.kernels.backends import BACKENDS
+from incrlt.training.network import ForeignNetwork, Network
 from incrlt.training.optim import held_by, stage_optimizer
+from incrlt.training.stream import Feed, Stream, is_streams_loader
 from incrlt.types import Stage
-
-if TYPE_CHECKING:
-    from incrlt.training.template import IncrTemplate
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Names that ``precision`` may take, and the autocast type of each."""
-
 
 USUAL = {"rebalance": "LWS(epochs=30)", "router": "ExpertAssignment()"}
 
 
-def check_settings(strategy: IncrTemplate) -> None:
-    """Refuse settings of a strategy that contradict each other.
+@dataclass(frozen=True)
+class Asked:
+    """What a strategy was given.
+
+    Attributes:
+        name: The strategy's.
+        needs_network: It reads features and grows heads.
+        needs_cosine: It reads cosines.
+        needs_memory: It trains on exemplars.
+        network: The model as the template sees it.
+        model: The model as it was given.
+        optimizer: Of the first stage.
+        experts: The tail axis.
+        memory: Exemplars, or None.
+        rebalance: A second stage, or None.
+        router: A last stage, or None.
+        fast_data: Batches may be cut from tensors.
+    """
+
+    name: str
+    needs_network: bool
+    needs_cosine: bool
+    needs_memory: bool
+    network: Network
+    model: nn.Module
+    optimizer: Optimizer
+    experts: ExpertMethod
+    memory: Any
+    rebalance: Any
+    router: Any
+    fast_data: bool
+
+
+def check_settings(asked: Asked) -> None:
+    """Refuse settings that contradict each other.
 
     Raises:
         UserError: What was given, what is allowed, what to do.
     """
-    _check_parts(strategy)
-    _check_tensors(strategy)
-    _check_computation(strategy)
-    _check_model(strategy)
-    if strategy.needs_memory and strategy.memory is None:
-        raise UserError(f"strategy '{strategy.name}' needs exemplars; set memory: {{per_class: 20}}.")
-    _check_optimizer(strategy)
-    _check_stage_optimizer(strategy)
+    _check_parts(asked)
+    _check_tensors(asked)
+    _check_model(asked)
+    if asked.needs_memory and asked.memory is None:
+        raise UserError(f"strategy '{asked.name}' needs exemplars; set memory: {{per_class: 20}}.")
+    _check_optimizer(asked)
+    _check_stage_optimizer(asked)
 
 
-def _check_optimizer(strategy: IncrTemplate) -> None:
+def _check_optimizer(asked: Asked) -> None:
     """Refuse an optimizer that holds nothing of the model: a part of it, and more than it, are fine."""
-    own = {id(parameter) for parameter in strategy.model.parameters()}
-    if own and own.isdisjoint(map(id, held_by(strategy.optimizer))):
+    own = {id(parameter) for parameter in asked.model.parameters()}
+    if own and own.isdisjoint(map(id, held_by(asked.optimizer))):
         raise UserError(
             "the optimizer holds no parameter of the model, so that nothing would train; build it from the parameters "
             "of the same object: optimizer=torch.optim.SGD(model.parameters(), lr=0.1)."
         )
 
 
-def _check_stage_optimizer(strategy: IncrTemplate) -> None:
+def _check_stage_optimizer(asked: Asked) -> None:
     """Later stages build an optimizer like the strategy's; one that does not let itself be built is refused here."""
-    if strategy.is_expert_network and (strategy.rebalance or strategy.router or strategy.experts.stages()):
-        stage_optimizer(strategy.optimizer, Stage("second", 1, lr=1.0), strategy.model)
+    has_later = asked.rebalance or asked.router or asked.experts.stages()
+    if has_later and not isinstance(asked.network, ForeignNetwork):
+        stage_optimizer(asked.optimizer, Stage("second", 1, lr=1.0), asked.model)
 
 
-def _check_parts(strategy: IncrTemplate) -> None:
-    if strategy.memory is not None and not hasattr(strategy.memory, "update"):
+def _check_parts(asked: Asked) -> None:
+    if asked.memory is not None and not hasattr(asked.memory, "update"):
         raise UserError(
-            f"memory is {strategy.memory!r}; give an object with a method update, such as "
+            f"memory is {asked.memory!r}; give an object with a method update, such as "
             "ExemplarMemory(per_class=20)."
         )
-    if not isinstance(strategy.experts, ExpertMethod):
+    if not isinstance(asked.experts, ExpertMethod):
         raise UserError(
-            f"experts is {strategy.experts!r}; give an object of a subclass of incrlt.experts.ExpertMethod, such as "
+            f"experts is {asked.experts!r}; give an object of a subclass of incrlt.experts.ExpertMethod, such as "
             "RIDE(num_experts=3)."
         )
     for name, method in (("rebalance", "stages"), ("router", "stage")):
-        part = getattr(strategy, name)
+        part = getattr(asked, name)
         if part is not None and not hasattr(part, method):
             raise UserError(
                 f"{name} is {part!r}; give an object with a method {method}, such as {USUAL[name]}."
             )
 
 
-def _check_tensors(strategy: IncrTemplate) -> None:
+def _check_tensors(asked: Asked) -> None:
     for name in ("experts", "rebalance", "router"):
-        if getattr(getattr(strategy, name), "cache_features", False) and not strategy.fast_data:
+        if getattr(getattr(asked, name), "cache_features", False) and not asked.fast_data:
             raise UserError(
                 f"{name}.cache_features needs images as tensors on the device, and fast_data is off; set fast_data: "
                 "true (data.on_device in YAML), or cache_features: false."
             )
-    if strategy.experts.layout.contrast is not None and not strategy.fast_data:
-        raise no_second_view(strategy)
+    if asked.experts.layout.contrast is not None and not asked.fast_data:
+        raise no_second_view(asked.experts, None)
 
 
-def check_batches(strategy: IncrTemplate, batches: Any) -> None:
+def check_batches(experts: ExpertMethod, stages: Iterable[Stage], stream: Stream, feed: Feed) -> None:
     """Refuse, before the first epoch, what needs images as tensors on the device where they cannot be.
-
-    Args:
-        strategy: In an experience, its model grown.
-        batches: The loader of the stream.
 
     Raises:
         UserError: A stage is to store features, or the experts want second views.
     """
-    if not strategy.is_expert_network:
+    if experts.layout.contrast is not None:
+        _check_second_view(experts, stream, feed)
+    if isinstance(stream.batches, TensorBatches):
         return
-    if strategy.experts.layout.contrast is not None:
-        _check_second_view(strategy, batches)
-    if isinstance(batches, TensorBatches):
-        return
-    for stage in strategy.stages(strategy.experience):
-        if stage.cache_features and stage.epochs > 0 and not _stands_as_tensors(strategy, stage):
-            raise no_stored_features(strategy, stage)
+    for stage in stages:
+        if not stage.cache_features or stage.epochs == 0:
+            continue
+        if is_streams_loader(stage) or not feed.makes_tensors(stream.dataset):
+            raise UserError(
+                f"stage '{stage.name}' is to store features (cache_features), but its batches come from a "
+                f"loader ({feed.reason or 'fast_data is off'}). Set cache_features: false."
+            )
 
 
-def _stands_as_tensors(strategy: IncrTemplate, stage: Stage) -> bool:
-    """Say whether a stage has tensors although the stream's loader has none: it builds a loader of its own."""
-    if strategy.on_stream_loader(stage):
-        return False
-    found = class_aware_loader(
-        strategy.stream_dataset,
-        batch_size=strategy.train_mb_size,
-        device=strategy.device,
-        fast=strategy.fast_data,
-        cache=strategy.tensor_cache,
-    )
-    return isinstance(found, TensorBatches)
-
-
-def no_stored_features(strategy: IncrTemplate, stage: Stage) -> UserError:
-    """Return the error of a stage that cannot store features."""
-    return UserError(
-        f"stage '{stage.name}' is to store features (cache_features), but its batches come from a "
-        f"loader ({strategy.fallback_reason or 'fast_data is off'}). Set cache_features: false."
-    )
-
-
-def _check_second_view(strategy: IncrTemplate, batches: Any) -> None:
-    if not isinstance(batches, TensorBatches):
-        raise no_second_view(strategy)
-    if batches.augmentation is None:
+def _check_second_view(experts: ExpertMethod, stream: Stream, feed: Feed) -> None:
+    if not isinstance(stream.batches, TensorBatches):
+        raise no_second_view(experts, feed.reason)
+    if stream.batches.augmentation is None:
         raise no_second_view(
-            strategy, "its images are finished: they are not normalised by a known mean and std"
+            experts, "its images are finished: they are not normalised by a known mean and std"
         )
 
 
-def no_second_view(strategy: IncrTemplate, reason: str | None = None) -> UserError:
+def no_second_view(experts: ExpertMethod, reason: str | None) -> UserError:
     """Return the error of experts that want a second view where there is none."""
     return UserError(
-        f"experts '{strategy.experts.name}' want a second view of each image, but batches come from a loader "
-        f"that gives one ({reason or strategy.fallback_reason or 'fast_data is off'}). Give uint8 images, or switch "
-        "the contrastive term off (contrastive: 0)."
+        f"experts '{experts.name}' want a second view of each image, but batches come from a loader "
+        f"that gives one ({reason or 'fast_data is off'}). Give uint8 images, or switch the contrastive term off "
+        "(contrastive: 0)."
     )
 
 
-def _check_layout(strategy: IncrTemplate) -> None:
-    wanted, found = asdict(strategy.experts.layout), strategy.model.architecture.get("layout")
+def _check_layout(asked: Asked) -> None:
+    wanted, found = asdict(asked.experts.layout), asked.model.architecture.get("layout")
     if found is None:  # put together by hand
         return
     names = [name for name, value in wanted.items() if found[name] != value]
     if names:
         differ = ", ".join(f"{name} {found[name]!r} for {wanted[name]!r}" for name in names)
         raise UserError(
-            f"the model was not built for experts '{strategy.experts.name}': it has {differ}. "
+            f"the model was not built for experts '{asked.experts.name}': it has {differ}. "
             "Build it with incrlt.models.build(..., layout=experts.layout)."
         )
 
 
-def _check_computation(strategy: IncrTemplate) -> None:
-    if strategy.precision not in PRECISIONS:
-        raise UserError(f"precision {strategy.precision!r} is not known; allowed: {', '.join(PRECISIONS)}.")
-    if strategy.kernels not in BACKENDS:
-        raise UserError(f"kernels {strategy.kernels!r} is not known; allowed: {', '.join(BACKENDS)}.")
-    if strategy.precision == "fp16" and strategy.device.type != "cuda":
-        raise UserError("precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU.")
-
-
-def _check_model(strategy: IncrTemplate) -> None:
-    experts, model = strategy.experts, strategy.model
-    if not strategy.is_expert_network:
-        wanted = strategy.needs_network or strategy.rebalance is not None or strategy.router is not None
+def _check_model(asked: Asked) -> None:
+    experts, model = asked.experts, asked.model
+    if isinstance(asked.network, ForeignNetwork):
+        wanted = asked.needs_network or asked.rebalance is not None or asked.router is not None
         if wanted or experts.layout.num_experts > 1:
             raise UserError(
-                f"strategy '{strategy.name}' with these settings needs features and a growing head; build the "
+                f"strategy '{asked.name}' with these settings needs features and a growing head; build the "
                 f"model with incrlt.models.build(...), got {type(model).__name__}."
             )
         return
-    if strategy.needs_cosine and not model.has_cosine_heads:
-        raise UserError(f"strategy '{strategy.name}' needs a cosine head; set model.head: cosine.")
+    if asked.needs_cosine and not model.has_cosine_heads:
+        raise UserError(f"strategy '{asked.name}' needs a cosine head; set model.head: cosine.")
     ldam = getattr(experts, "objective", None) == "ldam"  # its margins are cosines
     if (experts.needs_cosine or ldam) and not model.has_cosine_heads:
         which = f"'{experts.name}'{' with objective ldam' if ldam else ''}"
@@ -192,8 +188,8 @@ def _check_model(strategy: IncrTemplate) -> None:
             f"experts '{experts.name}' wants {wanted_experts} branches, the model has {model.num_experts}; "
             f"build it with incrlt.models.build(..., layout=experts.layout)."
         )
-    _check_layout(strategy)
-    if strategy.router is not None and model.num_experts < 2:
+    _check_layout(asked)
+    if asked.router is not None and model.num_experts < 2:
         raise UserError(
             f"a router chooses between experts, and experts '{experts.name}' has only one; "
             "set experts: {name: ride} or leave the router out."

@@ -9,17 +9,21 @@ anew then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Protocol
+
+import incrlt._compat  # noqa: F401  (must come before avalanche)
 
 import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins.evaluation import EvaluationPlugin
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
-from incrlt.types import ModelOutput
-
-if TYPE_CHECKING:
-    from incrlt.training.template import IncrTemplate
+from incrlt.experts.base import ExpertMethod
+from incrlt.training.compute import Compute
+from incrlt.training.network import ForeignNetwork, Network
+from incrlt.types import LossTerms, ModelOutput
 
 STEPS = ("auto", "eager", "compile", "graph")
 """Names that ``step`` may take; ``auto`` is a graph where that is safe, else eager."""
@@ -66,11 +70,18 @@ class CudaGraph:
         self._graph.replay()
 
 
+Terms = Callable[[Tensor, Tensor], tuple[ModelOutput, LossTerms]]
+"""``terms(x, y)`` returns output and loss terms of a batch, without callbacks: what a captured step consists of."""
+
+
 class CapturedStep:
     """Forward, loss and backward of one batch size as a graph, with the tensors that go in and come out.
 
     Args:
-        strategy: In training, at its first batch of this kind; the batch is the warm-up's.
+        module: What trains.
+        terms: Computes a batch.
+        x: Images of the first batch of this kind; the warm-up runs on it.
+        y: Its labels.
         make: Makes the graph.
 
     Attributes:
@@ -79,23 +90,26 @@ class CapturedStep:
         output: What the network said, written by each replay.
     """
 
-    def __init__(self, strategy: IncrTemplate, make: Callable[[], Graph]) -> None:
-        self._x, self._y = strategy.mb_x.clone(memory_format=torch.preserve_format), strategy.mb_y.clone()
-        self._parameters = [p for p in strategy.model.parameters() if p.requires_grad]
+    output: ModelOutput
+
+    def __init__(
+        self, module: nn.Module, terms: Terms, x: Tensor, y: Tensor, make: Callable[[], Graph]
+    ) -> None:
+        self._x, self._y = x.clone(memory_format=torch.preserve_format), y.clone()
+        self._compute = terms
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
         self.names: list[str] = []
-        self.output: ModelOutput | None = None
         self._with_gradient: list[nn.Parameter] = []
         self._graph = make()
-        buffers = [buffer.clone() for buffer in strategy.model.buffers()]
-        with strategy.on_batch(self._x, self._y):
-            results = self._graph.capture(lambda: self._run(strategy))
+        buffers = [buffer.clone() for buffer in module.buffers()]
+        results = self._graph.capture(self._run)
         self.terms, self._gradients = results[0], results[1:]
         with torch.no_grad():  # what warm-ups and capture did to running means
-            for buffer, value in zip(strategy.model.buffers(), buffers, strict=True):
+            for buffer, value in zip(module.buffers(), buffers, strict=True):
                 buffer.copy_(value)
 
-    def _run(self, strategy: IncrTemplate) -> Captured:
-        self.output, named = strategy.terms_of_batch()
+    def _run(self) -> Captured:
+        self.output, named = self._compute(self._x, self._y)
         terms = torch.stack(list(named.values()))
         found = torch.autograd.grad(terms.sum(), self._parameters, allow_unused=True)
         pairs = [(p, g) for p, g in zip(self._parameters, found, strict=True) if g is not None]
@@ -118,8 +132,11 @@ class Stepper:
     """Chooses how each training batch is computed, and keeps the captured step.
 
     Args:
-        strategy: Complete, its plugins attached.
         name: One of :data:`STEPS`.
+        compute: How networks run; learns whether a backbone is compiled and whether casts may be kept.
+        network: What trains.
+        obstacle: Says why a step cannot be captured, None if it can; asked again before each capture, since plugins may
+            come.
 
     Attributes:
         name: The choice: ``eager``, ``compile`` or ``graph``.
@@ -132,74 +149,93 @@ class Stepper:
 
     make: Callable[[], Graph] = CudaGraph
 
-    def __init__(self, strategy: IncrTemplate, name: str) -> None:
+    def __init__(
+        self, name: str, compute: Compute, network: Network, obstacle: Callable[[], str | None]
+    ) -> None:
         if name not in STEPS:
             raise UserError(f"step is {name!r}; allowed: {', '.join(STEPS)}.")
         self.asked, self.name = name, "graph" if name == "auto" else name
         self.reason: str | None = None
-        self._check(strategy)
         self.captures = 0
+        self._compute, self._obstacle = compute, obstacle
         self._step: CapturedStep | None = None
         self._key: Hashable = None
         self._shape: tuple[int, ...] | None = None
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._check()
+        if name == "compile":
+            compute.compile(network)
 
-    def _check(self, strategy: IncrTemplate) -> None:
-        """Give up the graph where something speaks against it; plugins may have come since the last time."""
-        if self.name != "graph":
-            return
-        self.reason = obstacle(strategy)
+    def _check(self) -> None:
+        """Give up the graph where something speaks against it."""
+        if self.name == "graph":
+            self.reason = self._obstacle()
         if self.reason and self.asked == "graph":
             raise UserError(
                 f"step 'graph' cannot be used here: {self.reason}. Set step: auto, which then runs eagerly, or "
                 "take the reason away."
             )
-        self.name = "eager" if self.reason else "graph"
+        if self.reason:
+            self.name = "eager"
+        self._compute.cast_cache = self.name != "graph"
 
     def forget(self) -> None:
-        """Drop the captured step and its memory; called when a stage begins or ends."""
+        """Drop the captured step and its memory; called when a stage ends."""
         self._step, self._key, self._shape = None, None, None
 
-    def take(self, strategy: IncrTemplate) -> CapturedStep | None:
+    def take(
+        self, module: nn.Module, terms: Terms, x: Tensor, y: Tensor, phase: Callable[[], Hashable]
+    ) -> CapturedStep | None:
         """Compute the batch by a replay, or return None: the batch is to run eagerly.
 
         Batches of another size than the stage's first run eagerly: the last of an epoch is not worth a capture.
+
+        Args:
+            module: What trains.
+            terms: Computes a batch.
+            x: Images of the batch.
+            y: Its labels.
+            phase: Tells what the loss depends on beside the batch; a captured step is renewed when it changes.
         """
-        if self.name != "graph":
+        if self.name != "graph" or self._shape not in (None, tuple(x.shape)):
             return None
-        key = (tuple(strategy.mb_x.shape), strategy.mb_x.dtype, strategy.phase())
-        if self._shape not in (None, key[0]):
-            return None
+        key = (tuple(x.shape), x.dtype, phase())
         if self._step is None or key != self._key:
             self.forget()
-            self._check(strategy)
+            self._check()
             if self.name != "graph":
                 return None
-            self._step, self._key, self._shape = CapturedStep(strategy, self.make), key, key[0]
+            self._step, self._key, self._shape = CapturedStep(module, terms, x, y, self.make), key, key[0]
             self.captures += 1
-        self._step.replay(strategy.mb_x, strategy.mb_y)
+        self._step.replay(x, y)
         return self._step
 
-    def extract(self, network: Any, images: Tensor) -> Tensor:
-        """Return the features of a training batch, by the compiled backbone where it was asked for."""
-        if self.name != "compile":
-            features: Tensor = network.extract(images)
-            return features
-        if self._compiled is None:
-            self._compiled = torch.compile(network.extract)
-        return self._compiled(images)
 
-
-def obstacle(strategy: IncrTemplate) -> str | None:
-    """Return why a step of this strategy cannot be captured, None if it can."""
-    if strategy.device.type != "cuda" and Stepper.make is CudaGraph:
-        return f"graphs need a CUDA device, this is {strategy.device.type}"
-    if not strategy.is_expert_network:
+def obstacle(
+    compute: Compute,
+    network: Network,
+    experts: ExpertMethod,
+    has_guide: bool,
+    plugins: Iterable[object],
+) -> str | None:
+    """Return why a step cannot be captured, None if it can."""
+    if compute.device.type != "cuda" and Stepper.make is CudaGraph:
+        return f"graphs need a CUDA device, this is {compute.device.type}"
+    if isinstance(network, ForeignNetwork):
         return "the model is not an expert network"
-    if strategy.scaler.is_enabled():
+    if compute.scaler.is_enabled():
         return "fp16 scales the loss by a number that changes; bf16 does not"
-    if strategy.experts.layout.contrast is not None:
+    if experts.layout.contrast is not None:
         return "the contrastive term draws a second view in each step"
-    if strategy.guide is not None:
+    if has_guide:
         return "the guide's answers are not captured"
-    return strategy.plugin_between(HOOKS)
+    return plugin_between(plugins, HOOKS)
+
+
+def plugin_between(plugins: Iterable[object], hooks: Sequence[str]) -> str | None:
+    """Return which plugin acts in one of these callbacks, None if none does; evaluation only watches."""
+    for plugin in plugins:
+        for hook in () if isinstance(plugin, EvaluationPlugin) else hooks:
+            found = getattr(type(plugin), hook, None)
+            if found is not None and found is not getattr(SupervisedPlugin, hook, None):
+                return f"plugin {type(plugin).__name__} acts in {hook}"
+    return None

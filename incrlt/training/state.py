@@ -1,16 +1,21 @@
-"""What a strategy must remember to go on bit-exactly after its process was killed: tensors and plain data."""
+"""What a strategy must remember to go on bit-exactly after its process was killed: the state of its parts.
+
+A checkpoint is ``{part: part.state_dict()}``: tensors and plain data, complete because every part of a strategy that
+changes has a state of its own. It is restored in two steps: network, teacher and memory before training is called
+again, what moves from step to step when training has reached the place.
+"""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import torch
+from torch.optim import Optimizer
 
 from incrlt.errors import UserError
+from incrlt.models.network import ExpertNetwork
 from incrlt.training.optim import replace_parameters
 from incrlt.training.randomness import global_state, set_global_state
-
-if TYPE_CHECKING:
-    from incrlt.training.template import IncrTemplate
 
 FORMAT = 1
 """Raised whenever a checkpoint of before can no longer be read."""
@@ -25,84 +30,96 @@ CLOCK = (
 """Avalanche's counters that a checkpoint keeps."""
 
 
-def save(strategy: IncrTemplate, trained: bool) -> dict[str, Any]:
-    """Return the state; see :meth:`incrlt.training.template.IncrTemplate.state_dict`."""
-    if not strategy.is_expert_network:
-        raise UserError("only strategies with a network from incrlt.models.build can be saved")
-    memory, main = strategy.memory, strategy.main_optimizer
-    alone = trained or strategy.optimizer is main
-    return {
-        "format": FORMAT,
-        "strategy": strategy.name,
-        "progress": {
-            "experience": strategy.experience_index,
-            "stage": strategy.stage_index,
-            "epoch": strategy.stage_epoch + 1,
-            "trained": trained,
-        },
-        "model": strategy.model.state(),
-        "teacher": None if strategy.teacher is None else strategy.teacher.state(),
-        "num_old": strategy.num_old,
-        "optimizer": strategy.optimizer.state_dict(),
-        "main_optimizer": None if alone else main.state_dict(),
-        "scaler": strategy.scaler.state_dict(),
-        "memory": None if memory is None else memory.state_dict(),
-        "memory_before": None if trained else strategy.memory_before,  # what this experience trains on
-        "generators": [
-            strategy.batch_generator.get_state(),
-            strategy.augmentation_generator.get_state(),
-            *(generator.get_state() for generator in strategy.aside_generators),
-        ],
-        "random": global_state(strategy.device),
-        "clock": {name: getattr(strategy.clock, name) for name in CLOCK},
-        "extra": strategy.extra_state(),
-    }
+class Part(Protocol):
+    """Something with a state of its own."""
+
+    def state_dict(self) -> Any:
+        """Return tensors and plain data."""
+
+    def load_state_dict(self, state: Any) -> object:
+        """Restore them."""
 
 
-def load(strategy: IncrTemplate, saved: dict[str, Any], train_stream: Any) -> None:
-    """Restore model, teacher and memory; the rest waits until training has reached the place."""
-    if saved.get("format") != FORMAT or saved["strategy"] != strategy.name:
+class Randomness:
+    """The global generators of torch, NumPy and Python as a part."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states."""
+        return global_state(self._device)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the states."""
+        set_global_state(state, self._device)
+
+
+class Counters:
+    """Avalanche's clock as a part."""
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+
+    def state_dict(self) -> dict[str, int]:
+        """Return its counters."""
+        return {name: getattr(self._clock, name) for name in CLOCK}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore its counters."""
+        for name, value in state.items():
+            setattr(self._clock, name, value)
+
+
+def check(saved: dict[str, Any], name: str, has_memory: bool) -> None:
+    """Refuse the checkpoint of another strategy or format.
+
+    Args:
+        saved: The checkpoint.
+        name: The strategy that is to go on.
+        has_memory: It keeps exemplars.
+
+    Raises:
+        UserError: What differs.
+    """
+    if saved.get("format") != FORMAT or saved["strategy"] != name:
         raise UserError(
             f"the checkpoint is of strategy {saved.get('strategy')!r}, format {saved.get('format')}; "
-            f"this run wants {strategy.name!r}, format {FORMAT}. Start it anew with --restart."
+            f"this run wants {name!r}, format {FORMAT}. Start it anew with --restart."
         )
-    if strategy.memory is not None and saved["memory"] is None:
+    if has_memory and saved["memory"] is None:
         raise UserError(
             "the checkpoint is of a run without exemplars, this run keeps some. Set memory: null, or start it anew "
             "with --restart."
         )
-    _load_model(strategy, saved["model"])
-    if saved["teacher"] is not None:
-        strategy.teacher = copy.deepcopy(strategy.model)
-        strategy.teacher.load_state(saved["teacher"])
-        strategy.place(strategy.teacher).eval().requires_grad_(False)
-    strategy.num_old = saved["num_old"]
-    strategy.experience_index = saved["progress"]["experience"]
-    if strategy.memory is not None:
-        before = saved["memory_before"]
-        strategy.memory.load_state_dict(saved["memory"] if before is None else before, train_stream)
-    strategy.load_extra_state(saved["extra"])
-    strategy.resume_from(saved, train_stream)
-    if saved["progress"]["trained"]:
-        restore_progress(strategy, saved)
 
 
-def _load_model(strategy: IncrTemplate, model: dict[str, Any]) -> None:
-    old = dict(strategy.model.named_parameters())
-    strategy.model.to(strategy.device)
+def load_network(network: ExpertNetwork, saved: dict[str, Any], optimizer: Optimizer, router: Any) -> None:
+    """Restore the network that trains, and point the optimizer at what growth replaced.
+
+    Args:
+        network: Built as the saved one was, on its device.
+        saved: Its state.
+        optimizer: Holds its parameters.
+        router: The strategy's, which attaches itself; or None.
+
+    Raises:
+        UserError: The checkpoint is of another network.
+    """
+    old = dict(network.named_parameters())
     try:
-        strategy.model.load_state(model)
+        network.load_state(saved)
     except RuntimeError as error:  # torch lists every tensor that is missing or has another shape
-        differ = _differences(model.get("architecture") or {}, strategy.model.architecture)
+        differ = _differences(saved.get("architecture") or {}, network.architecture)
         raise UserError(
             f"the checkpoint is of another network: {differ or error}. Build the network it was saved with, or start "
             "the run anew with --restart."
         ) from error
-    if strategy.router is not None:
-        strategy.router.attach(strategy.model)  # the state may be of a run without one
-    after = dict(strategy.model.named_parameters())
+    if router is not None:
+        router.attach(network)  # the state may be of a run without one
+    after = dict(network.named_parameters())
     replaced = [(old[k], after[k]) for k in after if k in old and old[k] is not after[k]]
-    replace_parameters(strategy.optimizer, replaced)
+    replace_parameters(optimizer, replaced)
 
 
 def _differences(saved: dict[str, Any], built: dict[str, Any]) -> str:
@@ -110,17 +127,3 @@ def _differences(saved: dict[str, Any], built: dict[str, Any]) -> str:
     flat = [{**settings, **(settings.get("layout") or {})} for settings in (saved, built)]
     keys = [key for key in flat[0] if key != "layout" and flat[0][key] != flat[1].get(key)]
     return ", ".join(f"it has {key} {flat[0][key]!r}, this run {flat[1].get(key)!r}" for key in keys)
-
-
-def restore_progress(strategy: IncrTemplate, saved: dict[str, Any]) -> None:
-    """Restore what moves from step to step: optimizers, counters and random states."""
-    strategy.optimizer.load_state_dict(saved["optimizer"])
-    if saved["main_optimizer"] is not None:
-        strategy.main_optimizer.load_state_dict(saved["main_optimizer"])
-    strategy.scaler.load_state_dict(saved["scaler"])
-    for name, value in saved["clock"].items():
-        setattr(strategy.clock, name, value)
-    generators = (strategy.batch_generator, strategy.augmentation_generator, *strategy.aside_generators)
-    for generator, state in zip(generators, saved["generators"], strict=True):
-        generator.set_state(state.cpu())
-    set_global_state(saved["random"], strategy.device)

@@ -1,26 +1,23 @@
 """The one subclass of Avalanche's ``SupervisedTemplate``; every strategy is this template plus its loss terms.
 
 All of Avalanche's callbacks keep firing, so plugins (EWC, LwF, Replay, LRScheduler, EarlyStopping, ...) compose.
-What the template adds: heads that grow without losing optimizer state and never during evaluation, several stages
-per experience, a frozen teacher, mixed precision, batches cut from tensors on the device, named loss terms that
-are watched for non-finite values, and state that a checkpoint can hold.
+What it adds lives in values with one owner each: :class:`~incrlt.training.stream.Stream` (what an experience trains
+on), :class:`~incrlt.training.stage.StageRun` (a stage at work), :class:`~incrlt.training.compute.Compute` (how networks
+run), :class:`~incrlt.training.teacher.Teacher` and :class:`~incrlt.training.terms.TermLog`. Here they are put to work
+where Avalanche calls.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
 import time
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
 import torch
-from avalanche.benchmarks.utils.data import AvalancheDataset
-from avalanche.core import BasePlugin, SupervisedPlugin
+from avalanche.core import BasePlugin
 from avalanche.distributed import DistributedHelper
 from avalanche.logging import BaseLogger
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
@@ -29,23 +26,25 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
-from incrlt.data.avalanche import class_aware_loader, convert, parts_of_loader
-from incrlt.data.stored import NotExactError, TensorCache
+from incrlt.data.stored import TensorCache
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
+from incrlt.training import stage as stages_at_work
 from incrlt.training import state
-from incrlt.training.checks import PRECISIONS, check_batches, check_settings, no_second_view
-from incrlt.training.frozen import backbone_trains, feature_batches
-from incrlt.training.graph import CapturedStep, Stepper
-from incrlt.training.optim import held_by, replace_parameters, stage_optimizer
-from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage, class_counts
-
-ASIDE = 1_000_003
-"""Distance between the seeds of stages with generators of their own, beyond any seed that users count up."""
+from incrlt.training.checks import Asked, check_batches, check_settings, no_second_view
+from incrlt.training.compute import Compute
+from incrlt.training.graph import CapturedStep, Stepper, obstacle
+from incrlt.training.network import ForeignNetwork, at_the_door
+from incrlt.training.optim import replace_parameters
+from incrlt.training.stage import StageRun
+from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
+from incrlt.training.teacher import Teacher, check_guide
+from incrlt.training.terms import TermLog
+from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage
 
 
 def quiet_evaluator() -> EvaluationPlugin:
@@ -178,54 +177,45 @@ class IncrTemplate(SupervisedTemplate):
         )
         self.experts = Single() if experts is None else experts
         self.memory, self.rebalance, self.router, self.schedule = memory, rebalance, router, schedule
-        self.base_epochs, self.grad_clip = base_epochs, grad_clip
-        self.precision, self.channels_last, self.kernels = precision, channels_last, kernels
-        self.fast_data, self.reset_optimizer = fast_data, reset_optimizer
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.batch_generator = torch.Generator().manual_seed(batch_seed)
-        self.augmentation_generator = torch.Generator(self.device).manual_seed(augmentation_seed)
-        self.aside_generators = (torch.Generator(), torch.Generator(self.device))
-        self._seeds = batch_seed, augmentation_seed
+        self.base_epochs, self.reset_optimizer = base_epochs, reset_optimizer
+        self.network = at_the_door(model, self._task_labels)
+        self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
+        self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
+        check_settings(self._asked())
+        if router is not None:
+            router.attach(self.model)
 
-        self.tensor_cache = TensorCache(self.device)
-        self.teacher: ExpertNetwork | None = None
+        self.past = Teacher(self.compute)
+        self.guide = Teacher(self.compute, self.experts.guide())
+        self.stream = Stream()
+        self.work = StageRun(Stage("train", train_epochs))
+        self.terms = TermLog()
         self.num_old = 0
         self.experience_index = 0
-        self.stage = Stage("train", train_epochs)
-        self.stage_epoch = 0
-        self.class_counts = torch.zeros(0, dtype=torch.long)
-        self.stage_counts = self._stream_counts = self.class_counts
-        self._constants: dict[Any, Any] = {}
-        self.epoch_terms: dict[str, float] = {}
         self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
         self.mb_out: ModelOutput | None = None
         self.mb_scores: dict[str, Tensor] = {}
         self.mb_experts_used: Tensor | None = None
-        self._batches: Any = None
-        self._captured: CapturedStep | None = None
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
-        self.fallback_reason: str | None = None
-        self._step_terms: list[tuple[list[str], Tensor]] = []
+        self.main_optimizer = optimizer
+        self.memory_before: dict[str, Any] | None = None
+        self._captured: CapturedStep | None = None
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
         self._replaced: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._resume: dict[str, Any] | None = None
         self._resume_stream: Any = None
-        self.main_optimizer = optimizer
-        self.stage_index = 0
-        self.memory_before: dict[str, Any] | None = None
-        self._position_table: Tensor | None = None
-        self.stream_dataset, self._own_loader = None, None
-        self._paced: list[nn.Parameter] = []
-        check_settings(self)
-        if router is not None:
-            router.attach(self.model)
-        self.guide = self._place_guide(self.experts.guide())
-        self.stepper = Stepper(self, step)
+        self._own_loader: Any = None
+        self.stepper = Stepper(step, self.compute, self.network, self._obstacle)
 
-    def _place_guide(self, guide: ExpertNetwork | None) -> ExpertNetwork | None:
-        if guide is not None:
-            self.place(guide).eval().requires_grad_(False)
-        return guide
+    def _asked(self) -> Asked:
+        return Asked(
+            self.name, self.needs_network, self.needs_cosine, self.needs_memory, self.network, self.model,
+            self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast,
+        )  # fmt: skip
+
+    def _obstacle(self) -> str | None:
+        guided = self.guide.network is not None
+        return obstacle(self.compute, self.network, self.experts, guided, self.plugins)
 
     # ------------------------------------------------------------------ what a strategy writes
 
@@ -255,16 +245,13 @@ class IncrTemplate(SupervisedTemplate):
         first, *rest = self.rebalance.stages(self, first)
         return (first, *own, *rest, *router)
 
+    def frozen_rows(self, stage: Stage) -> int:
+        """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
+        return self.num_old if stage.lr is not None and stage.freeze_old else 0
+
     def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return scores ``[B, C]`` by name of read-out; the first one is what Avalanche's metrics see."""
         return {"cnn": output.logits}
-
-    def routed(self, output: ModelOutput) -> dict[str, Tensor]:
-        """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
-        if self.router is None or not self.model.num_classes:
-            return {}
-        logits, self.mb_experts_used = self.router.read_out(self.model.router, output)
-        return {"routed": logits}
 
     def extra_state(self) -> dict[str, Any]:
         """Return what the strategy itself must remember, as tensors and plain data."""
@@ -273,42 +260,114 @@ class IncrTemplate(SupervisedTemplate):
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`extra_state`."""
 
-    # ------------------------------------------------------------------ services for strategies
-
-    @property
-    def is_expert_network(self) -> bool:
-        """True when the model tells features and grows by itself."""
-        return isinstance(self.model, ExpertNetwork)
+    # ------------------------------------------------------------------ what a strategy may ask
 
     @property
     def num_new(self) -> int:
         """Classes that arrived with this experience."""
-        return self.model.num_classes - self.num_old if self.is_expert_network else 0
+        return self.network.num_classes - self.num_old
 
     @property
     def seen_classes(self) -> list[int]:
         """Label ids of the classes that have arrived, in that order."""
-        return list(self.model.class_ids) if self.is_expert_network else []
+        return list(self.network.class_ids)
+
+    @property
+    def teacher(self) -> ExpertNetwork | None:
+        """Frozen model of the experience before, or None."""
+        return self.past.network
+
+    @property
+    def stream_dataset(self) -> Any:
+        """What this experience trains on: its images, exemplars, and what a replay plugin adds."""
+        return self.stream.dataset
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Images per class in the training stream, exemplars included ``[C]``, arrival order."""
+        return self.stream.counts
+
+    @property
+    def stage_counts(self) -> Tensor:
+        """The same as the sampler of the stage draws them ``[C]``."""
+        return self.work.counts
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that trains now."""
+        return self.work.stage
+
+    @property
+    def stage_index(self) -> int:
+        """Its place in the experience."""
+        return self.work.index
+
+    @property
+    def stage_epoch(self) -> int:
+        """Epoch within the stage, from 0."""
+        return self.work.epoch
+
+    @property
+    def epoch_terms(self) -> dict[str, float]:
+        """Mean of each loss term over the last epoch."""
+        return self.terms.means
+
+    @property
+    def precision(self) -> str:
+        """Precision of the networks' arithmetic."""
+        return self.compute.precision
+
+    @property
+    def kernels(self) -> str:
+        """Backend of the fused losses."""
+        return self.compute.kernels
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and weights are kept in channels-last order."""
+        return self.compute.channels_last
+
+    @property
+    def tensor_cache(self) -> TensorCache:
+        """Decoded images on the device."""
+        return self.feed.cache
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why batches come from a loader; None where they are cut from tensors."""
+        return self.feed.reason
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which networks run."""
+        return self.compute.autocast()
+
+    def positions(self, labels: Tensor) -> Tensor:
+        """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
+        return self.stream.positions(labels)
+
+    def teacher_output(self) -> ModelOutput | None:
+        """Return the teacher's answer to the current batch, or None in the first experience."""
+        return self.past.output(self.mb_x, rebalanced=False)
 
     def loss_context(self) -> LossContext:
         """Return what expert methods may know."""
         return LossContext(
-            self.stage_counts,
+            self.work.counts,
             self.num_old,
-            self.stage_epoch,
-            self.stage.epochs,
+            self.work.epoch,
+            self.work.stage.epochs,
             network=self.model,
             second_view=self.second_view,
-            autocast=self.autocast,
-            guide=None if self.guide is None else self._guide_output,
-            kernels=self.kernels,
-            constants=self._constants,
+            autocast=self.compute.autocast,
+            guide=None if self.guide.network is None else self._guide_output,
+            kernels=self.compute.kernels,
+            constants=self.work.constants,
         )
 
-    @torch.no_grad()
     def _guide_output(self) -> ModelOutput:
-        assert self.guide is not None
-        return self.run_network(self.guide, self.mb_x, rebalanced=True)
+        answer = self.guide.output(self.mb_x, rebalanced=True)
+        assert answer is not None
+        return answer
 
     def second_view(self, augmentation: str) -> Tensor:
         """Augment the images of this batch once more ``[B, c, H, W]``.
@@ -316,45 +375,18 @@ class IncrTemplate(SupervisedTemplate):
         Raises:
             UserError: The loader gives finished images only.
         """
-        if not isinstance(self._batches, TensorBatches):
-            raise no_second_view(self)
-        return self._batches.second_view(augmentation)
+        if not isinstance(self.work.batches, TensorBatches):
+            raise no_second_view(self.experts, self.feed.reason)
+        return self.work.batches.second_view(augmentation)
 
     def phase(self) -> Hashable:
         """Return what the loss depends on beside the batch; a captured step is renewed when it changes."""
-        steady = self.stage.steady if self.stage.loss is not None else self.steady
-        own = self.experts.phase(self.loss_context()) if self.stage.loss is None else None
-        return self.experience_index, self.stage_index, own if steady else self.stage_epoch
+        stage = self.work.stage
+        steady = self.steady if stage.loss is None else stage.steady
+        own = self.experts.phase(self.loss_context()) if stage.loss is None else None
+        return self.experience_index, self.work.index, own if steady else self.work.epoch
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which networks run."""
-        dtype = PRECISIONS[self.precision]
-        if dtype is None:
-            return contextlib.nullcontext()
-        # a graph must not hold casts of weights made outside of it
-        return torch.autocast(self.device.type, dtype, cache_enabled=self.stepper.name != "graph")
-
-    def run_network(self, network: ExpertNetwork, x: Tensor, rebalanced: bool | None = None) -> ModelOutput:
-        """Run an expert network under autocast; features and logits come back in fp32."""
-
-        def extract(images: Tensor) -> Tensor:
-            trains = network is self.model and self.is_training
-            if trains and self._features_stored:
-                return images.transpose(0, 1)
-            with (
-                self.autocast(),
-                torch.set_grad_enabled(torch.is_grad_enabled() and self._backbone_trains),
-            ):
-                return self.stepper.extract(network, images) if trains else network.extract(images)
-
-        return network.forward_all(x, rebalanced=rebalanced, extract=extract)
-
-    @torch.no_grad()
-    def teacher_output(self) -> ModelOutput | None:
-        """Return the teacher's answer to the current batch, or None in the first experience."""
-        return None if self.teacher is None else self.run_network(self.teacher, self.mb_x, rebalanced=False)
-
-    # ------------------------------------------------------------------ Avalanche's seam: data and model
+    # ------------------------------------------------------------------ Avalanche: an experience begins and ends
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         if DistributedHelper.is_distributed:
@@ -362,15 +394,15 @@ class IncrTemplate(SupervisedTemplate):
                 "several processes were started, but gradients would not be shared between them; "
                 "run one process per experiment"
             )
-        self._backbone_trains, self._features_stored = True, False
         self.memory_before = None if self.memory is None else self.memory.state_dict()
         begins = self._resume is None or bool(self._resume["progress"]["trained"])
-        if begins and self.is_expert_network:
-            self.num_old = self.model.num_classes
+        if begins:
+            self.num_old = self.network.num_classes
         super()._before_training_exp(**kwargs)
-        self._read_stream()
-        self._stream_loader = self._fast(self.dataloader)
-        check_batches(self, self._stream_loader)
+        own = self.dataloader is self._own_loader
+        self.stream = read_stream(self.network, self.feed, self.dataloader, own, self.adapted_dataset)
+        self.work = StageRun(self.work.stage, counts=self.stream.drawn, batches=self.stream.batches)
+        check_batches(self.experts, self.stages(self.experience), self.stream, self.feed)
         if begins:
             self._resume = None
             self._start_experience()
@@ -379,9 +411,9 @@ class IncrTemplate(SupervisedTemplate):
             self.memory.load_state_dict(self._resume["memory"], self._resume_stream)
 
     def _start_experience(self) -> None:
-        if self.is_expert_network:
-            self._check_guide()
-            self.experts.begin_experience(self.model)
+        if self.guide.network is not None:
+            check_guide(self.guide.network, self.model, class_names_of(self.experience))
+        self.experts.begin_experience(self.model)
         for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
             if self.schedule is not None:
                 group["lr"] = lr
@@ -389,87 +421,23 @@ class IncrTemplate(SupervisedTemplate):
             self.optimizer.state.clear()
         self.begin_experience(self.experience)
 
-    def _check_guide(self) -> None:
-        if self.guide is None:
-            return
-        if self.guide.class_ids != self.model.class_ids:
-            raise UserError(
-                f"experts.teacher knows {self.guide.num_classes} classes, in its own order; this experience has "
-                f"{self.model.num_classes}. Distil a teacher that was trained on the same classes in one task."
-            )
-        taught, names = self.guide.class_names, class_names_of(self.experience)
-        if taught is None or names is None:  # label ids are all that is known
-            return
-        for label in self.model.class_ids:
-            if taught.get(label) != names[label]:
-                raise UserError(
-                    f"class {label} is {taught.get(label)!r} to experts.teacher and {names[label]!r} here. Distil a "
-                    "teacher that was trained with the same class order (benchmark.order, seeds.class_order)."
-                )
-
-    def _read_stream(self) -> None:
-        """Take note of what this experience trains on, which a plugin such as Avalanche's replay may have changed."""
-        parts = self._parts_of_stream()
-        self.stream_dataset = functools.reduce(AvalancheDataset.concat, [dataset for dataset, _ in parts])
-        if not self.is_expert_network:
-            return
-        table = self.model.positions(torch.arange(max(self.model.class_ids) + 1))
-        self._position_table = table.to(self.device)
-        self.class_counts = self._counts_of(self.stream_dataset)
-        self._stream_counts = self.class_counts
-        if len(parts) > 1:
-            drawn = [self._counts_of(dataset) * passes for dataset, passes in parts]
-            self._stream_counts = torch.stack(drawn).sum(0).round().long()
-
-    def _parts_of_stream(self) -> list[tuple[Any, float]]:
-        """Return the data sets of the loader and the passes an epoch makes over each."""
-        if self.dataloader is self._own_loader:
-            return [(self.adapted_dataset, 1.0)]
-        try:
-            return parts_of_loader(self.dataloader)
-        except NotExactError as reason:
-            warnings.warn(
-                f"a plugin put a loader of its own in place ({reason}): class counts, and stages after the first, see "
-                "the images of the experience and of incrlt's memory, not those that this loader may add.",
-                stacklevel=2,
-            )
-            return [(self.adapted_dataset, 1.0)]
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        super()._after_training_exp(**kwargs)
+        self.end_experience(self.experience)
+        if self.uses_teacher:
+            self.past.take(self.model)
+        self.experience_index += 1
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Build Avalanche's training loader; a plugin may put another one in its place."""
         super().make_train_dataloader(**kwargs)
         self._own_loader = self.dataloader
 
-    def _counts_of(self, dataset: Any) -> Tensor:
-        labels = self.positions(torch.as_tensor(list(dataset.targets), device=self.device))
-        return class_counts(labels, self.model.num_classes)
-
-    def positions(self, labels: Tensor) -> Tensor:
-        """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
-        assert self._position_table is not None
-        return self._position_table[labels]
-
-    def _fast(self, loader: Any) -> Any:
-        if not self.fast_data:
-            return loader
-        try:
-            return convert(
-                loader,
-                self.device,
-                self.batch_generator,
-                self.augmentation_generator,
-                cache=self.tensor_cache,
-                channels_last=self.channels_last,
-            )
-        except NotExactError as reason:
-            self.fallback_reason = str(reason)
-            return loader
-
     def make_eval_dataloader(self, **kwargs: Any) -> None:
         """Build Avalanche's evaluation loader, then cut its batches from tensors where that is exact."""
         super().make_eval_dataloader(**kwargs)
         self._eval_width = max(classes_of(self.experience)) + 1
-        self.dataloader = self._fast(self.dataloader)
+        self.dataloader = self.feed.convert(self.dataloader)
 
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
         """Grow the heads when training meets new classes; evaluation leaves an expert network as it is."""
@@ -480,22 +448,19 @@ class IncrTemplate(SupervisedTemplate):
             new = [label for label in classes_of(self.experience) if label not in set(model.class_ids)]
             if new:
                 self._replaced += model.grow(new)
-            self.place(model)
+            self.compute.place(model)
         return model
-
-    def place(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device, in the memory format of the strategy."""
-        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
-        return model.to(self.device).to(memory_format=memory_format)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Point the optimizer at grown parameters, keeping the state of their old rows."""
-        if not self.is_expert_network:
+        if isinstance(self.network, ForeignNetwork):
             return super().make_optimizer(**kwargs)
         replace_parameters(self.optimizer, self._replaced)
         self._replaced = []
         self.optimized_param_id = dict(self.model.named_parameters())
         return None
+
+    # ------------------------------------------------------------------ Avalanche: one step
 
     @property
     def mb_task_id(self) -> Tensor:
@@ -504,69 +469,59 @@ class IncrTemplate(SupervisedTemplate):
             return self.mbatch[-1]
         return torch.zeros_like(self.mb_y)
 
-    # ------------------------------------------------------------------ Avalanche's seam: one step
+    def _task_labels(self) -> Tensor:
+        return self.mb_task_id
 
     def forward(self) -> Tensor:
         """Run the model on the batch and return fp32 logits in the benchmark's label ids."""
-        if not self.is_expert_network:
-            with self.autocast():
-                return super().forward().float()
         if self.is_training:
-            self._captured = self.stepper.take(self)
-            captured = self._captured is not None
-            self.mb_out = self._captured.output if captured else self._output_of_batch()
-            return self.model.to_labels(self.mb_out.logits)
-        self.mb_out = self.run_network(self.model, self.mb_x, rebalanced=True)
-        self.mb_scores = {**self.readouts(self.mb_out), **self.routed(self.mb_out)}
-        return self.model.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
+            return self._forward_in_training()
+        output = self.compute.run(self.network, self.mb_x, rebalanced=True)
+        if isinstance(self.network, ForeignNetwork):
+            return output.logits
+        self.mb_out = output
+        self.mb_scores = {**self.readouts(self.mb_out), **self._routed(self.mb_out)}
+        return self.network.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
+
+    def _forward_in_training(self) -> Tensor:
+        x, y = self.mb_x, self.mb_y
+        captured = self._captured = self.stepper.take(self.model, self._terms_of, x, y, self.phase)
+        self.mb_out = captured.output if captured else self.work.forward(self.compute, self.network, x)
+        return self.network.to_labels(self.mb_out.logits)
+
+    def _routed(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
+        if self.router is None or not self.network.num_classes:
+            return {}
+        logits, self.mb_experts_used = self.router.read_out(self.model.router, output)
+        return {"routed": logits}
 
     def criterion(self) -> Tensor:
         """Sum the loss terms in training; in evaluation, the plain criterion."""
         if not self.is_training:
             return self._criterion(self.mb_output, self.mb_y)
         if self._captured is not None:
-            values = self._captured.terms.clone()  # the next batch writes new ones there
-            self._step_terms.append((self._captured.names, values))
-            return values.sum()
-        terms = self._terms()
-        self._step_terms.append((list(terms), torch.stack([term.detach() for term in terms.values()])))
-        return torch.stack(list(terms.values())).sum()
+            return self.terms.add_captured(self._captured.names, self._captured.terms)
+        assert self.mb_out is not None
+        return self.terms.add(self._terms(self.mb_out))
 
-    def _output_of_batch(self) -> ModelOutput:
-        return self.run_network(self.model, self.mb_x, self.stage.rebalanced)
-
-    def terms_of_batch(self) -> tuple[ModelOutput, LossTerms]:
-        """Return output and loss terms of the batch, without callbacks: what a captured step consists of."""
-        self.mb_out = self._output_of_batch()
-        return self.mb_out, self._terms()
-
-    def plugin_between(self, hooks: Sequence[str]) -> str | None:
-        """Return which plugin acts in one of these callbacks, None if none does; evaluation only watches."""
-        for plugin in self.plugins:
-            for hook in () if isinstance(plugin, EvaluationPlugin) else hooks:
-                found = getattr(type(plugin), hook, None)
-                if found is not None and found is not getattr(SupervisedPlugin, hook, None):
-                    return f"plugin {type(plugin).__name__} acts in {hook}"
-        return None
-
-    @contextlib.contextmanager
-    def on_batch(self, x: Tensor, y: Tensor) -> Iterator[None]:
-        """Put tensors of the same shapes in place of the batch."""
+    def _terms_of(self, x: Tensor, y: Tensor) -> tuple[ModelOutput, LossTerms]:
+        """Return output and terms of tensors put in the place of the batch, without callbacks."""
         batch = self.mbatch
         self.mbatch = [x, y, *batch[2:]]
         try:
-            yield
+            self.mb_out = self.work.forward(self.compute, self.network, x)
+            return self.mb_out, self._terms(self.mb_out)
         finally:
             self.mbatch = batch
 
-    def _terms(self) -> LossTerms:
-        if not self.is_expert_network:
+    def _terms(self, output: ModelOutput) -> LossTerms:
+        if isinstance(self.network, ForeignNetwork):
             return {"criterion": self._criterion(self.mb_output, self.mb_y)}
-        assert self.mb_out is not None
         labels = self.positions(self.mb_y)
-        if self.stage.loss is not None:
-            return self.stage.loss(self.loss_context(), self.mb_out, labels)
-        terms = self.loss_terms(self.mb_out, labels)
+        if self.work.stage.loss is not None:
+            return self.work.stage.loss(self.loss_context(), output, labels)
+        terms = self.loss_terms(output, labels)
         if not isinstance(terms, dict):
             raise UserError(
                 f"the loss of experts '{self.experts.name}' is a {type(terms).__name__}; return named terms, such as "
@@ -575,73 +530,55 @@ class IncrTemplate(SupervisedTemplate):
         return terms
 
     def backward(self) -> None:
-        """Run the backward pass; gradients are unscaled before plugins and clipping see them."""
+        """Run the backward pass, or take a captured one's gradients; then each expert gets its own pace."""
         if self._captured is not None:
             self._captured.give_gradients()
-        elif self.scaler.is_enabled():
-            self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
-            self.scaler.unscale_(self.optimizer)
         else:
-            super().backward()
-        self._pace_experts()
-
-    def _pace_experts(self) -> None:
-        """Give each expert the gradient of its own loss, see :attr:`~incrlt.experts.base.ExpertMethod.averaged`."""
-        gradients = [p.grad for p in self._paced if p.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, self.model.num_experts)
-
-    def _to_pace(self) -> list[nn.Parameter]:
-        """Return what :meth:`_pace_experts` acts on: only what trains, nobody clears the gradients of the rest."""
-        if not self.is_expert_network or self.model.num_experts == 1 or not self.experts.averaged:
-            return []
-        trained = set(map(id, held_by(self.optimizer)))
-        return [p for p in self.model.own_parameters if id(p) in trained]
+            self.compute.backward(self.loss, self.optimizer, self.retain_graph)
+        self.work.pace(self.network.num_experts)
 
     def optimizer_step(self) -> None:
         """Clip, step, and put frozen head rows back."""
-        if self.grad_clip is not None:
-            # only what trains: parameters outside a stage's optimizer keep gradients nobody clears
-            nn.utils.clip_grad_norm_(held_by(self.optimizer), self.grad_clip)
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
-        if self.is_expert_network:
-            self.model.restore_frozen()
+        self.compute.update(self.optimizer)
+        self.network.restore_frozen()
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()
-        self.mb_out, self._batches, self._stream_loader, self._captured = None, None, [], None
+        self.mb_out, self._captured = None, None
+        self.work.batches, self.stream = None, self.stream.without_batches()
 
     def _eval_cleanup(self) -> None:
         super()._eval_cleanup()
         self.mb_out, self.mb_scores, self.mb_experts_used = None, {}, None
 
-    # ------------------------------------------------------------------ stages and epochs
+    # ------------------------------------------------------------------ Avalanche: stages and epochs
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         first = 0 if self._resume is None else self._resume["progress"]["stage"]
         for index, stage in enumerate(self.stages(experience)):
             if index >= first and stage.epochs > 0:
                 with self._enter(index, stage) as start:
-                    self._run_epochs(stage, start, **kwargs)
+                    self._run_epochs(start, **kwargs)
 
-    def _run_epochs(self, stage: Stage, start: int, **kwargs: Any) -> None:
-        for self.stage_epoch in range(start, stage.epochs):
+    def _run_epochs(self, start: int, **kwargs: Any) -> None:
+        work = self.work
+        for epoch in range(start, work.stage.epochs):
+            work.epoch = epoch
             self._before_training_epoch(**kwargs)
             if self._stopped():
                 break
             begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
             self.training_epoch(**kwargs)
-            self._collect_terms()
+            self.terms.collect(self._where())
             self.epoch_seconds = time.perf_counter() - begun
             self._after_training_epoch(**kwargs)
-            if self._scheduler is not None:
-                self._scheduler.step()
+            if work.scheduler is not None:
+                work.scheduler.step()
             if self.on_epoch_end is not None:
                 self.on_epoch_end(self)
+
+    def _where(self) -> str:
+        return f"experience {self.experience_index}, stage '{self.stage.name}', epoch {self.stage_epoch + 1}"
 
     def _stopped(self) -> bool:
         """Return whether a plugin such as EarlyStopping has ended the stage.
@@ -649,123 +586,72 @@ class IncrTemplate(SupervisedTemplate):
         Before its first epoch a later stage has given no reason: what is asked for there is about the stage before.
         """
         asked, self._stop_training = self._stop_training, False
-        return asked and not (self.stage_index > 0 and self.stage_epoch == 0)
+        return asked and not (self.work.index > 0 and self.work.epoch == 0)
 
     @contextlib.contextmanager
     def _enter(self, index: int, stage: Stage) -> Iterator[int]:
         """Set up a stage, yield its first epoch, and leave model and optimizer as they were found."""
-        self.main_optimizer, self.stage, self.stage_index = self.optimizer, stage, index
-        if stage.lr is not None:
-            self.optimizer = stage_optimizer(self.main_optimizer, stage, self.model)
-        self.dataloader = self._batches = self._stage_loader(stage)
-        self.model.train()
-        if self.is_expert_network:
-            self._backbone_trains = not stage.frozen_backbone and backbone_trains(self.optimizer, self.model)
-            self.model.freeze_old(self.frozen_rows(stage))
-            if stage.frozen_backbone:
-                self.model.freeze_backbone()
-        self._scheduler = stage.schedule(self.optimizer, stage.epochs) if stage.schedule else None
-        self._paced, self._stop_training = self._to_pace(), False
+        self.main_optimizer = self.optimizer
+        batches, counts = self._batches_of(stage)
+        self.work = stages_at_work.enter(
+            stage,
+            index,
+            network=self.network,
+            model=self.model,
+            optimizer=self.optimizer,
+            batches=batches,
+            counts=counts,
+            experts=self.experts,
+            frozen_rows=self.frozen_rows(stage),
+        )
+        assert self.work.optimizer is not None
+        self.optimizer, self.dataloader, self._stop_training = self.work.optimizer, batches, False
         try:
             start = self._catch_up()
             if stage.cache_features:
-                self.dataloader = self._batches = feature_batches(self, self._batches)
-                self._features_stored = True
+                self.work.store_features(self.compute, self.network, self.eval_mb_size)
+                self.dataloader = self.work.batches
             if start == 0 and stage.prepare is not None:
                 stage.prepare(self.model, self.num_old)
             yield start
         finally:
             self.stepper.forget()
-            self.model.zero_grad()  # no later stage clears what this one alone has trained
             self.optimizer = self.main_optimizer
-            self._backbone_trains, self._features_stored = True, False
-            if self.is_expert_network:
-                self.model.freeze_old(0)
-            self.model.train()
+            self.work.close()
+            stages_at_work.leave(self.network, self.model)
 
-    def frozen_rows(self, stage: Stage) -> int:
-        """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
-        return self.num_old if stage.lr is not None and stage.freeze_old else 0
-
-    @staticmethod
-    def on_stream_loader(stage: Stage) -> bool:
-        """Say whether a stage trains on the loader of the stream; others have one of their own."""
-        usual = stage.sampler == "shuffle" and stage.batch_size is None and not stage.aside
-        return stage.data == "stream" and usual
-
-    def _stage_loader(self, stage: Stage) -> Any:
-        self.stage_counts, self._constants = self._stream_counts, {}
-        if self.on_stream_loader(stage):
-            return self._stream_loader
-        dataset = self.stream_dataset
+    def _batches_of(self, stage: Stage) -> tuple[Any, Tensor]:
+        """Return the loader of a stage, and images per class as its sampler draws them."""
+        if is_streams_loader(stage):
+            return self.stream.batches, self.stream.drawn
+        dataset = self.stream.dataset
         if stage.data == "exemplars":
             self.memory.update(self, self.experience)
             dataset = self.memory.dataset().train()
-        self.stage_counts = self._drawn(dataset, stage)
-        permutation, augmentation = self._generators(stage)
-        return class_aware_loader(
-            dataset,
-            batch_size=stage.batch_size or self.train_mb_size,
-            class_aware=stage.sampler == "class_aware",
-            device=self.device,
-            permutation_generator=permutation,
-            augmentation_generator=augmentation,
-            channels_last=self.channels_last,
-            fast=self.fast_data,
-            cache=self.tensor_cache,
-        )
-
-    def _generators(self, stage: Stage) -> tuple[torch.Generator, torch.Generator]:
-        """Return the generators of a stage; its own begin from the seeds and the experience."""
-        if not stage.aside:
-            return self.batch_generator, self.augmentation_generator
-        for generator, seed in zip(self.aside_generators, self._seeds, strict=True):
-            generator.manual_seed(seed + ASIDE * (self.experience_index + 1))
-        return self.aside_generators
-
-    def _drawn(self, dataset: Any, stage: Stage) -> Tensor:
-        """Return images per class as the stage's sampler draws them: priors must not correct twice."""
-        if not self.is_expert_network:
-            return self.class_counts
-        counts = self._counts_of(dataset)
-        return (
-            torch.full_like(counts, len(dataset) // len(counts)) if stage.sampler == "class_aware" else counts
-        )
-
-    def _collect_terms(self) -> None:
-        """Average the epoch's terms in one transfer; name the first one that is not finite."""
-        if not self._step_terms:
-            return
-        names = self._step_terms[0][0]
-        values = torch.stack([values for _, values in self._step_terms]).cpu()
-        self._step_terms = []
-        broken = (~values.isfinite()).nonzero()
-        if len(broken):
-            step, term = broken[0].tolist()
-            raise UserError(
-                f"loss term '{names[term]}' became {values[step, term].item()} in experience "
-                f"{self.experience_index}, stage '{self.stage.name}', epoch {self.stage_epoch + 1}, step {step + 1}. "
-                "Lower training.lr, set training.grad_clip, or use training.precision: fp32."
-            )
-        self.epoch_terms = dict(zip(names, values.double().mean(0).tolist(), strict=True))
+        batches = self.feed.of_stage(stage, dataset, self.train_mb_size, self.experience_index)
+        return batches, self.stream.drawn_by(stage, dataset)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Run Avalanche's epoch, counting images."""
-        self.epoch_images, self._step_terms = 0, []
+        self.epoch_images = 0
+        self.terms.clear()
         super().training_epoch(**kwargs)
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         self.epoch_images += len(self.mb_y)
         super()._after_training_iteration(**kwargs)
 
-    def _after_training_exp(self, **kwargs: Any) -> None:
-        super()._after_training_exp(**kwargs)
-        self.end_experience(self.experience)
-        if self.uses_teacher:
-            self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.experience_index += 1
-
     # ------------------------------------------------------------------ state
+
+    def _parts(self) -> dict[str, state.Part]:
+        """Return what moves from step to step, by its name in a checkpoint."""
+        return {
+            "optimizer": self.optimizer,
+            "scaler": self.compute,
+            "clock": state.Counters(self.clock),
+            "generators": self.feed,
+            "random": state.Randomness(self.device),
+        }
 
     def state_dict(self, trained: bool = False) -> dict[str, Any]:
         """Return everything of the strategy that a later process needs to go on bit-exactly, as tensors and plain data.
@@ -779,7 +665,25 @@ class IncrTemplate(SupervisedTemplate):
         Raises:
             UserError: The model is not an expert network.
         """
-        return state.save(self, trained)
+        alone = trained or self.optimizer is self.main_optimizer
+        return {
+            "format": state.FORMAT,
+            "strategy": self.name,
+            "progress": {
+                "experience": self.experience_index,
+                "stage": self.work.index,
+                "epoch": self.work.epoch + 1,
+                "trained": trained,
+            },
+            "model": self.network.state(),
+            "teacher": self.past.state_dict(),
+            "num_old": self.num_old,
+            "main_optimizer": None if alone else self.main_optimizer.state_dict(),
+            "memory": None if self.memory is None else self.memory.state_dict(),
+            "memory_before": None if trained else self.memory_before,  # what this experience trains on
+            "extra": self.extra_state(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
+        }
 
     def load_state_dict(self, saved: dict[str, Any], train_stream: Any) -> None:
         """Restore :meth:`state_dict`; training then goes on with experience ``experience_index``.
@@ -791,21 +695,32 @@ class IncrTemplate(SupervisedTemplate):
         Raises:
             UserError: The state belongs to another strategy or format.
         """
-        state.load(self, saved, train_stream)
+        state.check(saved, self.name, self.memory is not None)
+        state.load_network(self.model.to(self.device), saved["model"], self.optimizer, self.router)
+        self.past.load_state_dict(saved["teacher"], self.model)
+        self.num_old = saved["num_old"]
+        self.experience_index = saved["progress"]["experience"]
+        if self.memory is not None:
+            before = saved["memory_before"]
+            self.memory.load_state_dict(saved["memory"] if before is None else before, train_stream)
+        self.load_extra_state(saved["extra"])
+        self._resume, self._resume_stream = saved, train_stream  # the rest waits until training is there
+        if saved["progress"]["trained"]:
+            self._restore_progress(saved)
 
-    def resume_from(self, saved: dict[str, Any], train_stream: Any) -> None:
-        """Go on with the epoch after the saved one as soon as training reaches its experience."""
-        self._resume, self._resume_stream = saved, train_stream
+    def _restore_progress(self, saved: dict[str, Any]) -> None:
+        """Restore what moves from step to step."""
+        if saved["main_optimizer"] is not None:
+            self.main_optimizer.load_state_dict(saved["main_optimizer"])
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
 
     def _catch_up(self) -> int:
         """Return the first epoch of a stage; on resuming, restore optimizer, counters and random states first."""
         saved, self._resume = self._resume, None
-        if saved is None or saved["progress"]["stage"] != self.stage_index:
+        if saved is None or saved["progress"]["stage"] != self.work.index:
             return 0
         epoch = int(saved["progress"]["epoch"])
-        for _ in range(epoch if self._scheduler is not None else 0):
-            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # the steps were made by the process that was killed
-            self._scheduler.step()
-        state.restore_progress(self, saved)
-        self.stage_epoch = epoch - 1  # stays so when all epochs of the stage were done
+        self.work.catch_up(epoch)
+        self._restore_progress(saved)
         return epoch

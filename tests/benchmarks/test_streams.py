@@ -118,3 +118,17 @@ def test_cifar100(cifar100_root):
     sizes = [len(experience.dataset) for experience in benchmark.train_stream]
     assert sizes == [5244, 378, 513, 519, 803, 671, 679, 530, 964, 202, 344]
     assert [len(e.dataset) for e in benchmark.test_stream] == [5000] + [500] * 10
+
+
+def test_images_are_held_once_where_most_are_kept():
+    """Before: the stream's copy stood beside the data set through the whole run."""
+    from incrlt.benchmarks import datasets
+    from incrlt.data.avalanche import stored_parts
+
+    digits = datasets.load("digits")
+    for ratio, shared in ((1, True), (1.5, True), (10, False)):
+        made = streams.build(digits, Protocol.named("lfh-shuffled-5", "digits", imbalance_ratio=ratio))
+        for experience, chosen in zip(made.train_stream, made.protocol.train_indices, strict=True):
+            [(stored, rows, _, _)] = stored_parts(experience.dataset)
+            assert (stored.images.data_ptr() == digits.train_images.data_ptr()) is shared
+            assert (stored.images[rows] == digits.train_images[chosen]).all()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from incrlt.models import Layout, build
-from incrlt.models.resnet import LateBranch, PaddingShortcut
+from incrlt.models.backbones.resnet import LateBranch, PaddingShortcut
 
 SHIKE = Layout(num_experts=3, shared="two_stages", fusion=True, second_heads=True, scale=30.0)
 

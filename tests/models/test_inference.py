@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -196,6 +197,33 @@ def test_what_compares_like_a_number_but_is_none_is_refused(options):
 
 
 # ---------------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize(
+    "value", [torch.tensor(0.25), torch.tensor([0.25]), np.float32(0.25), torch.tensor(0)]
+)
+def test_a_threshold_may_be_a_number_of_any_kind(network, value):
+    x = _images()
+    found, expected = network.predict(x, threshold=value), network.predict(x, threshold=float(value))
+    assert torch.equal(found.logits, expected.logits)
+    calibrate(network, [x])
+    budget = network.predict(x, budget=torch.tensor(1.5)).experts_used
+    assert torch.equal(budget, network.predict(x, budget=1.5).experts_used)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.tensor([0.1, 0.2]), r"a tensor of shape \(2,\)"),
+        (torch.tensor(True), "True"),
+        (torch.tensor(float("nan")), "nan"),
+        (np.array([0.1, 0.2]), "array"),
+        (torch.tensor([]), r"a tensor of shape \(0,\)"),
+    ],
+)
+def test_a_threshold_that_is_no_one_number_is_explained(value, said):
+    with pytest.raises(UserError, match=f"threshold is {said}.*; give a number"):
+        _network().predict(_images(2), threshold=value)
 
 
 @pytest.mark.parametrize("budget", [1.0, 1.3, 2.0, 2.7, 3.0])

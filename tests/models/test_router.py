@@ -163,6 +163,18 @@ def test_more_images_than_the_table_holds():
     assert _spent(router, kept, 1.7) == pytest.approx(1.7, abs=2e-3)
 
 
+@pytest.mark.parametrize("images", [4097, 5000, 9001, 20000])
+def test_of_more_images_than_the_table_holds_a_budget_is_never_overspent(images):
+    """Quantiles rounded to the nearest spent up to a table's step too much."""
+    torch.manual_seed(3)
+    router = Router(2, 4)
+    scores = torch.randn(1, images)
+    router.calibrate(scores)
+    for budget in torch.linspace(1.0001, 1.9999, 97, dtype=torch.float64).tolist():
+        spent = _spent(router, scores, budget)
+        assert budget - 2 / 4096 <= spent <= budget + 1e-9
+
+
 def test_records_add_up_and_the_oldest_give_way():
     router = Router(2, 4)
     router.record(torch.full((1, 10), -5.0))

@@ -11,7 +11,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import COUNTS, KINDS, TRAIN_SHIFT, Digits, contents, indices, make, naive
+from streams import COUNTS, KINDS, TRAIN_SHIFT, Digits, contents, indices, make, naive, shift
 
 from incrlt.errors import UserError
 from incrlt.plugins import ExemplarMemory
@@ -343,3 +343,180 @@ def test_data_without_targets_are_refused():
     experience = benchmark_from_datasets(train=data).train_stream[0]
     with pytest.raises(UserError, match="targets"):
         ExemplarMemory(total=3).update(naive(), experience)
+
+
+# --- identity is the thing itself ------------------------------------------------------------------------
+
+
+def two_streams():
+    """Two benchmarks of other classes, whose experiences have the same numbers 0, 1, ..."""
+    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
+
+    streams = []
+    for pairs in ([(0, 1), (2, 3)], [(4, 5), (6, 8)]):
+        data = [as_data(indices([20] * 10, pair)) for pair in pairs]
+        streams.append(with_classes_timeline(benchmark_from_datasets(train=data)).train_stream)
+    return streams
+
+
+def as_data(rows):
+    from avalanche.benchmarks.utils import as_classification_dataset
+
+    return as_classification_dataset(
+        Digits(rows), transform_groups={"train": (shift, None), "eval": (torch.clone, None)}
+    )
+
+
+def stream_of(*data):
+    from avalanche.benchmarks import benchmark_from_datasets
+
+    return benchmark_from_datasets(train=list(data)).train_stream
+
+
+def experience_of(data):
+    """An experience of no stream, without a number."""
+    from avalanche.benchmarks.scenarios import DatasetExperience
+
+    return DatasetExperience(dataset=data)
+
+
+def test_streams_that_restart_their_numbers():
+    """Before: the second stream's experiences counted as seen, and took the first one's exemplars out of the data."""
+    memory, watcher = ExemplarMemory(per_class=3), Watcher()
+    strategy = naive(memory, watcher)
+    arrived = 0
+    for stream in two_streams():
+        for experience in stream:
+            strategy.train(experience)
+            assert len(watcher.adapted[-1][0]) == 40 + 3 * arrived, "all exemplars so far, and its own images"
+            arrived += 2
+    assert memory.counts() == dict.fromkeys([0, 1, 2, 3, 4, 5, 6, 8], 3)
+
+
+def test_a_memory_of_two_streams_is_found_again_in_both():
+    first, second = two_streams()
+    memory, again = ExemplarMemory(per_class=3), ExemplarMemory(per_class=3)
+    for experience in [*first, *second]:
+        memory.update(naive(), experience)
+    state = torch.load(io.BytesIO(state_bytes(memory)), weights_only=True)
+    again.load_state_dict(state, [*(e for s in two_streams() for e in s)])
+    assert contents(again.dataset()) == contents(memory.dataset())
+    assert state_bytes(again) == state_bytes(memory)
+    with pytest.raises(UserError, match="another train stream"):
+        ExemplarMemory(per_class=3).load_state_dict(state, second)
+
+
+def test_an_experience_cut_into_many():
+    from avalanche.benchmarks.scenarios.online import split_online_stream
+
+    memory, watcher = ExemplarMemory(per_class=4), Watcher()
+    strategy = naive(memory, watcher)
+    for experience in split_online_stream(
+        make("from-datasets").train_stream, experience_size=7, shuffle=True
+    ):
+        strategy.train(experience)
+        numbers = watcher.adapted[-1][0]
+        assert len(numbers) == len(set(numbers)), "no picture twice"
+    assert memory.counts() == {label: min(4, COUNTS[label]) for label in memory.counts()}
+    assert len(memory.counts()) == 10
+    kept = contents(memory.dataset())[0]
+    assert len(kept) == len(set(kept))
+
+
+def test_data_that_hold_the_exemplars_already_do_not_get_them_twice():
+    """A stream in which every experience repeats all that came before."""
+    whole = as_data(indices([12] * 10, (0, 1, 2)))
+    memory, watcher = ExemplarMemory(per_class=5), Watcher()
+    strategy = naive(memory, watcher)
+    for size in (12, 24, 36):
+        strategy.train(stream_of(whole.subset(list(range(size))))[0])
+        assert len(watcher.adapted[-1][0]) == size
+    kept = contents(memory.dataset())[0]
+    assert len(kept) == len(set(kept)) == 15
+
+
+def test_the_same_data_in_other_objects_are_the_same_experience():
+    whole = as_data(indices([12] * 10, (0, 1)))
+    memory = ExemplarMemory(per_class=5, selection="random")
+    memory.update(naive(), experience_of(whole.subset(list(range(24)))))
+    before = state_bytes(memory)
+    memory.update(naive(), experience_of(whole.subset(list(range(24)))))
+    assert state_bytes(memory) == before
+
+
+def test_pictures_behind_another_transform_are_others():
+    """Permuted MNIST: the same files again and again."""
+    from avalanche.benchmarks.utils import as_classification_dataset
+
+    stored = Digits(indices([8] * 10, (0, 1)))
+    memory, watcher = ExemplarMemory(per_class=2), Watcher()
+    strategy = naive(memory, watcher)
+    for seed in (0, 1):
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(seed)) + 1
+        permute = Permute(order)
+        data = as_classification_dataset(
+            stored, transform_groups={"train": (permute, None), "eval": (permute, None)}
+        )
+        strategy.train(stream_of(data)[0])
+    assert len(watcher.adapted[1][0]) == 16 + 4
+
+
+class Permute:
+    def __init__(self, order):
+        self.order = order
+
+    def __call__(self, row):
+        return torch.cat([row[:1], row[self.order]])
+
+
+def test_one_label_with_two_names_is_refused_before_training():
+    from types import SimpleNamespace
+
+    first, second = two_streams()
+    first.benchmark = SimpleNamespace(class_names=dict(enumerate("abcdefghij")))
+    memory = ExemplarMemory(per_class=2)
+    strategy = naive(memory)
+    strategy.train(first[0])
+    weights = strategy.model.body.weight.clone()
+    second.benchmark = SimpleNamespace(class_names={4: "e", 5: "f"})
+    strategy.train(second[0])
+    third = stream_of(as_data(indices([5] * 10, (0,))))
+    third.benchmark = SimpleNamespace(class_names=["zebra"])
+    weights = strategy.model.body.weight.clone()
+    with pytest.raises(UserError, match=r"label 0 is 'a' .* 'zebra'"):
+        strategy.train(third[0])
+    torch.testing.assert_close(strategy.model.body.weight, weights, rtol=0, atol=0)
+    state = memory.state_dict()
+    first.benchmark = SimpleNamespace(class_names={0: "a", 1: "beta"})
+    with pytest.raises(UserError, match="label 1 is 'b' in the saved memory and 'beta'"):
+        ExemplarMemory(per_class=2).load_state_dict(state, [*first, *second])
+
+
+class Renamed(Digits):
+    """The same labels, but the pictures of one class moved on by one, as after a file of it was renamed."""
+
+    def __init__(self, rows, label):
+        super().__init__(rows)
+        own = torch.tensor([target == label for target in self.targets]).nonzero()[:, 0]
+        self.rows[own] = self.rows[own.roll(1)]
+
+
+def test_a_renamed_file_is_noticed():
+    from avalanche.benchmarks.utils import as_classification_dataset
+
+    rows = indices([9] * 10, (0, 1))
+    memory = ExemplarMemory(per_class=4)
+    memory.update(naive(), experience_of(as_data(rows)))
+    state = torch.load(io.BytesIO(state_bytes(memory)), weights_only=True)
+    good = [experience_of(as_data(rows))]
+    ExemplarMemory(per_class=4).load_state_dict(state, good)
+    changed = [experience_of(as_classification_dataset(Renamed(rows, 1)))]
+    with pytest.raises(
+        UserError, match=r"[1-4] of 8 exemplars .* other pictures .* of class 1\): files were renamed"
+    ):
+        ExemplarMemory(per_class=4).load_state_dict(state, changed)
+    older = {key: state[key] for key in ("labels", "counts", "places", "experiences", "random_state")}
+    again = ExemplarMemory(per_class=4)
+    again.load_state_dict(older, good)
+    assert state_bytes(again) == state_bytes(memory), "what an older state lacks is read from the stream"
+    ExemplarMemory(per_class=4).load_state_dict(older, changed)

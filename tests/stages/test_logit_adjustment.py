@@ -123,7 +123,7 @@ def test_the_running_prior_by_hand():
     backward = strategy.backward
 
     def spy():
-        names, values = strategy._step_terms[-1]
+        names, values = strategy.terms._steps[-1]
         assert names == ["running_prior"]
         steps.append(
             (

@@ -46,7 +46,7 @@ def test_the_term_is_that_of_the_function():
             teacher = strategy.teacher_output()
             if teacher is not None:
                 output = strategy.mb_out.expert_logits.detach()
-                found = strategy._step_terms[-1]
+                found = strategy.terms._steps[-1]
                 value = dict(zip(found[0], found[1].tolist(), strict=True))["distillation"]
                 sizes = strategy.distilled_sizes
                 expected = 3.0 * per_head_distillation(output, teacher.expert_logits, sizes, 1.5)

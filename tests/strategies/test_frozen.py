@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -48,7 +49,11 @@ def keeping_gradients(cls):
     """The strategy as it would be if every stage ran the backbone as training does."""
 
     class Keeping(cls):
-        _backbone_trains = property(lambda self: True, lambda self, value: None)
+        @contextlib.contextmanager
+        def _enter(self, index, stage):
+            with super()._enter(index, stage) as start:
+                self.work.backbone_trains = True
+                yield start
 
     return Keeping
 

@@ -363,7 +363,7 @@ def test_a_stage_aside_leaves_the_generators_of_the_stream_alone():
     def after(rebalance):
         strategy = toy.make(Finetune, memory=0, train_epochs=1, rebalance=rebalance)
         strategy.train(toy.stream().train_stream[0])
-        return strategy.batch_generator.get_state(), strategy.augmentation_generator.get_state()
+        return strategy.feed.order.get_state(), strategy.feed.augmentation.get_state()
 
     for alone, beside in zip(after(None), after(Aside()), strict=True):
         assert torch.equal(alone, beside)

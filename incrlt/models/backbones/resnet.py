@@ -12,15 +12,64 @@ only where the number of channels changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from incrlt.errors import UserError, did_you_mean
+from incrlt.models.layout import Layout
+from incrlt.models.maps import Maps
 
-DEPTHS = {"resnet8": 1, "resnet14": 2, "resnet20": 3, "resnet32": 5}
-"""Network name to basic blocks per stage (depth = 6 n + 2)."""
+
+@dataclass(frozen=True)
+class ResNet:
+    """The parts of a ResNet for small images; a :class:`~incrlt.models.backbone.Backbone`.
+
+    Args:
+        in_channels: Channels of the images.
+        width: Channels of the first stage.
+        last_relu: Keep the last ReLU.
+        blocks: Basic blocks per stage (depth = 6 blocks + 2).
+    """
+
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "resnet8": {"blocks": 1},
+        "resnet14": {"blocks": 2},
+        "resnet20": {"blocks": 3},
+        "resnet32": {"blocks": 5},
+    }
+    shares: ClassVar[tuple[str, ...]] = ("stem", "two_stages", "nothing")
+
+    in_channels: int
+    width: int
+    last_relu: bool
+    blocks: int = 5
+
+    def stem(self, layout: Layout) -> nn.Module:
+        """Return what experts share: a stage, two stages, or nothing."""
+        if layout.shared == "nothing":
+            return nn.Identity()
+        if layout.shared == "two_stages":
+            return TwoStageStem(self.in_channels, self.width, self.blocks, layout.shortcut)
+        return Stem(self.in_channels, self.width, self.blocks)
+
+    def branch(self, layout: Layout, expert: int) -> Branch | LateBranch | WholeNetwork:
+        """Return the own part of an expert, counted from 0."""
+        factor, shortcut = layout.width_factor, layout.shortcut
+        if layout.shared == "nothing":
+            own = max(1, round(self.width * factor))
+            branch = Branch(own, self.blocks, self.last_relu, 1.0, shortcut)
+            return WholeNetwork(Stem(self.in_channels, own, self.blocks), branch)
+        if layout.shared == "two_stages":
+            source = expert % 2 if layout.fusion else None
+            return LateBranch(self.width, self.blocks, self.last_relu, factor, shortcut, source)
+        return Branch(self.width, self.blocks, self.last_relu, factor, shortcut)
+
+    def initialise(self, module: nn.Module) -> None:
+        """Draw the weights of a module; used with ``apply``."""
+        initialise(module)
 
 
 class PaddingShortcut(nn.Module):
@@ -88,9 +137,17 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, in, H, W]`` to ``[B, out, H / stride, W / stride]``."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y)) + self.shortcut(x)
+        y = self._sum(x)
         return F.relu(y, inplace=True) if self.last_relu else y
+
+    def with_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the result, and the sum that it is the ReLU of."""
+        y = self._sum(x)
+        return F.relu(y) if self.last_relu else y, y  # not in place: the sum is asked for
+
+    def _sum(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return self.bn2(self.conv2(y)) + self.shortcut(x)
 
 
 def _stage(
@@ -107,6 +164,15 @@ def _stage(
         for index in range(blocks - 1)
     ]
     return nn.Sequential(*layers)
+
+
+def _with_map(stage: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a stage; return its result, and the map before its last ReLU."""
+    *blocks, last = stage
+    for block in blocks:
+        x = block(x)
+    result: tuple[Tensor, Tensor] = last.with_map(x)
+    return result
 
 
 class Stem(nn.Module):
@@ -128,6 +194,11 @@ class Stem(nn.Module):
         """Map images ``[B, in, H, W]`` to maps ``[B, width, H, W]``."""
         return self.stage1(F.relu(self.bn(self.conv(x)), inplace=True))
 
+    def with_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """Do the same, and tell the map of the first stage before its ReLU."""
+        out, before = _with_map(self.stage1, F.relu(self.bn(self.conv(x)), inplace=True))
+        return out, (before,)
+
 
 class TwoStageStem(nn.Module):
     """First convolution and the first two stages, both of which branches see (SHIKE).
@@ -148,6 +219,12 @@ class TwoStageStem(nn.Module):
         """Map images ``[B, in, H, W]`` to maps ``[B, width, H, W]`` and ``[B, 2 width, H / 2, W / 2]``."""
         first = self.first(x)
         return first, self.stage2(first)
+
+    def with_maps(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], Maps]:
+        """Do the same, and tell the maps of both stages before their ReLUs."""
+        first, maps = self.first.with_maps(x)
+        second, before = _with_map(self.stage2, first)
+        return (first, second), (*maps, before)
 
 
 class Branch(nn.Module):
@@ -178,6 +255,12 @@ class Branch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, width, H, W]`` to features ``[B, 4 width width_factor]``."""
         return self.stage3(self.stage2(x)).mean(dim=(2, 3))
+
+    def with_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """Do the same, and tell the maps of both stages before their ReLUs."""
+        second, second_map = _with_map(self.stage2, x)
+        third, third_map = _with_map(self.stage3, second)
+        return third.mean(dim=(2, 3)), (second_map, third_map)
 
 
 class LateBranch(nn.Module):
@@ -220,6 +303,11 @@ class LateBranch(nn.Module):
         """Map both shared maps, ``[B, width, H, W]`` and ``[B, 2 width, H / 2, W / 2]``, to features ``[B, D]``."""
         return self.fuse(self.stage3(maps[-1]), maps)
 
+    def with_maps(self, maps: Sequence[Tensor]) -> tuple[Tensor, Maps]:
+        """Do the same, and tell the map of the third stage before its ReLU, as it is before a fusion."""
+        third, before = _with_map(self.stage3, maps[-1])
+        return self.fuse(third, maps), (before,)
+
     def fuse(self, deep: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Multiply the third stage's map ``[B, D, H / 4, W / 4]`` by the shallow one, and pool to ``[B, D]``."""
         if self.shallow is not None and self.source is not None:
@@ -259,21 +347,14 @@ class WholeNetwork(nn.Module):
         """Map images ``[B, in, H, W]`` to features ``[B, D]``."""
         return self.branch(self.stem(x))
 
+    def with_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """Do the same, and tell the maps of all three stages before their ReLUs."""
+        shared, first = self.stem.with_maps(x)
+        features, later = self.branch.with_maps(shared)
+        return features, first + later
+
 
 def initialise(module: nn.Module) -> None:
     """Draw convolution weights as He et al. 2015 (normal, fan-out) from the global random state; use with ``apply``."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def blocks_of(name: str) -> int:
-    """Return the basic blocks per stage of a network name.
-
-    Raises:
-        UserError: The name is not in :data:`DEPTHS`.
-    """
-    if name not in DEPTHS:
-        raise UserError(
-            f"model name {name!r} is not known; allowed: {', '.join(DEPTHS)}.{did_you_mean(name, DEPTHS)}"
-        )
-    return DEPTHS[name]

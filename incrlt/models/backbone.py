@@ -1,0 +1,126 @@
+"""What a backbone must tell to be cut into a stem and branches, and how one is found by its name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from incrlt.errors import UserError, did_you_mean
+from incrlt.models.layout import Layout
+from incrlt.models.named import class_named, name_of
+
+FOLDER = Path(__file__).parent / "backbones"
+
+
+class BranchModule(Protocol):
+    """The own part of an expert: a module that maps what the stem gives to features ``[B, num_features]``.
+
+    Where it also has ``with_maps(x)``, see :mod:`incrlt.models.maps`, methods that need maps can use it; so for stems.
+    """
+
+    num_features: int
+
+    def __call__(self, shared: Any, /) -> Tensor:
+        """Map to features ``[B, D]``."""
+
+
+class Backbone(Protocol):
+    """A network in parts. Its class takes ``in_channels``, ``width`` and ``last_relu`` by name.
+
+    ``width`` is the number of channels to start with. ``last_relu`` is False where features are to carry a sign
+    (LUCIR). Each call of :meth:`stem` and :meth:`branch` makes new modules; weights are drawn from the global random
+    state.
+
+    Attributes:
+        shares: Values of ``Layout.shared`` that it can be cut at: ``stem``, ``two_stages``, ``nothing``.
+    """
+
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Where it can be cut."""
+
+    def stem(self, layout: Layout) -> nn.Module:
+        """Return what experts share: images ``[B, in_channels, H, W]`` to what branches take, a map or a tuple of them.
+
+        ``nn.Identity()`` where ``layout.shared`` is ``nothing``.
+        """
+
+    def branch(self, layout: Layout, expert: int) -> nn.Module:
+        """Return the own part of an expert, a :class:`BranchModule`; experts are counted from 0.
+
+        The layout's ``width_factor``, ``shortcut`` and ``fusion`` are wishes of a method: a backbone that cannot fulfil
+        one that is not the default raises a UserError.
+        """
+
+
+def nothing(module: nn.Module) -> None:
+    """Leave a module's weights as they are."""
+
+
+def initialise_of(backbone: Backbone) -> Callable[[nn.Module], None]:
+    """Return what draws the weights of a backbone's modules anew, for ``apply``.
+
+    A backbone that has no method ``initialise`` keeps the weights that its modules were made with (or trained to).
+    """
+    found: Callable[[nn.Module], None] = getattr(backbone, "initialise", nothing)
+    return found
+
+
+def variants() -> dict[str, tuple[type, Mapping[str, Any]]]:
+    """Return the backbones of the package: name to class and settings."""
+    found: dict[str, tuple[type, Mapping[str, Any]]] = {}
+    for file in sorted(FOLDER.glob("[!_]*.py")):
+        module = importlib.import_module(f"incrlt.models.backbones.{file.stem}")
+        for cls in vars(module).values():
+            if isinstance(cls, type) and cls.__module__ == module.__name__:
+                found |= {name: (cls, settings) for name, settings in getattr(cls, "variants", {}).items()}
+    return found
+
+
+def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bool) -> tuple[str, Backbone]:
+    """Make a backbone.
+
+    Args:
+        name: A variant in :mod:`incrlt.models.backbones`, ``my_pkg.my_mod:MyNet``, or such a class itself.
+        in_channels: Channels of the images.
+        width: Channels to start with.
+        last_relu: Keep the last ReLU.
+
+    Returns:
+        The name by which a saved network finds it again, and the backbone.
+
+    Raises:
+        UserError: Nothing of this name, or it is no backbone.
+    """
+    settings: Mapping[str, Any] = {}
+    if isinstance(name, type):
+        cls, name = name, name_of(name)
+    elif ":" in str(name):
+        cls = class_named(name, "model name")
+    else:
+        known = variants()
+        if name not in known:
+            raise UserError(
+                f"model name {name!r} is not known; allowed: {', '.join(known)}, or my_pkg.my_mod:MyNet."
+                f"{did_you_mean(name, known)}"
+            )
+        cls, settings = known[name]
+    return name, _made(name, cls, dict(in_channels=in_channels, width=width, last_relu=last_relu, **settings))
+
+
+def _made(name: str, cls: Any, settings: dict[str, Any]) -> Backbone:
+    missing = [part for part in ("shares", "stem", "branch") if not hasattr(cls, part)]
+    if missing:
+        raise UserError(
+            f"{name} is no backbone: it lacks {', '.join(missing)}; see incrlt.models.backbone.Backbone for what a "
+            "backbone tells."
+        )
+    try:
+        backbone: Backbone = cls(**settings)
+    except TypeError as error:
+        raise UserError(f"{name} cannot be made from {', '.join(settings)}: {error}.") from error
+    return backbone

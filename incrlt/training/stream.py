@@ -1,0 +1,199 @@
+"""What one experience trains on, and the batches cut from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from incrlt.data.avalanche import class_aware_loader, convert, parts_of_loader
+from incrlt.data.stored import NotExactError, TensorCache
+from incrlt.data.tensors import TensorBatches
+from incrlt.training.network import Network, position_table
+from incrlt.types import Stage, class_counts
+
+ASIDE = 1_000_003
+"""Distance between the seeds of stages with generators of their own, beyond any seed that users count up."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What this experience trains on.
+
+    Attributes:
+        dataset: Its images, exemplars, and what a replay plugin adds; None before the first experience.
+        counts: Images per class in it ``[C]``, arrival order.
+        drawn: Images per class that an epoch of its loader draws ``[C]``.
+        batches: Its loader.
+        table: Label id to arrival position; None where they are the same.
+    """
+
+    dataset: Any = None
+    counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    drawn: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    batches: Any = ()
+    table: Tensor | None = None
+
+    def positions(self, labels: Tensor) -> Tensor:
+        """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
+        return labels if self.table is None else self.table[labels]
+
+    def counts_of(self, dataset: Any) -> Tensor:
+        """Return the images per class of a data set of these classes ``[C]``."""
+        device = None if self.table is None else self.table.device
+        labels = self.positions(torch.as_tensor(list(dataset.targets), device=device))
+        return class_counts(labels, len(self.counts))
+
+    def drawn_by(self, stage: Stage, dataset: Any) -> Tensor:
+        """Return images per class as a stage's sampler draws them from a data set of these classes ``[C]``."""
+        if not len(self.counts):
+            return self.counts
+        counts = self.counts_of(dataset)
+        return (
+            torch.full_like(counts, len(dataset) // len(counts)) if stage.sampler == "class_aware" else counts
+        )
+
+    def without_batches(self) -> Stream:
+        """Return the same without its loader."""
+        return dataclasses.replace(self, batches=())
+
+
+class Feed:
+    """Makes loaders: from tensors on the device where that is exact, else as Avalanche makes them.
+
+    Args:
+        device: Where batches are cut.
+        fast: Cut batches from tensors where that is exact.
+        channels_last: Memory order of their images.
+        batch_seed: Seeds the order of images.
+        augmentation_seed: Seeds random augmentation.
+
+    Attributes:
+        cache: Decoded images.
+        reason: Why the last loader was kept as it was; None where it was not.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        fast: bool = True,
+        channels_last: bool = False,
+        batch_seed: int = 0,
+        augmentation_seed: int = 0,
+    ) -> None:
+        self.device, self.fast, self.channels_last = device, fast, channels_last
+        self.cache = TensorCache(device)
+        self.reason: str | None = None
+        self._seeds = batch_seed, augmentation_seed
+        self.order = torch.Generator().manual_seed(batch_seed)
+        self.augmentation = torch.Generator(device).manual_seed(augmentation_seed)
+        self._aside = (torch.Generator(), torch.Generator(device))
+
+    def convert(self, loader: Any) -> Any:
+        """Return batches from tensors that are the loader's own, or the loader where they would not be."""
+        if not self.fast:
+            return loader
+        try:
+            return convert(
+                loader,
+                self.device,
+                self.order,
+                self.augmentation,
+                cache=self.cache,
+                channels_last=self.channels_last,
+            )
+        except NotExactError as reason:
+            self.reason = str(reason)
+            return loader
+
+    def of_stage(self, stage: Stage, dataset: Any, batch_size: int, experience: int) -> Any:
+        """Return the loader of a stage that does not train on the stream's.
+
+        Args:
+            stage: Gives the sampler, and whether generators of its own draw.
+            dataset: In training transforms.
+            batch_size: Images per batch, unless the stage has its own number.
+            experience: Index of the experience; generators of a stage aside begin from it and the seeds.
+        """
+        order, augmentation = self._generators(stage, experience)
+        return class_aware_loader(
+            dataset,
+            batch_size=stage.batch_size or batch_size,
+            class_aware=stage.sampler == "class_aware",
+            device=self.device,
+            permutation_generator=order,
+            augmentation_generator=augmentation,
+            channels_last=self.channels_last,
+            fast=self.fast,
+            cache=self.cache,
+        )
+
+    def makes_tensors(self, dataset: Any) -> bool:
+        """Say whether batches of a data set would be cut from tensors."""
+        found = class_aware_loader(
+            dataset, batch_size=1, device=self.device, fast=self.fast, cache=self.cache
+        )
+        return isinstance(found, TensorBatches)
+
+    def _generators(self, stage: Stage, experience: int) -> tuple[torch.Generator, torch.Generator]:
+        if not stage.aside:
+            return self.order, self.augmentation
+        for generator, seed in zip(self._aside, self._seeds, strict=True):
+            generator.manual_seed(seed + ASIDE * (experience + 1))
+        return self._aside
+
+    def state_dict(self) -> list[Tensor]:
+        """Return the states of all generators."""
+        return [generator.get_state() for generator in (self.order, self.augmentation, *self._aside)]
+
+    def load_state_dict(self, state: list[Tensor]) -> None:
+        """Restore the generators."""
+        for generator, value in zip((self.order, self.augmentation, *self._aside), state, strict=True):
+            generator.set_state(value.cpu())
+
+
+def read_stream(network: Network, feed: Feed, loader: Any, own: bool, dataset: Any) -> Stream:
+    """Take note of what an experience trains on, which a plugin such as Avalanche's replay may have changed.
+
+    Args:
+        network: Grown.
+        feed: Cuts the loader's batches.
+        loader: The training loader, after all plugins.
+        own: It is the one that the template made, of ``dataset``.
+        dataset: The adapted data set.
+    """
+    parts = [(dataset, 1.0)] if own else _parts_of(loader, dataset)
+    whole = functools.reduce(lambda one, other: one.concat(other), [part for part, _ in parts])
+    batches = feed.convert(loader)
+    if not network.class_ids:  # a foreign model: its labels may be anything
+        return Stream(whole, batches=batches)
+    empty = Stream(counts=torch.zeros(network.num_classes), table=position_table(network, feed.device))
+    counts = drawn = empty.counts_of(whole)
+    if len(parts) > 1:
+        passes = [empty.counts_of(part) * times for part, times in parts]
+        drawn = torch.stack(passes).sum(0).round().long()
+    return Stream(whole, counts, drawn, batches, empty.table)
+
+
+def _parts_of(loader: Any, dataset: Any) -> list[tuple[Any, float]]:
+    """Return the data sets of a loader and the passes an epoch makes over each."""
+    try:
+        return parts_of_loader(loader)
+    except NotExactError as reason:
+        warnings.warn(
+            f"a plugin put a loader of its own in place ({reason}): class counts, and stages after the first, see "
+            "the images of the experience and of incrlt's memory, not those that this loader may add.",
+            stacklevel=2,
+        )
+        return [(dataset, 1.0)]
+
+
+def is_streams_loader(stage: Stage) -> bool:
+    """Say whether a stage trains on the loader of the stream; others have one of their own."""
+    usual = stage.sampler == "shuffle" and stage.batch_size is None and not stage.aside
+    return stage.data == "stream" and usual

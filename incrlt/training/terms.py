@@ -1,0 +1,62 @@
+"""The loss terms of an epoch: kept on the device step by step, looked at in one transfer when the epoch ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from incrlt.errors import UserError
+from incrlt.types import LossTerms
+
+
+class TermLog:
+    """Collects the named terms of each step.
+
+    Attributes:
+        means: Mean of each term over the last epoch.
+    """
+
+    def __init__(self) -> None:
+        self.means: dict[str, float] = {}
+        self._steps: list[tuple[Sequence[str], Tensor]] = []
+
+    def clear(self) -> None:
+        """Forget the steps so far; called when an epoch begins."""
+        self._steps = []
+
+    def add(self, terms: LossTerms) -> Tensor:
+        """Keep the terms of a step without waiting for the device; return their sum, with its gradient."""
+        values = torch.stack(list(terms.values()))
+        self._steps.append((list(terms), values.detach()))
+        return values.sum()
+
+    def add_captured(self, names: Sequence[str], values: Tensor) -> Tensor:
+        """The same for the values ``[T]`` of a captured step, which the next batch overwrites."""
+        kept = values.clone()
+        self._steps.append((names, kept))
+        return kept.sum()
+
+    def collect(self, where: str) -> None:
+        """Average the epoch's terms into :attr:`means`.
+
+        Args:
+            where: Names the epoch in an error.
+
+        Raises:
+            UserError: A term is not finite: which one, in which step.
+        """
+        if not self._steps:
+            return
+        names = self._steps[0][0]
+        values = torch.stack([values for _, values in self._steps]).cpu()
+        self._steps = []
+        broken = (~values.isfinite()).nonzero()
+        if len(broken):
+            step, term = broken[0].tolist()
+            raise UserError(
+                f"loss term '{names[term]}' became {values[step, term].item()} in {where}, step {step + 1}. "
+                "Lower training.lr, set training.grad_clip, or use training.precision: fp32."
+            )
+        self.means = dict(zip(names, values.double().mean(0).tolist(), strict=True))
