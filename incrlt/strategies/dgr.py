@@ -115,7 +115,7 @@ class DGR(IncrTemplate):
             distance = distribution_aware_distillation(
                 output.expert_logits, teacher.expert_logits, images.removed, self.temperature
             )
-            distance = images.factor * self.temperature**2 * distance
+            distance = self.expert_scale * images.factor * self.temperature**2 * distance
             terms["distillation"] = distance
         if self.reweight:
             first = next(iter(terms))

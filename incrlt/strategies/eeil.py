@@ -83,8 +83,12 @@ class EEIL(IncrTemplate):
         terms = super().loss_terms(output, labels)
         teacher, sizes = self.teacher_output(), self.distilled_sizes
         if teacher is not None and sizes and self.distillation:
-            terms["distillation"] = self.distillation * per_head_distillation(
-                output.expert_logits, teacher.expert_logits, sizes, self.temperature, self.form
+            terms["distillation"] = (
+                self.expert_scale
+                * self.distillation
+                * per_head_distillation(
+                    output.expert_logits, teacher.expert_logits, sizes, self.temperature, self.form
+                )
             )
         if self.gradient_noise:
             terms["gradient_noise"] = self._noise()

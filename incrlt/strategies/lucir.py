@@ -144,18 +144,17 @@ class LUCIR(IncrTemplate):
             return terms
         if self.less_forget:
             distance = less_forget(output.known_features, teacher.known_features, kernels=self.kernels)
-            terms["less_forget"] = self.less_forget_weight * distance
+            terms["less_forget"] = self.expert_scale * self.less_forget_weight * distance
         if self.mimic_scores:
-            terms["mimic_scores"] = self.mimic_scores * mimic_scores(
-                output.known_cosines, teacher.known_cosines
-            )
+            distance = mimic_scores(output.known_cosines, teacher.known_cosines)
+            terms["mimic_scores"] = self.expert_scale * self.mimic_scores * distance
         if self.margin_ranking:
             terms["margin_ranking"] = self._ranking(output, labels)
         return terms
 
     def _ranking(self, output: ModelOutput, labels: Tensor) -> Tensor:
         spec = TermSpec(
-            ranking=self.margin_ranking,
+            ranking=self.expert_scale * self.margin_ranking,
             num_old=self.num_old,
             margin=self.margin,
             num_negatives=self.num_negatives,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from incrlt.plugins.features import features_of
+from incrlt.roles import State
 from incrlt.types import ModelOutput
 
 
@@ -55,10 +56,10 @@ class ClassMeans:
         scores = {"cnn": output.logits, "nme": torch.where(means.any(dim=1), cosines, NO_EXEMPLARS)}
         return dict(reversed(scores.items())) if self.first else scores
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the means."""
         return {"means": self.means}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the means."""
         self.means = state["means"]

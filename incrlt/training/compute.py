@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from incrlt.errors import UserError
 from incrlt.kernels.backends import BACKENDS
+from incrlt.roles import State
 from incrlt.training.network import Network
 from incrlt.training.optim import held_by
 from incrlt.types import ModelOutput
@@ -69,7 +70,7 @@ class Compute:
         """Place a network that is only asked: in evaluation mode, without gradients."""
         return self.place(network).eval().requires_grad_(False)
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which networks run."""
         dtype = PRECISIONS[self.precision]
         if dtype is None:
@@ -121,10 +122,10 @@ class Compute:
         else:
             optimizer.step()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the state of the loss scaler."""
         return self.scaler.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the loss scaler."""
         self.scaler.load_state_dict(state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from incrlt.errors import UserError
 from incrlt.models.heads import Replaced
 from incrlt.models.network import ExpertNetwork
+from incrlt.roles import State
 from incrlt.types import ModelOutput
 
 
@@ -62,7 +63,7 @@ class Network(Protocol):
     def freeze_backbone(self) -> None:
         """Keep the statistics of stem and branches."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the network as tensors and plain data."""
 
 
@@ -114,7 +115,7 @@ class ForeignNetwork:
     def freeze_backbone(self) -> None:
         """There is no backbone to know."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """A foreign model cannot be saved: only its own code can build it.
 
         Raises:
