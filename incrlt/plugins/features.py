@@ -74,6 +74,22 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
     return torch.cat(parts).cpu(), torch.cat(labels).long().cpu()
 
 
+def answers_of(strategy: Any, dataset: Any) -> Tensor:
+    """Return the mean of an expert network's answers to a data set, as evaluation reads them: softmax ``[C]``, float64.
+
+    Args:
+        strategy: As for :func:`features_of`, its model an :class:`~incrlt.models.ExpertNetwork`.
+        dataset: An ``AvalancheDataset`` with at least one image; its evaluation transforms are used.
+    """
+    autocast, parts = getattr(strategy, "autocast", nullcontext), []
+    with quiet_random(strategy.device), evaluation(strategy.model), torch.no_grad():
+        for images, _, _ in _batches(strategy, dataset):
+            with autocast():
+                logits = strategy.model.forward_all(images).logits
+            parts.append(logits.double().softmax(-1))
+    return torch.cat(parts).mean(0)
+
+
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Switch to evaluation mode and give every module its own mode back on leaving."""
