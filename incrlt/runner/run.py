@@ -17,7 +17,7 @@ from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
 from incrlt.experiment.schema import Experiment
 from incrlt.manifest import Keeper
-from incrlt.metrics import StreamRecord, experience_rows, published, summarise
+from incrlt.metrics import StreamRecord, experience_rows, main_readout, published, summarise
 from incrlt.models import cost
 from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.routing import RoutingRecorder
@@ -108,14 +108,14 @@ class Counts:
     """What was counted up to an experience, as it stands in the folder."""
 
     records: dict[str, StreamRecord]
-    """Per read-out, the main one first."""
+    """Per read-out."""
     results: dict[str, Any]
     """The content of ``results.json``."""
 
     @property
     def main(self) -> StreamRecord:
         """The counts of the main read-out."""
-        return next(iter(self.records.values()))
+        return self.records[main_readout(self.records)]
 
 
 class Run:
@@ -270,7 +270,7 @@ class Run:
         self.folder.cut_log(int(state["log_size"]))
         if "board" in state:  # older versions did not note it
             self.board.cut(state["board"])
-        where = f"experience {progress['experience'] + (not progress['trained'])}"
+        where = f"experience {progress['experience'] - bool(progress['trained'])}"
         if progress["trained"]:
             return f"after {where}"
         return f"in {where}, after epoch {progress['epoch']} of its stage {progress['stage'] + 1}"
