@@ -83,7 +83,8 @@ def test_a_quoted_absence_is_an_absence(path):
     experiment = schema.load(path)
     if QUOTE.search(header(path)["Expected"]) is None:
         tail = [] if experiment.experts == schema.load(FOLDER / "quickstart.yaml").experts else ["experts"]
-        method = "+".join([experiment.strategy.name.lower(), *tail])
+        second = [] if experiment.rebalance is None else [experiment.rebalance.name]
+        method = "+".join([experiment.strategy.name.lower(), *second, *tail])
         rows = [row for row in published_rows() if row["protocol"] == experiment.benchmark.protocol]
         if experiment.benchmark.dataset == "cifar100":
             assert method not in [row["method"].lower() for row in rows]

@@ -142,6 +142,11 @@ class GrowingHead(Facts):
         for name, frozen in self._frozen_rows.items():
             getattr(self, name)[: self.num_frozen] = frozen
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Draw all rows in use anew, as if every class arrived now; class scales become 1."""
+        self._draw(slice(0, self.num_classes))
+
     def rows(self) -> Tensor:
         """Return the rows in use ``[C, D]``; frozen ones without gradient."""
         return self._in_use(self.weight)

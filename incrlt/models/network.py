@@ -22,6 +22,12 @@ from incrlt.models.precision import at_least_float
 from incrlt.models.router import SETTINGS, Router
 from incrlt.types import Combine, ModelOutput
 
+KEPT = "kept_"
+"""First letters of buffers that hold what a method remembers, see :meth:`ExpertNetwork.remember`."""
+
+OFFSETS = "class_offsets"
+"""Under this name a stage keeps what evaluation adds to the logit of each class ``[C]``."""
+
 UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
 
@@ -108,6 +114,17 @@ class ExpertNetwork(Facts):
         return [p for part in parts if part is not None for p in part.parameters()]
 
     @property
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Parameters of stem and branches."""
+        return [*self.stem.parameters(), *self.branches.parameters()]
+
+    @property
+    def other_parameters(self) -> list[nn.Parameter]:
+        """All the others: of heads, router and projections."""
+        backbone = set(map(id, self.backbone_parameters))
+        return [p for p in self.parameters() if id(p) not in backbone]
+
+    @property
     def has_cosine_heads(self) -> bool:
         """True when every head is a cosine head."""
         return all(isinstance(head, CosineHead) for head in self.heads)
@@ -174,7 +191,7 @@ class ExpertNetwork(Facts):
         heads = self.final_heads if rebalanced else self.heads
         outputs = [head(features[k]) for k, head in enumerate(heads)]
         if rebalanced:
-            outputs = [(head.rebalance(z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
+            outputs = [(self.rebalance(head, z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
         expert_logits = torch.stack([logits for logits, _ in outputs])
         cosines, scales = None, None
         if self.has_cosine_heads:
@@ -182,6 +199,14 @@ class ExpertNetwork(Facts):
             scales = torch.cat([head.scale.detach() for head in heads])
         combined = self.combine(expert_logits)
         return ModelOutput(combined, expert_logits, features, cosines, scales, self.combination, maps)
+
+    def rebalance(self, head: nn.Module, logits: Tensor) -> Tensor:
+        """Apply to a head's logits ``[B, C]`` what stages leave to evaluation: its class scales, then offsets."""
+        scaled: Tensor = cast(GrowingHead, head).rebalance(logits)
+        offsets = self.recall(OFFSETS)
+        if offsets is None:
+            return scaled
+        return scaled + nn.functional.pad(offsets, (0, self.num_classes - len(offsets)))
 
     def forward_all(
         self,
@@ -292,6 +317,19 @@ class ExpertNetwork(Facts):
         self.stem.eval()
         self.branches.eval()
 
+    def remember(self, name: str, value: Tensor) -> None:
+        """Keep a tensor for a method, such as a running statistic, with the network and in its checkpoints.
+
+        Args:
+            name: Known to that method alone; what was kept under it is replaced.
+            value: Moved to where the parameters are.
+        """
+        self.register_buffer(KEPT + name, value.to(next(self.parameters()).device))
+
+    def recall(self, name: str) -> Tensor | None:
+        """Return what :meth:`remember` keeps under a name, None where nothing is; it may be changed in place."""
+        return self._buffers.get(KEPT + name)
+
     def facts(self) -> dict[str, Any]:
         """Classes with their names, normalisation and architecture; heads and router tell their own."""
         names = None if self.class_names is None else sorted(self.class_names.items())
@@ -311,6 +349,7 @@ class ExpertNetwork(Facts):
         if self.router is None or self.router.settings != settings:
             self.router = self._router_of(settings)
         self._know(class_ids, None if names is None else {int(label): name for label, name in names})
+        self._keep_what(state, prefix)
         self.normalisation = facts.get("normalisation") or self.normalisation
 
     def take_older(self, state: dict[str, Any], prefix: str) -> None:
@@ -349,6 +388,15 @@ class ExpertNetwork(Facts):
             head.freeze(0)
         self.router = self._router_of(state.get("router"))
         self.load_state_dict({**facts_alone(self.state_dict()), **state["tensors"]})
+
+    def _keep_what(self, state: dict[str, Any], prefix: str) -> None:
+        """Make room for what the methods of the state remember, and forget what it does not hold."""
+        start = prefix + KEPT
+        told = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+        for name in [name for name in self._buffers if name.startswith(KEPT)]:
+            del self._buffers[name]
+        for name, value in told.items():
+            self.remember(name, torch.empty_like(value))
 
     def _know(self, class_ids: list[int], names: dict[int, str] | None) -> None:
         """Take the classes of a state; names that it does not tell stay while the classes do."""

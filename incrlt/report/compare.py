@@ -10,7 +10,7 @@ from typing import Any
 
 from incrlt.files import write_atomic
 from incrlt.metrics.groups import GROUPS
-from incrlt.report import figures, seeds
+from incrlt.report import charts, seeds
 from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
 from incrlt.report.reading import Json, Run, number
@@ -27,6 +27,7 @@ COLUMNS = (
     ("last_accuracy/medium_over_classes", "last, medium", "over classes"),
     ("last_accuracy/few_over_classes", "last, few", "over classes"),
     ("forgetting/chaudhry_over_tasks", "forgetting", "Chaudhry, over tasks"),
+    ("forgetting/few_over_classes", "forgetting, few", "over classes"),
     ("backward_transfer/over_tasks", "backward transfer", "over tasks"),
 )
 
@@ -135,10 +136,15 @@ def reason(first: Run, other: Run) -> str:
         return "The protocol of this run is unknown, so it cannot be compared with any other."
     if first.protocol_hash is None:
         return "The protocol of the first table is unknown, so these runs stand apart."
-    words = [_difference(key, word, first.protocol, other.protocol) for key, word in _DECIDING.items()]
-    found = [text for text in words if text] or ["the kept images"]
+    found = differences(first, other)
     which = f"the first table ({first.protocol_hash})"
     return f"Not comparable with {which}: the protocols differ in {'; '.join(found)}."
+
+
+def differences(first: Run, other: Run) -> list[str]:
+    """Return in what two protocols of different hash differ, in words: "augmentation (crop-flip there, none here)"."""
+    words = [_difference(key, word, first.protocol, other.protocol) for key, word in _DECIDING.items()]
+    return [text for text in words if text] or ["the kept images"]
 
 
 def _difference(key: str, word: str, first: Json, other: Json) -> str:
@@ -179,7 +185,7 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
     ]
 
 
-def chart(group: Group) -> figures.Figure | None:
+def chart(group: Group) -> charts.Figure | None:
     """Return the accuracy curves of a protocol over tasks: a mean over seeds per line, incomplete runs alone."""
     runs = [run for run, _ in group.runs]
     series: dict[str, list[seeds.Estimate]] = {}
@@ -189,7 +195,7 @@ def chart(group: Group) -> figures.Figure | None:
             seeds.estimate([value for value in step if value is not None])
             for step in zip(*values, strict=False)
         ]
-    return figures.compared(series)
+    return charts.compared(series)
 
 
 def _means(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:

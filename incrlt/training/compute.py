@@ -1,4 +1,4 @@
-"""Where and how networks run: device, precision, memory order, backend of the losses, and the update of a step."""
+"""Where and how networks run: device, precision, memory order, processes, backend of the losses, a step's update."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from torch.optim import Optimizer
 from incrlt.checks import short
 from incrlt.errors import UserError
 from incrlt.kernels.backends import BACKENDS
+from incrlt.models.network import ExpertNetwork
+from incrlt.models.precision import at_least_float
+from incrlt.models.synced_norm import synced
+from incrlt.processes import world
 from incrlt.roles import State
 from incrlt.training.network import Network
 from incrlt.training.optim import held_by
+from incrlt.training.randomness import global_state, set_global_state
 from incrlt.types import ModelOutput
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,6 +44,7 @@ class Compute:
 
     Attributes:
         scaler: Scales losses in fp16, and does nothing otherwise.
+        world: The processes that share the passes of images.
         cast_cache: Whether autocast may keep casts of weights; a CUDA graph must not hold casts made outside of it.
 
     Raises:
@@ -61,6 +67,7 @@ class Compute:
             raise UserError("precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU.")
         self.device, self.precision, self.channels_last = device, precision, channels_last
         self.kernels, self.grad_clip = kernels, grad_clip
+        self.world = world()
         self.cast_cache = True
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._compiled: dict[int, Callable[[Tensor], Tensor]] = {}
@@ -85,6 +92,42 @@ class Compute:
         """Run the training passes of a network by ``torch.compile``; it is compiled when it first runs."""
         self._compiled[id(network)] = torch.compile(network.extract)
 
+    def share(self, network: Network) -> None:
+        """Prepare a network for several processes: one beginning, and the batch statistics of all where wanted.
+
+        Raises:
+            UserError: A model that is not an expert network, whose passes nobody could share out.
+        """
+        if self.world.size == 1:
+            return
+        if not isinstance(network, ExpertNetwork):
+            raise UserError(
+                f"{self.world.size} processes share an expert network, not a model of another kind; build it with "
+                "incrlt.models.build(...), or run one process."
+            )
+        beginning = {name: value.cpu() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.world.tell(beginning))
+        if self.world.batch_norm == "sync":
+            synced(network.stem, self.world)
+            synced(network.branches, self.world)
+
+    def draw_alike(self) -> None:
+        """Give every process the random states of the first, so that they draw the same numbers."""
+        if self.world.size > 1:
+            set_global_state(self.world.tell(global_state(self.device)), self.device)
+
+    def agree(self, network: Network) -> None:
+        """Make local running statistics those of all processes, and see that all hold the same network.
+
+        Raises:
+            UserError: They do not.
+        """
+        if self.world.size == 1 or not isinstance(network, ExpertNetwork):
+            return
+        if self.world.batch_norm == "local":
+            self.world.average([*network.stem.buffers(), *network.branches.buffers()])
+        self.world.check_same("the network", network.state_dict().values())
+
     def features(self, network: Network, images: Tensor, *, backbone_trains: bool = True) -> Tensor:
         """Run stem and branches in training: features ``[K, B, D]`` in fp32.
 
@@ -96,17 +139,20 @@ class Compute:
         Raises:
             UserError: The network cannot be compiled here.
         """
-        extract = self._compiled.get(id(network), network.extract)
         with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains):
-            try:
-                return extract(images).float()
-            except Exception as error:
-                if id(network) in self._compiled and type(error).__module__.startswith(COMPILERS):
-                    raise UserError(
-                        f"step 'compile': torch.compile fails here ({type(error).__name__}: {short(error)}). A C++ "
-                        "compiler is needed on a CPU, Triton on a GPU; or set step: eager."
-                    ) from error
-                raise
+            return at_least_float(self.extract(network, images))
+
+    def extract(self, network: Network, images: Tensor) -> Tensor:
+        """Run stem and branches ``[K, B, D]``, each process its own rows, in whatever context there is."""
+        try:
+            return self.world.spread(self._compiled.get(id(network), network.extract), images)
+        except Exception as error:
+            if id(network) in self._compiled and type(error).__module__.startswith(COMPILERS):
+                raise UserError(
+                    f"step 'compile': torch.compile fails here ({type(error).__name__}: {short(error)}). A C++ "
+                    "compiler is needed on a CPU, Triton on a GPU; or set step: eager."
+                ) from error
+            raise
 
     def run(self, network: Network, images: Tensor, *, rebalanced: bool) -> ModelOutput:
         """Ask a network: features under autocast, logits in fp32.
@@ -117,12 +163,13 @@ class Compute:
             rebalanced: Read the logits as evaluation does.
         """
         with self.autocast():
-            features = network.extract(images)
-        return network.classify(features.float(), rebalanced)
+            features = self.world.spread(network.extract, images)
+        return network.classify(at_least_float(features), rebalanced)
 
-    def backward(self, loss: Tensor, optimizer: Optimizer, retain_graph: bool) -> None:
-        """Run the backward pass; gradients are unscaled before plugins and clipping see them."""
+    def backward(self, loss: Tensor, optimizer: Optimizer, retain_graph: bool, network: Network) -> None:
+        """Run the backward pass; gradients are whole and unscaled before plugins and clipping see them."""
         self.scaler.scale(loss).backward(retain_graph=retain_graph)
+        self.world.reduce(network.backbone_parameters, network.other_parameters)
         if self.scaler.is_enabled():
             self.scaler.unscale_(optimizer)
 

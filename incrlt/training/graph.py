@@ -309,6 +309,8 @@ def obstacle(
         return f"graphs need a CUDA device, this is {compute.device.type}"
     if isinstance(network, ForeignNetwork):
         return "the model is not an expert network"
+    if compute.world.size > 1:
+        return "what processes exchange is not captured"
     if compute.scaler.is_enabled():
         return "fp16 scales the loss by a number that changes; bf16 does not"
     if experts.layout.contrast is not None:

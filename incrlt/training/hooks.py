@@ -15,7 +15,7 @@ from incrlt.data.stored import TensorCache
 from incrlt.data.tensors import TensorBatches
 from incrlt.experts.base import ExpertMethod
 from incrlt.models.network import ExpertNetwork
-from incrlt.roles import Experience, Memory, Rebalance, RouterStage, State
+from incrlt.roles import Dataset, Experience, Memory, Rebalance, RouterStage, State
 from incrlt.training.checks import no_second_view
 from incrlt.training.compute import Compute
 from incrlt.training.network import Network
@@ -138,6 +138,11 @@ class Hooks:
     def teacher(self) -> ExpertNetwork | None:
         """Frozen model of the experience before, or None."""
         return self.past.network
+
+    @property
+    def stream_dataset(self) -> Dataset:
+        """What this experience trains on: its images, exemplars, and what a replay plugin adds."""
+        return self.stream.known_dataset
 
     @property
     def class_counts(self) -> Tensor:

@@ -181,6 +181,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         check_settings(self._asked())
         if router is not None:
             router.attach(self.model)
+        self.compute.share(self.network)
 
         self.past = Teacher(self.compute)
         self.guide = Teacher(self.compute, self.experts.guide())
@@ -220,9 +221,10 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def _before_training_exp(self, **kwargs: object) -> None:
         if DistributedHelper.is_distributed:
             raise UserError(
-                "several processes were started, but gradients would not be shared between them; "
-                "run one process per experiment"
+                "a process group exists that incrlt did not make, so that gradients would not be shared; build and "
+                "train the strategy inside `with incrlt.processes.joined():`."
             )
+        self.compute.draw_alike()
         self.memory_before = None if self.memory is None else self.memory.state_dict()
         begins = self._resume is None or bool(self._resume["progress"]["trained"])
         if begins:
@@ -256,6 +258,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if self.uses_teacher:
             self.past.take(self.model)
         self.experience_index += 1
+        if self.memory is not None:
+            self.compute.world.check_same("the exemplar memory", state.tensors_of(self.memory.state_dict()))
 
     def make_train_dataloader(self, **kwargs: object) -> None:
         """Build Avalanche's training loader; a plugin may put another one in its place."""
@@ -367,7 +371,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if self._captured is not None:
             self._captured.give_gradients()
         else:
-            self.compute.backward(self.loss, self.optimizer, self.retain_graph)
+            self.compute.backward(self.loss, self.optimizer, self.retain_graph, self.network)
         self.work.pace(self.network.num_experts)
 
     def optimizer_step(self) -> None:
@@ -403,6 +407,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
             self.training_epoch(**kwargs)
             self.terms.collect(self._where())
+            self.compute.agree(self.network)
             check_finite(self.model, self._where())
             self.epoch_seconds = time.perf_counter() - begun
             self._after_training_epoch(**kwargs)
