@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from incrlt.checks import short
 from incrlt.errors import UserError
 from incrlt.kernels.backends import BACKENDS
 from incrlt.models.network import ExpertNetwork
@@ -24,6 +25,9 @@ from incrlt.types import ModelOutput
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Names that ``precision`` may take, and the autocast type of each."""
+
+COMPILERS = ("torch._dynamo", "torch._inductor")
+"""Where errors of ``torch.compile`` itself come from."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -131,13 +135,24 @@ class Compute:
             network: The bare one; where it was compiled, that callable runs.
             images: ``[B, c, H, W]``.
             backbone_trains: Keep what a gradient needs.
+
+        Raises:
+            UserError: The network cannot be compiled here.
         """
         with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains):
             return at_least_float(self.extract(network, images))
 
     def extract(self, network: Network, images: Tensor) -> Tensor:
         """Run stem and branches ``[K, B, D]``, each process its own rows, in whatever context there is."""
-        return self.world.spread(self._compiled.get(id(network), network.extract), images)
+        try:
+            return self.world.spread(self._compiled.get(id(network), network.extract), images)
+        except Exception as error:
+            if id(network) in self._compiled and type(error).__module__.startswith(COMPILERS):
+                raise UserError(
+                    f"step 'compile': torch.compile fails here ({type(error).__name__}: {short(error)}). A C++ "
+                    "compiler is needed on a CPU, Triton on a GPU; or set step: eager."
+                ) from error
+            raise
 
     def run(self, network: Network, images: Tensor, *, rebalanced: bool) -> ModelOutput:
         """Ask a network: features under autocast, logits in fp32.
