@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 
 from incrlt.errors import UserError
 from incrlt.kernels.backends import BACKENDS
+from incrlt.models.maps import Maps
+from incrlt.models.precision import at_least_float
 from incrlt.roles import State
 from incrlt.training.network import Network
 from incrlt.training.optim import held_by
@@ -59,7 +61,7 @@ class Compute:
         self.kernels, self.grad_clip = kernels, grad_clip
         self.cast_cache = True
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._compiled: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._compiled: dict[tuple[int, bool], Callable[[Tensor], Any]] = {}
 
     def place(self, module: M) -> M:
         """Move a module to the device, in the memory order."""
@@ -79,7 +81,8 @@ class Compute:
 
     def compile(self, network: Network) -> None:
         """Run the training passes of a network by ``torch.compile``; it is compiled when it first runs."""
-        self._compiled[id(network)] = torch.compile(network.extract)
+        extract = network.extract_maps if network.tells_maps else network.extract
+        self._compiled[id(network), network.tells_maps] = torch.compile(extract)
 
     def features(self, network: Network, images: Tensor, *, backbone_trains: bool = True) -> Tensor:
         """Run stem and branches in training: features ``[K, B, D]`` in fp32.
@@ -89,18 +92,32 @@ class Compute:
             images: ``[B, c, H, W]``.
             backbone_trains: Keep what a gradient needs.
         """
-        extract = self._compiled.get(id(network), network.extract)
+        extract = self._compiled.get((id(network), False), network.extract)
         with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains):
-            return extract(images).float()
+            features: Tensor = extract(images).float()
+        return features
 
-    def run(self, network: Network, images: Tensor, *, rebalanced: bool) -> ModelOutput:
+    def features_and_maps(
+        self, network: Network, images: Tensor, *, backbone_trains: bool = True
+    ) -> tuple[Tensor, Maps]:
+        """Do what :meth:`features` does, and tell the map of each stage ``[K, B, c, h, w]``, in fp32 too."""
+        extract = self._compiled.get((id(network), True), network.extract_maps)
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains):
+            features, maps = extract(images)
+        return features.float(), tuple(map(at_least_float, maps))
+
+    def run(self, network: Network, images: Tensor, *, rebalanced: bool, maps: bool = False) -> ModelOutput:
         """Ask a network: features under autocast, logits in fp32.
 
         Args:
             network: The bare one.
             images: ``[B, c, H, W]``.
             rebalanced: Read the logits as evaluation does.
+            maps: Tell the map of each stage too.
         """
+        if maps:
+            features, told = self.features_and_maps(network, images)
+            return network.classify(features, rebalanced, told)
         with self.autocast():
             features = network.extract(images)
         return network.classify(features.float(), rebalanced)
