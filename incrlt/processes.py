@@ -78,10 +78,16 @@ class World:
         """
         if self.size == 1:
             return function(*batch)
+        return self.spread_all(lambda *rows: (function(*rows),), *batch)[0]
+
+    def spread_all(self, function: Callable[..., tuple[Tensor, ...]], *batch: Tensor) -> tuple[Tensor, ...]:
+        """Do the same for a function with several results ``[K, B, ...]``."""
+        if self.size == 1:
+            return function(*batch)
         count = len(batch[0])
         own = self.rows(count)
-        gathered: Tensor = _Gathered.apply(function(*(part[own] for part in batch)), own, count)
-        return gathered
+        results = function(*(part[own] for part in batch))
+        return tuple(_Gathered.apply(result, own, count) for result in results)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over processes, with its gradient; the tensor itself where there is one process."""

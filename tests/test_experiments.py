@@ -68,10 +68,10 @@ def test_published_numbers_are_quoted_as_published(path):
     method = experiment.strategy.name.upper() + (
         f"+{experiment.rebalance.name.upper()}" if experiment.rebalance else ""
     )
-    assert quote["method"] == method
+    assert quote["method"].upper() == method
     row = next(
         row for row in published_rows()
-        if (row["protocol"], row["method"], row["status"]) == (quote["protocol"], method, "ok")
+        if (row["protocol"], row["method"], row["status"]) == (quote["protocol"], quote["method"], "ok")
     )  # fmt: skip
     assert (float(quote["average"]), float(quote["last"])) == (row["average"], row["last"])
     if experiment.benchmark.holdout == "none":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from incrlt.checks import short
 from incrlt.errors import UserError
 from incrlt.kernels.backends import BACKENDS
+from incrlt.models.maps import Maps
 from incrlt.models.network import ExpertNetwork
 from incrlt.models.precision import at_least_float
 from incrlt.models.synced_norm import synced
@@ -70,7 +71,7 @@ class Compute:
         self.world = world()
         self.cast_cache = True
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._compiled: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._compiled: dict[tuple[int, bool], Callable[[Tensor], Any]] = {}
 
     def place(self, module: M) -> M:
         """Move a module to the device, in the memory order."""
@@ -90,7 +91,8 @@ class Compute:
 
     def compile(self, network: Network) -> None:
         """Run the training passes of a network by ``torch.compile``; it is compiled when it first runs."""
-        self._compiled[id(network)] = torch.compile(network.extract)
+        extract = network.extract_maps if network.tells_maps else network.extract
+        self._compiled[id(network), network.tells_maps] = torch.compile(extract)
 
     def share(self, network: Network) -> None:
         """Prepare a network for several processes: one beginning, and the batch statistics of all where wanted.
@@ -142,26 +144,49 @@ class Compute:
         with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains):
             return at_least_float(self.extract(network, images))
 
+    def features_and_maps(
+        self, network: Network, images: Tensor, *, backbone_trains: bool = True
+    ) -> tuple[Tensor, Maps]:
+        """Do what :meth:`features` does, and tell the map of each stage ``[K, B, c, h, w]``, in fp32 too."""
+
+        def flat(images: Tensor) -> tuple[Tensor, ...]:
+            features, maps = self._compiled.get((id(network), True), network.extract_maps)(images)
+            return (features, *maps)
+
+        gradients = torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains)
+        with self.autocast(), gradients, self._compiler_explained():
+            features, *maps = self.world.spread_all(flat, images)
+        return at_least_float(features), tuple(map(at_least_float, maps))
+
     def extract(self, network: Network, images: Tensor) -> Tensor:
         """Run stem and branches ``[K, B, D]``, each process its own rows, in whatever context there is."""
+        with self._compiler_explained():
+            return self.world.spread(self._compiled.get((id(network), False), network.extract), images)
+
+    @contextlib.contextmanager
+    def _compiler_explained(self) -> Iterator[None]:
         try:
-            return self.world.spread(self._compiled.get(id(network), network.extract), images)
+            yield
         except Exception as error:
-            if id(network) in self._compiled and type(error).__module__.startswith(COMPILERS):
+            if self._compiled and type(error).__module__.startswith(COMPILERS):
                 raise UserError(
                     f"step 'compile': torch.compile fails here ({type(error).__name__}: {short(error)}). A C++ "
                     "compiler is needed on a CPU, Triton on a GPU; or set step: eager."
                 ) from error
             raise
 
-    def run(self, network: Network, images: Tensor, *, rebalanced: bool) -> ModelOutput:
+    def run(self, network: Network, images: Tensor, *, rebalanced: bool, maps: bool = False) -> ModelOutput:
         """Ask a network: features under autocast, logits in fp32.
 
         Args:
             network: The bare one.
             images: ``[B, c, H, W]``.
             rebalanced: Read the logits as evaluation does.
+            maps: Tell the map of each stage too.
         """
+        if maps:
+            features, told = self.features_and_maps(network, images)
+            return network.classify(features, rebalanced, told)
         with self.autocast():
             features = self.world.spread(network.extract, images)
         return network.classify(at_least_float(features), rebalanced)

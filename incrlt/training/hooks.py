@@ -75,6 +75,8 @@ class Hooks:
     needs_network: ClassVar[bool] = False
     needs_cosine: ClassVar[bool] = False
     needs_memory: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+    """``loss_terms`` reads ``output.maps``, the maps between the stages of the backbone."""
     steady: ClassVar[bool] = False
     """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
     strategy that says so has its steps captured once per stage, others once per epoch."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from incrlt.errors import UserError
 from incrlt.models.heads import Replaced
+from incrlt.models.maps import Maps
 from incrlt.models.network import ExpertNetwork
 from incrlt.roles import State
 from incrlt.types import ModelOutput
@@ -22,6 +23,7 @@ class Network(Protocol):
     """A network as the template sees it; :class:`~incrlt.models.ExpertNetwork` is one."""
 
     class_ids: list[int]
+    tells_maps: bool
 
     @property
     def num_classes(self) -> int:
@@ -53,8 +55,11 @@ class Network(Protocol):
     def extract(self, x: Tensor) -> Tensor:
         """Map images ``[B, c, H, W]`` to features ``[K, B, D]``."""
 
-    def classify(self, features: Tensor, rebalanced: bool) -> ModelOutput:
-        """Map features ``[K, B, D]`` to the output of all experts."""
+    def extract_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """Return the map of each stage beside the features."""
+
+    def classify(self, features: Tensor, rebalanced: bool, maps: Maps | None = None) -> ModelOutput:
+        """Map features ``[K, B, D]`` to the output of all experts; maps are passed on."""
 
     def to_labels(self, logits: Tensor, width: int = 0) -> Tensor:
         """Move columns from arrival order to label ids."""
@@ -90,6 +95,7 @@ class ForeignNetwork:
     """
 
     num_classes, num_experts, has_cosine_heads = 0, 1, False
+    tells_maps = False
 
     def __init__(self, model: nn.Module, tasks: Callable[[], Tensor]) -> None:
         self.model, self._tasks = model, tasks
@@ -107,7 +113,11 @@ class ForeignNetwork:
         logits: Tensor = avalanche_forward(self.model, x, self._tasks())
         return logits[None]
 
-    def classify(self, features: Tensor, rebalanced: bool) -> ModelOutput:
+    def extract_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """There are no maps to know."""
+        return self.extract(x), ()
+
+    def classify(self, features: Tensor, rebalanced: bool, maps: Maps | None = None) -> ModelOutput:
         """Return the logits."""
         return ModelOutput(features[0], features)
 

@@ -181,6 +181,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
         self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
         check_settings(self._asked())
+        if self.needs_maps or self.experts.needs_maps:
+            self.network.tells_maps = True
         if router is not None:
             router.attach(self.model)
         self.compute.share(self.network)

@@ -13,6 +13,9 @@ from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR, ICaRL
+from incrlt.strategies.dgr import DGR
+from incrlt.strategies.eeil import EEIL
+from incrlt.strategies.podnet import PODNet
 
 
 def silent(method):
@@ -67,6 +70,10 @@ TERMS = {
     "mimic_scores": (LUCIR, {"less_forget": 0.0, "margin_ranking": 0.0, "mimic_scores": 1.0}),
     "distillation": (ICaRL, {}),
     "sigmoid": (ICaRL, {"objective": "sigmoid"}),
+    "pod_flat": (PODNet, {"spatial": 0.0}),
+    "pod_spatial": (PODNet, {"flat": 0.0}),
+    "eeil": (EEIL, {"balanced_epochs": 0}),
+    "dgr": (DGR, {"reweight": False}),
 }
 METHODS = {"ride": RIDE, "ncl": NCL, "shike": SHIKE}
 
