@@ -9,22 +9,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from incrlt.errors import UserError
 from incrlt.experiment.fields import Positive
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.ridge import balancing_weights, ridge_solution
 from incrlt.plugins.features import features_of
 from incrlt.stages._measured import measured
-from incrlt.types import Stage, class_counts
+from incrlt.types import ModelOutput, Stage, class_counts
+
+ROWS = "balanced_head"
+"""Under this name the network keeps the rows of each expert that answer beside its heads ``[K, C, D]``."""
 
 
 @dataclass(frozen=True)
 class BalancedHead:
     """Replace the rows of every class by the solution of a ridge regression to one-hot targets, all classes alike.
+
+    With ``beside`` the heads stay as they are, and the solution answers beside them, as read-out ``analytic``.
 
     Features are of the experience's images and the exemplars, without augmentation, at length 1 and without a constant:
     cosine and linear heads then decide alike. On a cosine head the lengths of rows become the class scales, which
@@ -38,19 +45,33 @@ class BalancedHead:
 
     name = "balanced_head"
     kind = "rebalance"
-    title = "balanced head"
+    title = (("balanced head", "not beside"),)
     later_stages = (("balanced_head", 1, "stream"),)
+
+    clashes: ClassVar[dict[str, str]] = {
+        "model.head == 'proxies' and not beside": (
+            "rebalance 'balanced_head' solves for one row per class, and model.head 'proxies' has ten. Set model.head: "
+            "cosine, or rebalance.beside: true."
+        )
+    }
 
     ridge: Positive = 0.1
     """Regularisation; 0.1 in the official code."""
     balanced: bool = True
     """Every class weighs the same (AIR); otherwise every image does (ACIL)."""
+    beside: bool = False
+    """Answer beside the heads, as a read-out of its own, and change nothing of them."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
+        if not self.beside and any(hasattr(head, "num_proxies") for head in strategy.model.final_heads):
+            raise UserError(
+                "rebalance 'balanced_head' solves for one row per class, and a head of proxies has several; set "
+                "model.head: cosine, or beside: true."
+            )
         return first, measured("balanced_head", functools.partial(self._solve, strategy))
 
     @torch.no_grad()
@@ -60,9 +81,22 @@ class BalancedHead:
         counts = class_counts(labels, network.num_classes)
         weights = balancing_weights(counts) if self.balanced else None
         units = features.double().unflatten(1, (network.num_experts, -1)).unbind(1)
-        for head, unit in zip(network.final_heads, units, strict=True):
-            rows = ridge_solution(unit, labels, network.num_classes, self.ridge, weights).T
-            _put(head, rows.to(head.weight))
+        rows = [ridge_solution(unit, labels, network.num_classes, self.ridge, weights).T for unit in units]
+        if self.beside:
+            network.remember(ROWS, torch.stack(rows).to(network.final_heads[0].weight))
+            return
+        for head, own in zip(network.final_heads, rows, strict=True):
+            _put(head, own.to(head.weight))
+
+    def readouts(self, network: Any, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores ``[B, C]`` that stand beside those of the heads; none where the rows replaced theirs."""
+        rows = network.recall(ROWS) if self.beside else None
+        if (
+            rows is None or rows.shape[1] != output.logits.shape[-1]
+        ):  # evaluation in the middle of an experience
+            return {}
+        units = F.normalize(output.known_features, dim=-1)
+        return {"analytic": torch.einsum("kbd,kcd->bc", units, rows.to(units)) / len(rows)}
 
 
 def _put(head: Any, rows: torch.Tensor) -> None:

@@ -320,7 +320,9 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if isinstance(self.network, ForeignNetwork):
             return output.logits
         self.mb_out = output
-        self.mb_scores = {**self.readouts(self.mb_out), **self._routed(self.mb_out)}
+        self.mb_scores = {
+            **self.readouts(self.mb_out), **self._beside(self.mb_out), **self._routed(self.mb_out),
+        }  # fmt: skip
         return self.network.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
 
     def _forward_in_training(self) -> Tensor:
@@ -330,6 +332,11 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         logits = self.network.to_labels(self.mb_out.logits)
         self._answered = Answered(self.mb_out, logits, logits._version)
         return logits
+
+    def _beside(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores ``[B, C]`` that the second stage answers with beside the heads, where it does."""
+        tell = getattr(self.rebalance, "readouts", None)
+        return {} if tell is None else tell(self.model, output)
 
     def _routed(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""

@@ -154,3 +154,40 @@ def test_the_epoch_that_follows_changes_nothing():
 
     run = Ends(Noting(), head="linear", optimizer=adamw)
     assert not toy.changed(found[-1], run.ends["balanced_head"])
+
+
+@pytest.mark.parametrize("num_experts", [1, 2])
+def test_the_computed_head_may_answer_beside_the_heads(num_experts):
+    """The heads keep every bit, and the read-out is least squares on unit features."""
+    run = Ends(BalancedHead(beside=True), experts=Single(num_experts=num_experts))
+    assert run.moved == {"kept_balanced_head"}
+    features, ids = features_of(run.strategy, run.strategy.stream_dataset)
+    labels = run.model.positions(ids)
+    counts = torch.bincount(labels, minlength=7).double()
+    targets = torch.nn.functional.one_hot(labels, 7).double()
+    weight = (1 / counts) * 7 / (1 / counts).sum()
+    wanted = 0
+    for unit in features.double().unflatten(1, (num_experts, -1)).unbind(1):
+        weighted = weight[labels][:, None] * unit
+        eye = 0.1 * torch.eye(unit.shape[1], dtype=torch.float64)
+        wanted = (
+            wanted + unit @ torch.linalg.solve(weighted.T @ unit + eye, weighted.T @ targets) / num_experts
+        )
+    images = torch.stack([run.strategy.stream_dataset.eval()[i][0] for i in range(12)])
+    with torch.no_grad():
+        output = run.model.forward_all(images)
+    scores = run.strategy.rebalance.readouts(run.model, output)["analytic"]
+    torch.testing.assert_close(scores, wanted[:12].float(), rtol=1e-3, atol=1e-4)
+    seen, forward = [], run.strategy.forward
+    run.strategy.forward = lambda: (forward(), seen.append(list(run.strategy.mb_scores)))[0]
+    run.strategy.eval(toy.stream().test_stream[:1])
+    assert seen[0] == ["cnn", "analytic"]
+
+
+def test_the_computed_head_has_one_row_per_class():
+    with pytest.raises(UserError, match="one row per class"):
+        Ends(BalancedHead(), head="proxies", count=1)
+    run = Ends(BalancedHead(beside=True), head="proxies", count=1)
+    with torch.no_grad():
+        output = run.model.forward_all(torch.rand(2, 1, 8, 8))
+    assert run.strategy.rebalance.readouts(run.model, output)["analytic"].shape == (2, 4)
