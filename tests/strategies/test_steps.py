@@ -184,7 +184,7 @@ FAILURES = {
     "a term": (Lying, lambda results: results[0].mul_(1.1), "its term cross_entropy is off by 1"),
     "a NaN": (Lying, lambda results: results[0].fill_(torch.nan), "its term cross_entropy is off by nan"),
     "a gradient": (Lying, lambda results: results[2].mul_(1.1), "its gradients are off by "),
-    "a gradient left out": (Lying, stale, "its gradients are off by 1.0e+00"),
+    "a gradient left out": (Lying, stale, "its gradients are off by"),
     "no memory": (Raising, torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
     "a call": (
         Raising,
