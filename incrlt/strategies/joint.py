@@ -42,6 +42,10 @@ class Joint(IncrTemplate):
         """Keep the images of the experience."""
         self._past[_number(experience)] = experience.dataset
 
+    def past_data(self) -> list[Any]:
+        """Return the data sets of the experiences so far, in order."""
+        return list(self._past.values())
+
     def load_state_dict(self, state: dict[str, Any], train_stream: Any) -> None:
         """Restore the state; images of past experiences are looked up in ``train_stream``."""
         super().load_state_dict(state, train_stream)
