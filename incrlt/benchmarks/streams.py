@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import incrlt._compat  # noqa: F401  before avalanche
 
 import numpy as np
-from avalanche.benchmarks import NCScenario, nc_benchmark
+from avalanche.benchmarks import NCScenario, benchmark_from_datasets, nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -68,6 +69,41 @@ def build(
     benchmark.protocol = resolved
     benchmark.class_names = tuple(data.class_names[c] for c in rule.class_order)
     benchmark.groups = tuple(resolved.groups)
+    return benchmark
+
+
+def of_parts(
+    train: Sequence[ImageTensors],
+    test: ImageTensors,
+    class_names: Sequence[str],
+    augmentation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Any:
+    """Return a benchmark whose experiences are given as they are: new classes, known ones, or both, of any number.
+
+    Args:
+        train: Pictures of each experience; labels are arrival positions.
+        test: Pictures of the one test experience.
+        class_names: In arrival order.
+        augmentation: Name of the training augmentation.
+        mean: Per channel, in units of [0, 1].
+        std: Per channel, in units of [0, 1].
+
+    Returns:
+        An Avalanche ``CLScenario`` with the attribute ``class_names``.
+    """
+    channels, height, width = test.images.shape[1:]
+    shape, numbers = (channels, height, width), (tuple(mean), tuple(std))
+    groups = {
+        "train": (augment.build(augmentation, shape, *numbers, train=True), None),
+        "eval": (augment.build("none", shape, *numbers, train=False), None),
+    }
+    benchmark = benchmark_from_datasets(
+        train=[as_classification_dataset(part, transform_groups=groups) for part in train],
+        test=[as_classification_dataset(test, transform_groups=groups)],
+    )
+    benchmark.class_names = tuple(class_names)
     return benchmark
 
 
