@@ -17,6 +17,7 @@ from incrlt.benchmarks.preparing import read_picture
 from incrlt.data.machine import memory_bytes
 from incrlt.errors import UserError
 
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A whole dataset in memory.

@@ -1,8 +1,9 @@
 """Which pictures a folder or a list names, and every file of it that is left out, with the reason.
 
-A folder has a folder per class, or ``train``, ``test`` and ``val`` with a folder per class in each. A list is a text file
-of ``path label`` lines, or a CSV, TSV or Parquet table with the columns path and label and, if wanted, split and group.
-Nothing is skipped in silence: what is no picture, hidden, linked to nowhere or unreadable is named. No picture is opened.
+A folder has a folder per class, or ``train``, ``test`` and ``val`` with a folder per class in each. A list is a text
+file of ``path label`` lines, or a CSV, TSV or Parquet table with the columns path and label and, if wanted, split and
+group. Nothing is skipped in silence: what is no picture, hidden, linked to nowhere or unreadable is named. No picture
+is opened.
 """
 
 from __future__ import annotations
@@ -223,9 +224,7 @@ def _of_classes(root: Path) -> Listing:
     has_test = "test" in parts.values()
     for child in children:
         if child not in parts:
-            whole = _add(
-                whole, [], _outside(root, child, "in no part", "lies beside train, test and val")
-            )
+            whole = _add(whole, [], _outside(root, child, "in no part", "lies beside train, test and val"))
         elif parts[child] == "val" and has_test:
             found, left_out = _split(root, _walk(root, child))
             unused = [
@@ -263,9 +262,7 @@ def _with_classes(root: Path, whole: Listing, folder: Path, part: str) -> Listin
 
 
 def _add(whole: Listing, entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Listing:
-    return replace(
-        whole, entries=(*whole.entries, *entries), left_out=(*whole.left_out, *left_out)
-    )
+    return replace(whole, entries=(*whole.entries, *entries), left_out=(*whole.left_out, *left_out))
 
 
 def _outside(root: Path, child: Path, kind: str, reason: str) -> list[LeftOut]:
@@ -281,7 +278,9 @@ def _children(folder: Path) -> Iterator[Path]:
         raise UserError(f"{folder} cannot be read ({error.strerror}); see its permissions.") from error
 
 
-def _walk(root: Path, place: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[Path, LeftOut | None]]:
+def _walk(
+    root: Path, place: Path, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[Path, LeftOut | None]]:
     """Yield every file below a place, folders that cannot be entered as left out; links are followed, loops are not."""
     try:
         found = place.stat()
@@ -290,7 +289,10 @@ def _walk(root: Path, place: Path, above: tuple[tuple[int, int], ...] = ()) -> I
             return
         here = (found.st_dev, found.st_ino)
         if here in above:
-            yield place, LeftOut(_name(root, place), "linked into itself", "a link to a folder around it", False)
+            yield (
+                place,
+                LeftOut(_name(root, place), "linked into itself", "a link to a folder around it", False),
+            )
             return
         inside = sorted(os.scandir(place), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -327,7 +329,9 @@ def _classify(path: Path, name: str) -> tuple[Path | None, list[LeftOut]]:
         return path, []
     if suffix in PLUGINS:
         install = PLUGINS[suffix][1]
-        return None, [LeftOut(name, f"{suffix} (install {install})", f"needs a plugin: pip install {install}")]
+        return None, [
+            LeftOut(name, f"{suffix} (install {install})", f"needs a plugin: pip install {install}")
+        ]
     if suffix in OTHER_PICTURES:
         return None, [LeftOut(name, suffix, OTHER_PICTURES[suffix])]
     if suffix in BESIDE:
@@ -407,7 +411,9 @@ def _entry(place: Path, row: _Row, labelled: bool, has_test: bool) -> Entry | Le
         if path.is_dir():
             return LeftOut(where, "folders in a list", f"{row.path} is a folder; list its pictures")
         if not path.exists():
-            return LeftOut(where, "links to nowhere" if path.is_symlink() else "not there", f"{row.path} is not there")
+            return LeftOut(
+                where, "links to nowhere" if path.is_symlink() else "not there", f"{row.path} is not there"
+            )
     except (OSError, ValueError) as error:
         return LeftOut(where, "unreadable", f"{row.path[:80]!r}: {error}")
     picture, refused = _classify(path, path.name)
@@ -468,7 +474,9 @@ def _of_table(
         )
     for number, line in enumerate(lines, 2):
         cells = {
-            column: "" if index is None or index >= len(line) or line[index] is None else str(line[index]).strip()
+            column: ""
+            if index is None or index >= len(line) or line[index] is None
+            else str(line[index]).strip()
             for column, index in where.items()
         }
         yield _Row(number, **cells)

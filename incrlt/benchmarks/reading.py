@@ -51,6 +51,7 @@ def read(
     shape: Sequence[int],
     skip_broken: bool = False,
     progress: Progress | None = None,
+    twice: bool = False,
 ) -> ReadPictures:
     """Read the pictures of a listing.
 
@@ -59,6 +60,7 @@ def read(
         shape: Channels, height, width.
         skip_broken: Go on without what cannot be read; otherwise all of it is named at once.
         progress: Called with the pictures read so far and those there are.
+        twice: Keep pictures that come twice: those that are only asked about may.
 
     Raises:
         UserError: Something is broken, nothing is left, or memory would not do.
@@ -86,7 +88,7 @@ def read(
             refused += [] if problem is None else [problem]
             if progress is not None:
                 progress(done, len(listing.entries))
-    refused += _twice(listing.entries, digests)
+    refused += [] if twice else _twice(listing.entries, digests)
     rest = listing.without(refused)
     rest.check(skip_broken)
     names = {item.name for item in refused}
@@ -105,7 +107,8 @@ def _check_memory(number: int, shape: Sequence[int]) -> None:
     if there is not None and needed > there / 2:
         raise UserError(
             f"{number:,} pictures of {shape[2]} x {shape[1]} pixels take {needed / 2**30:.1f} GiB; this machine has "
-            f"{there / 2**30:.1f} for this process, of which half may be used. Give fewer at a time, or lower image_size."
+            f"{there / 2**30:.1f} for this process, of which half may be used. Give fewer at a time, or lower "
+            "image_size."
         )
 
 

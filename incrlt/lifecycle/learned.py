@@ -78,20 +78,25 @@ def nothing(experiment: Experiment, preparation: Preparation) -> Learned:
     return Learned(experiment, Facts((), (), preparation, ""), None, None, empty, empty)
 
 
-def read(folder: Path) -> Learned:
+def read(folder: Path, tests: bool = True) -> Learned:
     """Read a finished run, or a version of it.
+
+    Args:
+        folder: Its folder.
+        tests: Read the test pictures too.
 
     Raises:
         UserError: It is no finished run, or damaged.
     """
     facts = kept.read_facts(folder)
-    experiment = schema.load(folder / CONFIG_FILE)
+    experiment = schema.load(folder / CONFIG_FILE, with_data=False)
     checkpoints = CheckpointFolder(folder / CHECKPOINTS)
     state = checkpoints.newest()
     if state is None:
         damaged = ", ".join(checkpoints.damaged)
         raise UserError(
-            f"{folder} holds no checkpoint that can be read{f': {damaged}' if damaged else ''}; take the folder from a copy."
+            f"{folder} holds no checkpoint that can be read{f': {damaged}' if damaged else ''}; take the folder from a "
+            "copy."
         )
     with one_sentence(f"the checkpoint {checkpoints.chosen}", "Load it with the version that wrote it."):
         trained = bool(state["strategy"]["progress"]["trained"])
@@ -104,7 +109,9 @@ def read(folder: Path) -> Learned:
         strategy=strategy,
         recorder=recorder,
         exemplars=kept.read_pictures(folder / kept.EXEMPLARS_FILE, facts),
-        tests=kept.read_pictures(folder / kept.TESTS_FILE, facts),
+        tests=kept.read_pictures(folder / kept.TESTS_FILE, facts)
+        if tests
+        else Pictures.none(facts.preparation.shape),
         seconds=seconds,
     )
 
@@ -146,8 +153,12 @@ def write(folder: RunFolder, learned: Learned, extra: Mapping[str, Any]) -> Lear
     else:
         _write_names(folder, learned)
     checkpoints = CheckpointFolder(path / CHECKPOINTS)
-    checkpoints.save(checkpoint_of(learned))
-    checkpoints.drop_old()
+    newest = checkpoints.save(checkpoint_of(learned))
+    for older in newest.parent.glob(
+        "*.pt"
+    ):  # those of its epochs, with the momentum that nobody needs any more
+        if older != newest:
+            older.unlink(missing_ok=True)
     bound = binding(learned.experiment, learned.facts.stream)
     Keeper(path, bound["config"], learned.facts.stream).renew(finished=True)
     return replace(learned, facts=facts)
@@ -160,14 +171,7 @@ def _write_names(folder: RunFolder, learned: Learned) -> None:
     assert learned.recorder is not None
     arrived = learned.recorder["experience_of_class"]
     labels = list(range(len(learned.class_names)))
-    save_classes(
-        folder.path / "classes.json", arrived, list(learned.facts.seen), learned.class_names, labels
-    )
-
-
-def position_of(learned: Learned) -> dict[str, int]:
-    """Return the arrival position of each class by name."""
-    return {name: position for position, name in enumerate(learned.class_names)}
+    save_classes(folder.path / "classes.json", arrived, list(learned.facts.seen), learned.class_names, labels)
 
 
 def labels_of(names: list[str], known: Mapping[str, int]) -> torch.Tensor:

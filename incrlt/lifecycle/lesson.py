@@ -20,7 +20,7 @@ from incrlt.benchmarks.identity import contents
 from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
 from incrlt.experiment.schema import Experiment
-from incrlt.lifecycle.learned import Learned, labels_of, position_of
+from incrlt.lifecycle.learned import Learned, labels_of
 from incrlt.plugins import saved_exemplars
 from incrlt.plugins.confusion import ConfusionRecorder
 from incrlt.runner.build import build_strategy, choose_device
@@ -289,9 +289,7 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
 def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:
     """Return the strategy of a model as far as answers need it: without its memory."""
     assert learned.strategy is not None
-    strategy = build_strategy(
-        learned.experiment, learned.facts.preparation.channels, device, list(recorders)
-    )
+    strategy = build_strategy(learned.experiment, learned.facts.preparation.channels, device, list(recorders))
     state = {**learned.strategy, "memory_before": None}
     if state["memory"] is not None:
         nothing = Pictures.none(learned.facts.preparation.shape)
@@ -314,6 +312,3 @@ class _own_randomness:  # noqa: N801  (reads as the statement it is)
 
     def __exit__(self, *error: object) -> None:
         set_global_state(self._outside, self._device)
-
-
-__all__ = ["Batch", "Lesson", "answering", "facts_after", "measure", "memory_state", "position_of"]

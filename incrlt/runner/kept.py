@@ -1,8 +1,8 @@
 """What a run keeps so that it can go on without the data it was trained on: pictures, classes, preparation.
 
 ``kept.json`` says which classes there are, how many pictures of each were ever trained on, and how a picture is
-prepared. ``kept/exemplars.zip`` holds the exemplars and ``kept/tests.zip`` the test pictures, as PNG files of the pixels
-that were trained on: nothing is lost, and any program opens them. Each picture has its content's hash beside it.
+prepared. ``kept/exemplars.zip`` holds the exemplars and ``kept/tests.zip`` the test pictures, as PNG files of the
+pixels that were trained on: nothing is lost, and any program opens them. Each picture has its content's hash beside it.
 """
 
 from __future__ import annotations
@@ -227,9 +227,7 @@ def packed(pictures: Pictures, class_names: Sequence[str]) -> bytes:
     """Return an archive of pictures: PNG files, and an index that names class and content of each."""
     buffer, index = io.BytesIO(), []
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for number, (image, label) in enumerate(
-            zip(pictures.images, pictures.labels.tolist(), strict=True)
-        ):
+        for number, (image, label) in enumerate(zip(pictures.images, pictures.labels.tolist(), strict=True)):
             suffix, content = encoded(image)
             name = f"{label:05d}/{number:07d}{suffix}"
             archive.writestr(zipfile.ZipInfo(name, EARLIEST), content)

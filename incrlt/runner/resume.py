@@ -107,8 +107,8 @@ def check_no_versions(folder: Path) -> None:
     found = sorted(path.name for path in (folder / VERSIONS).glob("[0-9]*") if path.is_dir())
     if found:
         raise UserError(
-            f"{folder} has been updated ({counted(len(found), 'version')} in {VERSIONS}/), and running it anew would take "
-            f"their parent away. Choose another folder with --out, or delete {folder / VERSIONS}."
+            f"{folder} has been updated ({counted(len(found), 'version')} in {VERSIONS}/), and running it anew would "
+            f"take their parent away. Choose another folder with --out, or delete {folder / VERSIONS}."
         )
 
 
