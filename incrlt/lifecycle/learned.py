@@ -49,6 +49,15 @@ class Learned:
     tests: Pictures
     seconds: float = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Write the experiment as values: the classes of its sections are made when they are asked for."""
+        return {**vars(self), "experiment": self.experiment.resolved()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`__getstate__`."""
+        experiment = schema.parse(state["experiment"], with_data=False)
+        self.__dict__.update(state | {"experiment": experiment})
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names in arrival order."""

@@ -162,12 +162,12 @@ def read_facts(folder: Path) -> Facts:
         if content["format"] != FORMAT:
             raise ValueError(f"it has format {content['format']}, this version reads {FORMAT}")
         given = content["preparation"]
-        sizes = (int(given[name]) for name in ("height", "width", "channels"))
+        height, width, channels = (int(given[name]) for name in ("height", "width", "channels"))
         mean, std = (tuple(map(float, given[name])) for name in ("mean", "std"))
         return Facts(
             class_names=tuple(str(entry["name"]) for entry in content["classes"]),
             seen=tuple(int(entry["pictures_seen"]) for entry in content["classes"]),
-            preparation=Preparation(*sizes, mean, std),
+            preparation=Preparation(height, width, channels, mean, std),
             stream=str(content["stream"]),
             notes=tuple(map(str, content["notes"])),
             own=dict(content["own"]),
