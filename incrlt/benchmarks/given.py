@@ -37,8 +37,8 @@ def of_array(values: Any, shape: Sequence[int] | None = None) -> Tensor:
         given = given.transpose(0, 3, 1, 2)
     elif given.ndim != 4 or given.shape[1] not in CHANNELS:
         raise UserError(
-            f"pictures are an array of shape {list(given.shape)}; give [N, height, width], [N, height, width, channels] "
-            "or [N, channels, height, width], 1 or 3 channels."
+            f"pictures are an array of shape {list(given.shape)}; give [N, height, width], [N, height, width, channels]"
+            " or [N, channels, height, width], with 1 or 3 channels."
         )
     if shape is not None and tuple(given.shape[1:]) != tuple(shape):
         raise UserError(

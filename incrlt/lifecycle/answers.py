@@ -18,6 +18,7 @@ from incrlt.lifecycle.lesson import answering
 from incrlt.runner.build import choose_device
 from incrlt.runner.kept import Pictures
 from incrlt.training.class_means import normalised
+from incrlt.types import ModelOutput
 
 BATCH = 256
 """Pictures answered at a time."""
@@ -51,6 +52,9 @@ class Answerer:
         learned: The model.
         device: Where; None asks the experiment.
         budget: Experts per picture on average; None: as the router was taught.
+
+    Attributes:
+        by_head: The main read-out is that of the heads; otherwise it is the nearest mean of exemplars.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class Answerer:
         self.strategy = answering(learned, self.device)
         self.network: Any = self.strategy.model.eval()
         blank = torch.zeros(2, *learned.facts.preparation.shape, dtype=torch.uint8)
-        self._by_head = next(iter(self.strategy.readouts(self._run(blank)))) == "cnn"
+        self.by_head = next(iter(self.strategy.readouts(self._run(blank)))) == "cnn"
 
     @torch.no_grad()
     def _run(self, images: Tensor) -> Any:
@@ -79,14 +83,18 @@ class Answerer:
         return Answers(probabilities, used)
 
     def _answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        if not self._by_head:
+        if not self.by_head:
             output = self._run(images)
-            scores = next(iter(self.strategy.readouts(output).values()))
+            scores = self.main_scores(output)
             used = torch.full((len(images),), self.network.num_experts)
             return (NEAREST_SCALE * scores.float()).softmax(1).cpu(), used
         options = {} if self.budget is None else {"budget": self.budget}
         found = self.network.predict(self.network.prepare(images.to(self.device)), **options)
         return found.logits.float().softmax(1).cpu(), found.experts_used.cpu()
+
+    def main_scores(self, output: ModelOutput) -> Tensor:
+        """Return the scores ``[B, C]`` of the main read-out."""
+        return next(iter(self.strategy.readouts(output).values()))
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
