@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from incrlt.benchmarks import facts, folder
+from incrlt.benchmarks.listing import SHOWN
 from incrlt.benchmarks.preparing import read_picture
+from incrlt.benchmarks.reading import WORKERS
 from incrlt.data.machine import memory_bytes
 from incrlt.errors import UserError
 
@@ -191,9 +194,28 @@ def _read_pictures(classes: tuple[tuple[Path, ...], ...], size: int) -> tuple[Te
     """Return uint8 images ``[N, 3, size, size]`` and labels ``[N]``, class after class."""
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
     images = np.empty((len(labels), size, size, 3), dtype=np.uint8)
-    for index, path in enumerate(path for paths in classes for path in paths):
-        images[index] = read_picture(path, size, size)
+
+    def one(index: int, path: Path) -> str | None:
+        try:
+            images[index] = read_picture(path, size, size)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, os.cpu_count() or 1))) as pool:
+        told = list(pool.map(one, range(len(labels)), (path for paths in classes for path in paths)))
+    _refuse([sentence for sentence in told if sentence is not None])
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
+
+
+def _refuse(sentences: list[str]) -> None:
+    """Raise where pictures cannot be read: one sentence, or all of them at once."""
+    if len(sentences) == 1:
+        raise UserError(sentences[0])
+    if sentences:
+        more = f"\n  and {len(sentences) - SHOWN:,} more" if len(sentences) > SHOWN else ""
+        listed = "".join(f"\n  {sentence}" for sentence in sentences[:SHOWN])
+        raise UserError(f"{len(sentences):,} pictures cannot be read:{listed}{more}")
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

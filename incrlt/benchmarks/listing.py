@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from incrlt.benchmarks.folder import SUFFIXES
 from incrlt.errors import UserError
 
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+"""Suffixes of pictures that Pillow reads by itself."""
 LISTS: Final = (".txt", ".csv", ".tsv", ".parquet")
 """Suffixes of files that list pictures."""
 PLUGINS: Final = {
@@ -248,7 +249,9 @@ def _with_classes(root: Path, whole: Listing, folder: Path, part: str) -> Listin
         classes += 1
         label = class_name(child.name)
         if not _is_text(label):
-            raise UserError(f"{child!r} is a class folder whose name is not UTF-8 text. Rename it.")
+            raise UserError(
+                f"{folder} has class folders whose names are not UTF-8 text: {child.name!a}. Rename them."
+            )
         found, left_out = _split(root, _walk(root, child))
         entries = [Entry(path, name, label, part) for path, name in found]
         if not entries:

@@ -284,10 +284,10 @@ def _use(model: Learned, answerer: Answerer, difference: float, checked: int) ->
     lines = [
         "## Use",
         "",
-        "`python example.py a.jpg b.png` needs onnxruntime, NumPy, and Pillow to open pictures. Graphs take uint8 "
-        f"pixels `[B, {shape.channels}, {shape.height}, {shape.width}]`, prepared as `preparation.json` says; normalisation "
-        f"is inside. ONNX opset {OPSET}. Held to the network on {checked} pictures in batches of other sizes: "
-        f"probabilities differ by {difference:.1e} at most, answers and experts used are the same.",
+        "`python example.py a.jpg b.png` needs onnxruntime, NumPy, and Pillow to open pictures. Graphs take "
+        f"uint8 pixels `[B, {shape.channels}, {shape.height}, {shape.width}]`, prepared as `preparation.json` says; "
+        f"normalisation is inside. ONNX opset {OPSET}. Held to the network on {checked} pictures in batches of other "
+        f"sizes: probabilities differ by {difference:.1e} at most, answers and experts used are the same.",
         "",
         "## Limits",
         "",

@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 
 from incrlt.benchmarks import listing, reading
+from incrlt.benchmarks.testpart import with_tests
 from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite
 from incrlt.console import Console
 from incrlt.errors import UserError
@@ -113,7 +114,7 @@ def _read(parent: Learned, asked: Asked) -> tuple[reading.ReadPictures, str]:
     """Read the source; return its pictures, and what was split off for testing."""
     found = listing.labelled_pictures(asked.source)
     found.check(asked.skip_broken)
-    found, split = reading.with_tests(found, asked.seed)
+    found, split = with_tests(found, asked.seed)
     pictures = reading.read(found, parent.facts.preparation.shape, asked.skip_broken)
     _check_names(parent, [entry.label for entry in pictures.listing.entries])
     return pictures, split

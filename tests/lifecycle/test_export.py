@@ -46,7 +46,7 @@ def exported(request, tmp_path_factory):
         output = answerer.network.forward_all(x, rebalanced=True)
         scores = answerer.network.router(output.expert_logits, output.known_features, output.combine)
         values = model.learned_.experiment.resolved()
-        values["router"]["threshold"] = float(scores.median().sigmoid())
+        values["router"]["threshold"] = float(scores.detach().median().sigmoid())
         asked = schema.parse(values, with_data=False)
         model.learned_ = dataclasses.replace(model.learned_, experiment=asked)
         model.__dict__.pop("_answerer", None)
