@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from incrlt.benchmarks.datasets import ImageData, statistics
+from incrlt.benchmarks.folder import ImageFolder
 from incrlt.benchmarks.preparing import prepared
 from incrlt.errors import UserError
 
@@ -129,3 +134,71 @@ def of_dataset(
 
 def _plain(label: Any) -> Any:
     return label.item() if hasattr(label, "item") and getattr(label, "size", None) is not None else label
+
+
+def data_of(
+    train: Any, test: Any, names: Sequence[str] | None, size: int, as_it_is: bool
+) -> tuple[ImageData, dict[str, Any]]:
+    """Return a whole data set from Python, and the fields of a protocol that it decides.
+
+    Args:
+        train: A torch data set, or pictures and labels.
+        test: The same.
+        names: Name of each label, where labels are whole numbers.
+        size: Side in pixels to which PIL pictures are brought.
+        as_it_is: Keep every picture; otherwise a tail is cut, from as many pictures as every class has.
+
+    Raises:
+        UserError: Pictures that cannot be used, or test labels that are never learned.
+    """
+    images, labels = _pair(train, None, size, names)
+    test_images, test_labels = _pair(test, images.shape[1:], size, names)
+    counts = Counter(labels)
+    lost = sorted(set(test_labels) - set(counts))
+    if lost or not counts:
+        told = ", ".join(lost[:5]) or "nothing"
+        raise UserError(f"test has pictures of {told} and train has none; give some to learn from.")
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    place = {name: label for label, name in enumerate(order)}
+    digest = hashlib.sha256()
+    for part, own in ((images, labels), (test_images, test_labels)):
+        digest.update(part.numpy().tobytes() + "\0".join(own).encode())
+    shares = tuple(counts[name] for name in order)
+    whole = ImageFolder(Path(), size, tuple(order), tuple((Path(),) * n for n in shares), ())
+    data = ImageData(
+        f"own-{digest.hexdigest()[:10]}",
+        images,
+        torch.tensor([place[name] for name in labels]),
+        test_images,
+        torch.tensor([place[name] for name in test_labels], dtype=torch.int64),
+        tuple(order),
+        *statistics(images),
+    )
+    return data, whole.rule(as_it_is)
+
+
+def _pair(
+    part: Any, shape: Sequence[int] | None, size: int, names: Sequence[str] | None
+) -> tuple[Tensor, list[str]]:
+    """Return the pictures of a part and the name of the class of each."""
+    if isinstance(part, tuple) and len(part) == 2:
+        pictures, labels = part
+        is_array = isinstance(pictures, np.ndarray | Tensor)
+        images = of_array(pictures, shape) if is_array else of_pictures(pictures, shape, size)
+        labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    else:
+        images, labels = of_dataset(part, shape, size)
+    if len(labels) != len(images):
+        raise UserError(
+            f"there are {len(images)} pictures and {len(labels)} labels; give one label for each."
+        )
+    if names is None:
+        return images, [str(label) for label in labels]
+    wrong = next(
+        (label for label in labels if not isinstance(label, int) or not 0 <= label < len(names)), None
+    )
+    if wrong is not None:
+        raise UserError(
+            f"the label {wrong!r} has no name: names has {len(names)}, for 0 to {len(names) - 1}."
+        )
+    return images, [str(names[label]) for label in labels]

@@ -340,7 +340,8 @@ def _classify(path: Path, name: str) -> tuple[Path | None, list[LeftOut]]:
     if suffix in BESIDE:
         return None, [LeftOut(name, f"{suffix} beside pictures", broken=False)]
     kind = f"of the unknown suffix {suffix}" if suffix else "without a suffix"
-    return None, [LeftOut(name, kind, "nothing says that it is a picture; add the right suffix or remove it")]
+    reason = f"{kind}: nothing says that it is a picture; add the right suffix or remove it"
+    return None, [LeftOut(name, kind, reason)]
 
 
 def has_plugin(suffix: str) -> bool:
