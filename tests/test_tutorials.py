@@ -1,7 +1,7 @@
 """The tutorials run as they stand: files are written, commands executed, code run, its assertions hold.
 
-A block whose first line is a comment with a file name is that file; ``$ python -m incrlt.run`` and
-``incrlt.report``, and ``$ incrlt VERB``, in console blocks are run, other commands are not; all other Python is run in one namespace.
+A block whose first line is a comment with a file name is that file; ``$ python -m incrlt.run``, ``incrlt.report`` and
+``$ incrlt VERB`` in console blocks are run, other commands are not; all other Python is run in one namespace.
 """
 
 from __future__ import annotations

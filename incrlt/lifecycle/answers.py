@@ -14,7 +14,7 @@ from torch import Tensor
 
 from incrlt.benchmarks.listing import LeftOut
 from incrlt.lifecycle.learned import Learned
-from incrlt.lifecycle.lesson import answering
+from incrlt.lifecycle.lesson import BY_HEAD, answering
 from incrlt.runner.build import choose_device
 from incrlt.runner.kept import Pictures
 from incrlt.training.class_means import normalised
@@ -65,7 +65,7 @@ class Answerer:
         self.strategy = answering(learned, self.device)
         self.network: Any = self.strategy.model.eval()
         blank = torch.zeros(2, *learned.facts.preparation.shape, dtype=torch.uint8)
-        self.by_head = next(iter(self.strategy.readouts(self._run(blank)))) == "cnn"
+        self.by_head = next(iter(self.strategy.readouts(self._run(blank)))) == BY_HEAD
 
     @torch.no_grad()
     def _run(self, images: Tensor) -> Any:

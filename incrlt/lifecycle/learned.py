@@ -170,6 +170,7 @@ def write(folder: RunFolder, learned: Learned, extra: Mapping[str, Any]) -> Lear
             older.unlink(missing_ok=True)
     bound = binding(learned.experiment, learned.facts.stream)
     Keeper(path, bound["config"], learned.facts.stream).renew(finished=True)
+    folder.write_text("DONE", "")
     return replace(learned, facts=facts)
 
 

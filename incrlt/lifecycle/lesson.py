@@ -29,6 +29,8 @@ from incrlt.runner.kept import Facts, Pictures, exemplars_of
 from incrlt.training.randomness import global_state, set_global_state
 from incrlt.training.template import IncrTemplate
 
+BY_HEAD, ROUTED = "cnn", "routed"
+"""Read-outs of the heads: of all experts, and of those that the router runs."""
 USUAL_AUGMENTATION = "crop-flip"
 """Of a folder of pictures."""
 
@@ -264,7 +266,7 @@ def memory_state(
 
 
 def measure(learned: Learned, tests: Pictures, device: torch.device | None = None) -> torch.Tensor:
-    """Count the answers of a model to test pictures, as its evaluation would.
+    """Count the answers of a model to test pictures, as its evaluation would: those that ``incrlt predict`` gives.
 
     Args:
         learned: The model.
@@ -272,7 +274,8 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
         device: Where; None asks the experiment.
 
     Returns:
-        int64 ``[C, C]``, rows are true classes, columns answers, in arrival order; of the main read-out.
+        int64 ``[C, C]``, rows are true classes, columns answers, in arrival order; of the main
+        read-out, routed where there is a router.
     """
     device = choose_device(learned.experiment.device) if device is None else device
     size = len(learned.class_names)
@@ -290,7 +293,9 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
         strategy = answering(learned, device, [recorder])
         benchmark = _benchmark(learned, [tests], tests, learned.class_names)
         strategy.eval(benchmark.test_stream)
-    return torch.as_tensor(next(iter(recorder.confusions.values()))[0])
+    main = next(iter(recorder.confusions))
+    name = ROUTED if main == BY_HEAD and ROUTED in recorder.confusions else main
+    return torch.as_tensor(recorder.confusions[name][0])
 
 
 def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:

@@ -29,7 +29,7 @@ from incrlt.lifecycle.versions import Version
 from incrlt.models import cost
 from incrlt.runner import resume
 from incrlt.runner.build import choose_device
-from incrlt.runner.folder import RunFolder
+from incrlt.runner.folder import RunFolder, environment
 from incrlt.runner.kept import Pictures
 from incrlt.runner.threads import choose_threads, cores
 from incrlt.training.template import IncrTemplate
@@ -290,23 +290,26 @@ def _trained(folder: RunFolder, parent: Learned, batch: Batch, version: Version,
     if saved is not None and checkpoints.chosen is not None:
         resume.check_same_run(saved, own, checkpoints.chosen)
         lesson.resume(saved)
+        folder.cut_log(int(saved.get("log_size", folder.log_size)))
         console.plain(f"going on with version {version.number}")
     else:
         console.plain(_begins(parent, batch, version))
+        folder.write_json("environment.json", environment(lesson.device, "incrlt update"))
 
     def epoch(strategy: IncrTemplate) -> None:
-        name = first_non_finite({"model": strategy.model.state_dict()})
+        name, event = first_non_finite({"model": strategy.model.state_dict()}), _event(strategy)
         try:
             if name is not None:
                 raise NotFiniteError(name)
-            checkpoints.save({"run": own, **lesson.state()})
+            folder.log(event | {"experience": strategy.experience_index})
+            checkpoints.save({"run": own, "log_size": folder.log_size, **lesson.state()})
         except NotFiniteError as error:
             raise UserError(
                 f"the update diverged: {error.tensor} is not finite. The versions before it are as they were. Lower "
                 "training.lr, or set training.grad_clip, and add --restart."
             ) from error
         checkpoints.drop_old()
-        console.epoch(_event(strategy))
+        console.epoch(event)
 
     after = lesson.learn(epoch)
     console.close()
@@ -333,6 +336,7 @@ def _begins(parent: Learned, batch: Batch, version: Version) -> str:
 
 def _event(strategy: IncrTemplate) -> dict[str, Any]:
     return {
+        "event": "epoch",
         "experience": 0,
         "stage": strategy.stage.name,
         "epoch": strategy.stage_epoch + 1,
