@@ -95,6 +95,8 @@ class LossContext:
         guide: ``guide()`` runs a larger network, trained before, on this batch; None where the method has none.
         kernels: Backend of the fused losses, see :data:`~incrlt.kernels.backends.BACKENDS`.
         constants: What :meth:`constant` has computed in this stage.
+        expert_scale: What a term that is a mean over experts is multiplied with, to have the scale of the terms of the
+            expert method: 1, or K where those are sums (:attr:`~incrlt.experts.base.ExpertMethod.averaged`).
     """
 
     class_counts: Tensor
@@ -107,6 +109,7 @@ class LossContext:
     guide: Callable[[], ModelOutput] | None = None
     kernels: str = "auto"
     constants: dict[Any, Any] = field(default_factory=dict)
+    expert_scale: int = 1
 
     def constant(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what depends on the counts alone: computed when first asked for, then kept for the stage.

@@ -1,4 +1,4 @@
-"""A random walk over combinations of options: what the dry run accepts can be built, so that nothing fails after data."""
+"""A random walk over combinations of options: what the dry run accepts can be built, and nothing fails later."""
 
 from __future__ import annotations
 

@@ -138,8 +138,9 @@ def make(cls, *, head="cosine", memory=5, lr=0.1, optimizer=None, seed=0, **opti
 
 
 def weights(model):
-    """A copy of everything the model holds."""
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    """A copy of every number that the model holds; facts such as its class ids are no numbers."""
+    state = model.state_dict().items()
+    return {name: value.clone() for name, value in state if not name.endswith("_extra_state")}
 
 
 def changed(before, after):

@@ -60,6 +60,11 @@ class ExpertMethod:
         return getattr(self, "flavor", "sane") != "published"
 
     @property
+    def expert_scale(self) -> int:
+        """What a mean over experts is multiplied with, to stand beside the method's own terms: 1, or K beside sums."""
+        return 1 if self.averaged else self.layout.num_experts
+
+    @property
     def layout(self) -> Layout:
         """What the method asks of the network: number of experts, what they share, how heads begin."""
         return _with_combination(lambda self: Layout())(self)

@@ -92,6 +92,11 @@ class RIDE(ExpertMethod):
             unit_rows=True,
         )
 
+    @property
+    def expert_scale(self) -> int:
+        """Sums in the published flavor; with a teacher its code multiplies by K once more."""
+        return 1 if self.averaged else self.num_experts ** (1 if self.teacher is None else 2)
+
     def guide(self) -> ExpertNetwork | None:
         """Load the larger teacher, where one is named."""
         return None if self.teacher is None else load(self.teacher)

@@ -167,7 +167,9 @@ class SHIKE(ExpertMethod):
 
 def _balanced(context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
     tensors = TermTensors(prior=log_prior(context))
-    spec = TermSpec(classification=1.0)
+    spec = TermSpec(
+        classification=float(context.expert_scale)
+    )  # the official code sums over experts here too
     return fused(context, output, labels, spec, tensors, classification="balanced_softmax")
 
 

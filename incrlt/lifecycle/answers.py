@@ -14,7 +14,7 @@ from torch import Tensor
 
 from incrlt.benchmarks.listing import LeftOut
 from incrlt.lifecycle.learned import Learned
-from incrlt.lifecycle.lesson import BY_HEAD, answering
+from incrlt.lifecycle.lesson import answering
 from incrlt.runner.build import choose_device
 from incrlt.runner.kept import Pictures
 from incrlt.training.class_means import normalised
@@ -22,6 +22,8 @@ from incrlt.types import ModelOutput
 
 BATCH = 256
 """Pictures answered at a time."""
+BY_HEAD = "cnn"
+"""Name of the read-out of the heads."""
 NEAREST_SCALE = 16.0
 """Factor that makes a confidence of cosines to class means: ours, about what a cosine head learns. The order of classes
 is that of the cosines; the confidence of such a read-out is no calibrated probability."""
@@ -65,7 +67,8 @@ class Answerer:
         self.strategy = answering(learned, self.device)
         self.network: Any = self.strategy.model.eval()
         blank = torch.zeros(2, *learned.facts.preparation.shape, dtype=torch.uint8)
-        self.by_head = next(iter(self.strategy.readouts(self._run(blank)))) == BY_HEAD
+        first = next(iter(self.strategy.readouts(self._run(blank))))
+        self.by_head = first == BY_HEAD or self.network.router is not None
 
     @torch.no_grad()
     def _run(self, images: Tensor) -> Any:

@@ -22,6 +22,7 @@ from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
 from incrlt.experiment.schema import Experiment
 from incrlt.lifecycle.learned import Learned, labels_of
+from incrlt.metrics import main_readout
 from incrlt.plugins import saved_exemplars
 from incrlt.plugins.confusion import ConfusionRecorder
 from incrlt.runner.build import build_strategy, choose_device
@@ -29,8 +30,6 @@ from incrlt.runner.kept import Facts, Pictures, exemplars_of
 from incrlt.training.randomness import global_state, set_global_state
 from incrlt.training.template import IncrTemplate
 
-BY_HEAD, ROUTED = "cnn", "routed"
-"""Read-outs of the heads: of all experts, and of those that the router runs."""
 USUAL_AUGMENTATION = "crop-flip"
 """Of a folder of pictures."""
 
@@ -293,9 +292,7 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
         strategy = answering(learned, device, [recorder])
         benchmark = _benchmark(learned, [tests], tests, learned.class_names)
         strategy.eval(benchmark.test_stream)
-    main = next(iter(recorder.confusions))
-    name = ROUTED if main == BY_HEAD and ROUTED in recorder.confusions else main
-    return torch.as_tensor(recorder.confusions[name][0])
+    return torch.as_tensor(recorder.confusions[main_readout(recorder.confusions)][0])
 
 
 def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:

@@ -43,7 +43,7 @@ def check_architecture(saved: dict[str, Any] | None, own: dict[str, Any]) -> Non
 
 
 def written(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Return an architecture as checkpoints hold it: code of before reads those where no method combines its own way."""
+    """Return an architecture as checkpoints hold it: older code reads those where no method combines its own way."""
     layout = dict(architecture.get("layout") or {})
     if "combination" not in layout or layout["combination"] is not None:
         return architecture

@@ -21,8 +21,13 @@ from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
 def classification(context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-    """Return plain cross entropy of the combined logits, as the official code does."""
-    return {"cross_entropy": cross_entropy(output.logits, labels)}
+    """Return plain cross entropy of the combined logits, as the official code does.
+
+    The gradient of each expert's rows is a K-th of that of the combined logits; it is brought to the scale of the
+    expert method's own terms, as every mean over experts is.
+    """
+    loss = cross_entropy(output.logits, labels)
+    return {"cross_entropy": loss if context.expert_scale == 1 else context.expert_scale * loss}
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,12 @@ class ICaRL(IncrTemplate):
         teacher = self.teacher_output()
         teacher_logits = None if teacher is None else teacher.expert_logits
         if self.objective == "sigmoid":
-            return {"sigmoid": sigmoid_distillation(output.expert_logits, labels, teacher_logits)}
+            loss = sigmoid_distillation(output.expert_logits, labels, teacher_logits)
+            return {"sigmoid": loss if self.expert_scale == 1 else self.expert_scale * loss}
         terms = super().loss_terms(output, labels)
         if teacher_logits is not None:
             distance = knowledge_distillation(output.expert_logits, teacher_logits, self.temperature)
-            terms["distillation"] = self.distillation * distance
+            terms["distillation"] = self.expert_scale * self.distillation * distance
         return terms
 
     def end_experience(self, experience: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
@@ -127,7 +126,7 @@ class LUCIR(IncrTemplate):
         new = positions >= 0  # classes that come again keep their rows
         width = self.model.heads[0].num_features
         unit = F.normalize(features[new].reshape(int(new.sum()), -1, width).transpose(0, 1), dim=-1)
-        means = torch.zeros(len(unit), self.num_new, width).index_add_(1, positions[new], unit)
+        means = unit.new_zeros(len(unit), self.num_new, width).index_add_(1, positions[new], unit)
         self.model.imprint(F.normalize(means, dim=-1))
 
     def frozen_rows(self, stage: Stage) -> int:
@@ -144,18 +143,17 @@ class LUCIR(IncrTemplate):
             return terms
         if self.less_forget:
             distance = less_forget(output.known_features, teacher.known_features, kernels=self.kernels)
-            terms["less_forget"] = self.less_forget_weight * distance
+            terms["less_forget"] = self.expert_scale * self.less_forget_weight * distance
         if self.mimic_scores:
-            terms["mimic_scores"] = self.mimic_scores * mimic_scores(
-                output.known_cosines, teacher.known_cosines
-            )
+            distance = mimic_scores(output.known_cosines, teacher.known_cosines)
+            terms["mimic_scores"] = self.expert_scale * self.mimic_scores * distance
         if self.margin_ranking:
             terms["margin_ranking"] = self._ranking(output, labels)
         return terms
 
     def _ranking(self, output: ModelOutput, labels: Tensor) -> Tensor:
         spec = TermSpec(
-            ranking=self.margin_ranking,
+            ranking=self.expert_scale * self.margin_ranking,
             num_old=self.num_old,
             margin=self.margin,
             num_negatives=self.num_negatives,
