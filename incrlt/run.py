@@ -118,12 +118,12 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
 
     command = shlex.join(["python", "-m", "incrlt.run", *words])
     options = RunOptions(resume="restart" if given.restart else "auto", command=command)
-    with _ended_by_sigterm():
+    with ended_by_sigterm():
         return execute(experiment, options)
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does: files closed, the folder free, the reason said.
 
     Nothing more is saved, since the signal may come in the middle of a step. A second one ends the process at once.
