@@ -17,6 +17,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,6 +78,16 @@ class Row:
             number *= len(values)
         return number
 
+    @property
+    def seeds(self) -> list[Cell]:
+        """Every combination of the grid's seeds; an empty one where it has none."""
+        return _cells({key: values for key, values in self.grid.items() if key.startswith(SEEDS)})
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every place in the grid, seeds left out."""
+        return _cells({key: values for key, values in self.grid.items() if not key.startswith(SEEDS)})
+
     def described(self) -> dict[str, object]:
         """Return what decides the runs and the choice, as plain data; the experiment with its content."""
         return {
@@ -105,9 +116,12 @@ class Sweep:
     name: str
     rows: tuple[Row, ...]
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """Sixty-four hex characters over everything that decides the runs and the choice, experiments included."""
+        """Sixty-four hex characters over everything that decides the runs and the choice, experiments included.
+
+        As the files are when it is first asked for.
+        """
         content = [row.described() for row in self.rows]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -145,10 +159,8 @@ class Sweep:
 
 def _tasks(row: Row, place: int, more: tuple[str, ...], out: Path, data: str | None) -> Iterator[Task]:
     """Yield the runs of a row: all settings with the first seed, then all with the second, ..."""
-    seeds = {key: values for key, values in row.grid.items() if key.startswith(SEEDS)}
-    others = {key: values for key, values in row.grid.items() if not key.startswith(SEEDS)}
     asked = (VALIDATION,) if row.metric else ()
-    for seed, cell, trial in itertools.product(_cells(seeds), _cells(others), range(max(1, row.trials))):
+    for seed, cell, trial in itertools.product(row.seeds, row.cells, range(max(1, row.trials))):
         values = drawn(dict(row.search), row.search_seed, trial)
         changes = (*cell, *values.items(), *seed)
         written = tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes)

@@ -28,8 +28,8 @@ OPEN: Final = frozenset({WAITING, RUNNING, ELSEWHERE})
 class Judge:
     """Decides which trials are stopped early, and remembers it in the sweep's folder.
 
-    Trials are compared with those of the same search (row and place in the grid) and the same seeds; one that is
-    stopped with one seed is stopped with all.
+    Trials are compared with those of the same search (row and place in the grid) by their first seed: one that is
+    stopped is stopped with all its seeds, one that is not runs them all.
 
     Args:
         rows: Of the sweep.
@@ -42,18 +42,18 @@ class Judge:
         self.stopped: dict[str, float] = known["stopped"]
         """Setting -> figure when it was stopped."""
         self._seen: dict[str, dict[str, dict[str, float]]] = known["seen"]
-        """Search and seeds -> rung -> setting -> figure."""
+        """Search -> rung -> setting -> figure."""
 
     def keeps(self, task: Task, found: Progress) -> bool:
         """Look at a run's validation figures; say whether it goes on."""
         row = self._rows[task.row]
-        if row.stop_early is None or row.metric is None or task.setting in self.stopped:
+        rule, metric = row.stop_early, row.metric
+        if rule is None or metric is None or task.seed != row.seeds[0] or task.setting in self.stopped:
             return task.setting not in self.stopped
-        name = " ".join([task.group, *(f"{key} {value}" for key, value in task.seed)])
-        seen = self._seen.setdefault(name, {})
-        figures = found.at(row.stop_early.rungs, task.epochs, row.metric)
+        seen = self._seen.setdefault(task.group, {})
+        figures = found.at(rule.rungs, task.epochs, metric)
         before = json.dumps(seen)
-        good = goes_on(row.stop_early, seen, task.setting, figures)
+        good = goes_on(rule, seen, task.setting, figures)
         if not good:
             self.stopped[task.setting] = list(figures.values())[-1]
         if not good or json.dumps(seen) != before:
