@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,8 @@ from incrlt.run import BAD_INPUT, Terminated
 from incrlt.sweep import __main__ as command
 from incrlt.sweep import engines, outcome, table, work
 from incrlt.sweep.asha import Asha, asha, goes_on
-from incrlt.sweep.show import summary
+from incrlt.sweep.show import Show, summary
+from incrlt.sweep.show import table as rows_of
 from incrlt.sweep.spaces import drawn, grid_values, space
 from incrlt.sweep.task import Progress, progress
 
@@ -28,6 +31,7 @@ memory: {per_class: 3}
 training: {epochs: 3, batch_size: 64, precision: fp32}
 device: cpu
 """
+SWEEPS = sorted((Path(__file__).parent.parent / "experiments" / "sweeps").glob("*.yaml"))
 EPOCHS = 6  # two experiences of three
 
 
@@ -421,3 +425,74 @@ def test_whoever_stops_a_sweep_is_told_how_to_go_on(tiny, tmp_path, capsys, monk
     monkeypatch.setattr(work.Queue, "work", stopped)
     assert command.main([str(tiny), "--out", str(tmp_path)]) == code
     assert f"goes on: python -m incrlt.sweep {tiny} --out {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_the_sweeps_of_the_repository_can_be_run(path, tmp_path):
+    sweep = table.from_file(path, table.read(path))
+    assert sweep.tasks(tmp_path)
+    assert {row.metric for row in sweep.rows} <= {None, *table.METRICS}
+
+
+# ------------------------------------------------------------------------------------------------ other engines
+
+RESULTS = ("confusions.npz", "results.csv", "per_class.csv")
+
+
+def folders(out: Path) -> list[Path]:
+    return sorted((out / "tiny").iterdir())
+
+
+def swept(tiny: Path, out: Path, *words: str) -> list[list[bytes]]:
+    overrides = ["training.epochs=1", "benchmark.holdout=none", "--grid", "seeds.all=0,1", "--lanes", "2"]
+    assert command.main([str(tiny), *overrides, "--out", str(out), *words]) == 0
+    return [[(folder / name).read_bytes() for name in RESULTS] for folder in folders(out)]
+
+
+@pytest.fixture(scope="module")
+def by_lanes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lanes")
+    (folder / "tiny.yaml").write_text(TINY)
+    return swept(folder / "tiny.yaml", folder / "out")
+
+
+@pytest.mark.slow
+def test_ray_computes_what_lanes_do(tiny, tmp_path, request):
+    pytest.importorskip("ray", reason="needs incrlt[ray]")
+    assert swept(tiny, tmp_path / "out", "--on", "ray") == request.getfixturevalue("by_lanes")
+
+
+@pytest.mark.slow
+def test_submitit_computes_what_lanes_do(tiny, tmp_path, request):
+    pytest.importorskip("submitit", reason="needs incrlt[slurm]")
+    words = ["--on", "slurm:local", "--slurm", "timeout_min=5"]
+    assert swept(tiny, tmp_path / "out", *words) == request.getfixturevalue("by_lanes")
+
+
+@pytest.mark.parametrize(("name", "on", "extra"), [("ray", "ray", "ray"), ("submitit", "slurm", "slurm")])
+def test_a_package_that_is_missing_is_named_with_its_extra(
+    tiny, tmp_path, capsys, monkeypatch, name, on, extra
+):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert command.main([str(tiny), "--out", str(tmp_path), "--on", on]) == BAD_INPUT
+    assert f"pip install 'incrlt[{extra}]'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_table_shows_what_is_under_way_first_and_counts_the_rest(tiny, tmp_path):
+    sweep = sweep_of(tiny, seeds="0..4")
+    queue, _, _ = queue_of(sweep, tmp_path)
+    done, running = queue.items[0], queue.items[3]
+    write_epochs(running.task, lambda task, epoch: 40.0, 3)
+    done.state, done.progress = "done", Progress(epochs=6, seconds=18.0, seconds_per_epoch=3.0)
+    running.state, running.progress = "running", progress(running.task)
+    stream = io.StringIO()
+    show = Show(2, stream)
+    show._out.print(rows_of(queue.items, 2, most=2))
+    told = " ".join(stream.getvalue().split())
+    assert "seeds.all=3" in told and "seeds.all=0" not in told and "and 3 more" in told
+    assert re.search(r"running\W+3 of 6\W+2\W+40\.00\W+6\.0 s", told), told
+    # left: 3 epochs at 2 s, and 3 runs of 6 at the mean of 2 and 3: (6 + 45) / 2
+    assert (
+        "5 runs: 1 done, 1 running, 3 waiting | 9 of 30 epochs | 0.5 epochs/s | spent 24.0 s | eta 25.5 s"
+        in told
+    )
