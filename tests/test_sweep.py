@@ -16,7 +16,7 @@ from filelock import FileLock
 from incrlt.errors import UserError
 from incrlt.run import BAD_INPUT, Terminated
 from incrlt.sweep import __main__ as command
-from incrlt.sweep import engines, outcome, table, work
+from incrlt.sweep import engines, outcome, page, table, work
 from incrlt.sweep.asha import Asha, asha, goes_on
 from incrlt.sweep.show import Show, summary
 from incrlt.sweep.show import table as rows_of
@@ -331,9 +331,13 @@ def test_a_poor_trial_is_stopped_with_all_its_seeds_and_stays_so(tiny, tmp_path)
     found = outcome.settings(queue.items, sweep.rows)
     assert [setting.state for setting in found] == ["done", "stopped", "done"]
     best = outcome.chosen(found)["row 1"]
-    assert best is found[2] and best.validation == outcome.Interval(
-        73.5, 0.0, 2
-    )  # (72 + 75) / 2 at both seeds
+    assert best is found[2] and best.validation == outcome.Interval(73.5, 0.0, 2)  # (72 + 75) / 2, both seeds
+    (chart,) = page.sensitivity(sweep, found, {}).values()
+    rates = [dict(setting.drawn)["training.lr"] for setting in found]
+    shown = {trace["name"]: (trace["x"], trace["y"]) for trace in chart["data"]}
+    assert shown == {"finished": ([rates[0], rates[2]], [63.5, 73.5]), "stopped early": ([rates[1]], [42.0])}
+    layout = chart["layout"]
+    assert layout["xaxis"]["type"] == "log" and layout["yaxis"]["title"]["text"] == "validation/average, %"
 
 
 # ------------------------------------------------------------------------------------------------ what is read

@@ -214,6 +214,8 @@ def _lanes(given: argparse.Namespace) -> tuple[int, int]:
     """Return the runs at a time, and those on each GPU."""
     if not 0 <= given.gpu <= 1:
         raise UserError(f"--gpu {given.gpu} is no share of a GPU; give a number up to 1, such as 0.25.")
+    if given.gpu and given.on.startswith("slurm"):
+        raise UserError("--gpu is for lanes and Ray; ask Slurm for GPUs with --slurm gpus_per_node=1.")
     per_gpu = int(1 / given.gpu + 1e-9) if given.gpu else 0
     gpus = len(engines.gpus_here()) if given.gpu and given.on == "lanes" else 0
     if per_gpu and given.on == "lanes" and not gpus:

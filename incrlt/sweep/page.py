@@ -46,7 +46,10 @@ def write(sweep: Sweep, items: Sequence[Item], folder: Path) -> Path | None:
     found = settings(items, sweep.rows)
     best = chosen(found)
     lines = _lines(found, runs, set(best.values()))
-    write_atomic(folder / "sweep.json", json.dumps(_content(sweep, items, lines), indent=1) + "\n")
+    write_atomic(
+        folder / "sweep.json",
+        json.dumps(_content(sweep, items, lines, _reference(found).changed), indent=1) + "\n",
+    )
     page = render(
         "sweep.html",
         PLOTLY_FILE,
@@ -55,7 +58,7 @@ def write(sweep: Sweep, items: Sequence[Item], folder: Path) -> Path | None:
         states=counts(items),
         lines=lines,
         heads=list(NUMBERS.values()),
-        reference=lines[0]["name"],
+        reference=_reference(found).changed,
         comparison=pages[0].name,
         charts=sensitivity(sweep, found, runs),
         seconds=sum(setting.seconds for setting in found),
@@ -64,9 +67,9 @@ def write(sweep: Sweep, items: Sequence[Item], folder: Path) -> Path | None:
 
 
 def _lines(found: Sequence[Setting], runs: Mapping[Task, Run], best: set[Setting]) -> list[dict[str, Any]]:
-    """Return a line per setting; differences are to the first one's, seed by seed."""
+    """Return a line per setting; differences are to one of them, seed by seed."""
     numbers = {setting: on_test_images(setting, runs) for setting in found}
-    first = numbers[found[0]]
+    first = _reference(found)
     return [
         {
             "name": setting.changed,
@@ -76,7 +79,10 @@ def _lines(found: Sequence[Setting], runs: Mapping[Task, Run], best: set[Setting
             "metric": setting.metric,
             "validation": setting.validation,
             "cells": [
-                (interval(list(own.values())), None if setting is found[0] else paired(own, first[name]))
+                (
+                    interval(list(own.values())),
+                    None if setting is first else paired(own, numbers[first][name]),
+                )
                 for name, own in numbers[setting].items()
             ],
             "runs": len(setting.items),
@@ -87,7 +93,14 @@ def _lines(found: Sequence[Setting], runs: Mapping[Task, Run], best: set[Setting
     ]
 
 
-def _content(sweep: Sweep, items: Sequence[Item], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _reference(found: Sequence[Setting]) -> Setting:
+    """Return the setting to which differences are taken: the first whose runs have all finished, else the first."""
+    return next((setting for setting in found if setting.state == DONE), found[0])
+
+
+def _content(
+    sweep: Sweep, items: Sequence[Item], lines: Sequence[Mapping[str, Any]], reference: str
+) -> dict[str, Any]:
     """Return the table as plain data."""
     plain = [
         {
@@ -97,12 +110,18 @@ def _content(sweep: Sweep, items: Sequence[Item], lines: Sequence[Mapping[str, A
         }
         for line in lines
     ]
-    return {"sweep": sweep.name, "hash": sweep.hash, "runs": counts(items), "settings": plain}
+    return {
+        "sweep": sweep.name,
+        "hash": sweep.hash,
+        "differences_to": reference,
+        "runs": counts(items),
+        "settings": plain,
+    }
 
 
 def _plain(cell: tuple[Interval, Interval | None]) -> dict[str, Any]:
     value, gap = cell
-    return {**vars(value), "difference_to_first": None if gap is None else vars(gap)}
+    return {**vars(value), "difference": None if gap is None else vars(gap)}
 
 
 def sensitivity(sweep: Sweep, found: Sequence[Setting], runs: Mapping[Task, Run]) -> dict[str, Figure]:
@@ -123,7 +142,8 @@ def _sensitivity(key: str, sweep: Sweep, found: Sequence[Setting], runs: Mapping
         figure_of, what = _figure(setting, runs)
         if key in values and figure_of is not None:
             rest = ", ".join(f"{name} {value}" for name, value in setting.cell if name != key)
-            label = f"{rest or 'finished'}{', stopped early' if setting.state == STOPPED else ''}"
+            state = "stopped early" if setting.state == STOPPED else "" if rest else "finished"
+            label = ", ".join(part for part in (rest, state) if part)
             points.setdefault(label, []).append((values[key], figure_of, setting.changed))
             title = what
     if len({str(value) for own in points.values() for value, _, _ in own}) < 2:

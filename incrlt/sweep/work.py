@@ -129,8 +129,10 @@ class Queue:
                 for item in self.items:
                     self._look(item)
         finally:
-            stop_all([item.job for item in self.items if item.job is not None])
-            self._engine.close()
+            try:
+                stop_all([item.job for item in self.items if item.job is not None])
+            finally:  # also when Ctrl-C comes a second time
+                self._engine.close()
         self._show(self.items)
 
     def _fill(self) -> None:
