@@ -35,6 +35,7 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
     problems = [
         *_split(experiment.benchmark),
         *_images(experiment.benchmark),
+        *_held_out(experiment),
         *_model(experiment.model.name),
         *_methods(experiment),
         *_memory(experiment),
@@ -88,6 +89,15 @@ def _images(b: Benchmark) -> list[str]:
             "Leave the profile out, or give a ratio."
         )
     return found
+
+
+def _held_out(experiment: Experiment) -> list[str]:
+    if experiment.output.validation and experiment.benchmark.holdout == "none":
+        return [
+            "output.validation scores held-out training images, and benchmark.holdout 'none' holds out none. Set "
+            "benchmark.holdout: long-tailed-cil, or output.validation: false."
+        ]
+    return []
 
 
 def _model(name: str) -> list[str]:

@@ -252,6 +252,9 @@ class Output(Section):
     """Folder of all run folders."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")] | None = None
     """Name of the experiment, letters, digits and ``_.-``; null takes the file's name."""
+    validation: bool = False
+    """Write the accuracy on the held-out training images (``benchmark.holdout``) to the log after every epoch: what
+    settings are chosen by. Does not change results."""
 
 
 def _entry(kind: Kind, *, optional: bool = False, usual: str | None = None) -> PlainValidator:
