@@ -19,6 +19,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "mathml",
     "gallery",
+    "links",
+    "brief",
     "protocol_pages",
     "public_names",
     "perf_plots",

@@ -22,3 +22,14 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """Return ``repr(value)`` for a message, cut where it is long: files and checkpoints may hold anything.
+
+    Example:
+        >>> shown("resnet" + 99 * "9", 20)
+        "'resnet999999999...'"
+    """
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from incrlt.errors import UserError, did_you_mean
+from incrlt.errors import UserError, did_you_mean, shown
 from incrlt.models.layout import Layout
 from incrlt.models.named import class_named, name_of
 
@@ -105,7 +105,7 @@ def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bo
         known = variants()
         if name not in known:
             raise UserError(
-                f"model name {name!r} is not known; allowed: {', '.join(known)}, or my_pkg.my_mod:MyNet."
+                f"model name {shown(name)} is not known; allowed: {', '.join(known)}, or my_pkg.my_mod:MyNet."
                 f"{did_you_mean(name, known)}"
             )
         cls, settings = known[name]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from incrlt.errors import UserError
+from incrlt.errors import UserError, shown
 from incrlt.models.layout import Combination
 from incrlt.types import Combine
 
@@ -40,7 +40,7 @@ def class_named(name: str, wanted: str) -> type:
         UserError: The name has another form, its module cannot be imported, or has no such class.
     """
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
-        raise UserError(f"{wanted} {str(name)[:80]!r} is not of the form my_pkg.my_mod:MyClass.")
+        raise UserError(f"{wanted} {shown(name)} is not of the form my_pkg.my_mod:MyClass.")
     module, _, path = name.partition(":")
     try:
         found: Any = sys.modules.get(module) or importlib.import_module(module)
@@ -48,10 +48,10 @@ def class_named(name: str, wanted: str) -> type:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"{wanted} {name!r} was not found: {error}. Install its package, or start from the folder that holds it."
+            f"{wanted} {shown(name)} was not found: {error}. Install its package, or start in the folder that holds it."
         ) from error
     if not isinstance(found, type):
-        raise UserError(f"{wanted} {name!r} is a {type(found).__name__}, not a class.")
+        raise UserError(f"{wanted} {shown(name)} is a {type(found).__name__}, not a class.")
     return found
 
 
@@ -65,17 +65,17 @@ def combine_of(combination: Combination | None) -> Combine | None:
         return None
     cls: Any = class_named(combination.method, "the method that combines the experts")
     if not all(callable(getattr(cls, name, None)) for name in ("combine", "loss", "stages")):
-        raise UserError(f"{combination.method!r} is no expert method: it combines no experts.")
+        raise UserError(f"{shown(combination.method)} is no expert method: it combines no experts.")
     settings = combination.settings
     if not isinstance(settings, Mapping):
         raise UserError(
-            f"settings of {combination.method!r} are {settings!r}; they must be names with values."
+            f"settings of {shown(combination.method)} are {shown(settings)}; they must be names with values."
         )
     try:
         method = cls(**settings)
     except TypeError as error:
         raise UserError(
-            f"{combination.method!r} does not take the settings it was saved with: {error}."
+            f"{shown(combination.method)} does not take the settings it was saved with: {error}."
         ) from error
     combine: Combine = method.combine
     return combine

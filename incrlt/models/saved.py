@@ -18,6 +18,7 @@ from incrlt.checkpoint import CheckpointFolder, one_sentence
 from incrlt.errors import UserError
 from incrlt.metrics.record import CLASSES_FILE
 from incrlt.models.building import build
+from incrlt.models.facts import tensors_alone
 from incrlt.models.layout import layout_of
 from incrlt.models.network import ExpertNetwork
 from incrlt.models.router import Router
@@ -95,9 +96,9 @@ def _check_sizes(saved: Mapping[str, Any]) -> None:
     if saved["architecture"]["layout"]["num_experts"] > len(tensors):
         raise ValueError("it has more experts than tensors")
     with torch.device("meta"), _NoDraws():
-        wanted = _grown(saved).state_dict()
+        wanted = tensors_alone(_grown(saved).state_dict())
         if saved.get("router") is not None:
-            router = Router(**saved["router"]).state_dict()
+            router = tensors_alone(Router(**saved["router"]).state_dict())
             wanted |= {f"router.{name}": value for name, value in router.items()}
     shapes = {name: value.shape for name, value in wanted.items() if isinstance(value, Tensor)}
     for name in {**shapes, **tensors}:

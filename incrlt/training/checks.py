@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import nn
+from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
+from incrlt.checkpoint import first_non_finite
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
+from incrlt.experts.single import Single
+from incrlt.roles import Criterion, Memory, Rebalance, RouterStage
 from incrlt.training.network import ForeignNetwork, Network
 from incrlt.training.optim import held_by, stage_optimizer
 from incrlt.training.stream import Feed, Stream, is_streams_loader
@@ -37,6 +40,7 @@ class Asked:
         rebalance: A second stage, or None.
         router: A last stage, or None.
         fast_data: Batches may be cut from tensors.
+        criterion: Loss of foreign models and of evaluation.
     """
 
     name: str
@@ -47,10 +51,11 @@ class Asked:
     model: nn.Module
     optimizer: Optimizer
     experts: ExpertMethod
-    memory: Any
-    rebalance: Any
-    router: Any
+    memory: Memory | None
+    rebalance: Rebalance | None
+    router: RouterStage | None
     fast_data: bool
+    criterion: Criterion
 
 
 def check_settings(asked: Asked) -> None:
@@ -62,6 +67,7 @@ def check_settings(asked: Asked) -> None:
     _check_parts(asked)
     _check_tensors(asked)
     _check_model(asked)
+    _check_criterion(asked)
     if asked.needs_memory and asked.memory is None:
         raise UserError(f"strategy '{asked.name}' needs exemplars; set memory: {{per_class: 20}}.")
     _check_optimizer(asked)
@@ -83,6 +89,32 @@ def _check_stage_optimizer(asked: Asked) -> None:
     has_later = asked.rebalance or asked.router or asked.experts.stages()
     if has_later and not isinstance(asked.network, ForeignNetwork):
         stage_optimizer(asked.optimizer, Stage("second", 1, lr=1.0), asked.model)
+
+
+def _check_criterion(asked: Asked) -> None:
+    """Refuse the loss that would not train: an expert network trains on its expert method's, any other on this one."""
+    if isinstance(asked.network, ForeignNetwork):
+        if asked.experts != Single():
+            raise UserError(
+                f"model is a {type(asked.model).__name__}, which trains on criterion; the loss of experts "
+                f"'{asked.experts.name}' would do nothing. Build the model with incrlt.models.build(...), or leave "
+                "experts out."
+            )
+        return
+    if not _is_plain(asked.criterion):
+        raise UserError(
+            f"criterion is {asked.criterion!r}, and an expert network trains on the loss of its expert method, so that "
+            "it would count in evaluation alone. Choose the loss there: experts=Single(objective='balanced_softmax'), "
+            "or an ExpertMethod of your own; leave criterion out, or give a plain CrossEntropyLoss()."
+        )
+
+
+def _is_plain(criterion: Criterion) -> bool:
+    if type(criterion) is not CrossEntropyLoss:
+        return False
+    usual = CrossEntropyLoss()
+    settings = ("label_smoothing", "ignore_index", "reduction")
+    return criterion.weight is None and all(getattr(criterion, s) == getattr(usual, s) for s in settings)
 
 
 def _check_parts(asked: Asked) -> None:
@@ -128,7 +160,7 @@ def check_batches(experts: ExpertMethod, stages: Iterable[Stage], stream: Stream
     for stage in stages:
         if not stage.cache_features or stage.epochs == 0:
             continue
-        if is_streams_loader(stage) or not feed.makes_tensors(stream.dataset):
+        if is_streams_loader(stage) or not feed.makes_tensors(stream.known_dataset):
             raise UserError(
                 f"stage '{stage.name}' is to store features (cache_features), but its batches come from a "
                 f"loader ({feed.reason or 'fast_data is off'}). Set cache_features: false."
@@ -193,4 +225,22 @@ def _check_model(asked: Asked) -> None:
         raise UserError(
             f"a router chooses between experts, and experts '{experts.name}' has only one; "
             "set experts: {name: ride} or leave the router out."
+        )
+
+
+def check_finite(model: nn.Module, where: str) -> None:
+    """Stop a run that diverged in a step whose loss was still finite, before anything of it is evaluated or saved.
+
+    Args:
+        model: What trains.
+        where: Names experience, stage and epoch in the error.
+
+    Raises:
+        UserError: The first parameter or buffer that is not finite.
+    """
+    name = first_non_finite(model.state_dict())
+    if name is not None:
+        raise UserError(
+            f"the run diverged: {name} of the model is not finite after {where}. Lower training.lr, set "
+            "training.grad_clip, or use training.precision: fp32."
         )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from incrlt.plugins.features import features_of
+from incrlt.roles import State
 from incrlt.types import ModelOutput
 
 
@@ -42,7 +43,7 @@ class ClassMeans:
         dataset = strategy.memory.dataset()
         features, labels = features_of(strategy, dataset, mirror=True)
         positions = strategy.model.positions(labels)
-        means = torch.zeros(strategy.model.num_classes, features.shape[1])
+        means = features.new_zeros(strategy.model.num_classes, features.shape[1])
         means.index_add_(0, positions, features)
         self.means = F.normalize(means, dim=-1).to(strategy.device)
 
@@ -55,10 +56,10 @@ class ClassMeans:
         scores = {"cnn": output.logits, "nme": torch.where(means.any(dim=1), cosines, NO_EXEMPLARS)}
         return dict(reversed(scores.items())) if self.first else scores
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the means."""
         return {"means": self.means}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the means."""
         self.means = state["means"]

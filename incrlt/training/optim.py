@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from incrlt.errors import UserError
+from incrlt.roles import State
 from incrlt.types import Stage
 
 
@@ -70,7 +70,7 @@ def stage_optimizer(like: Optimizer, stage: Stage, model: nn.Module) -> Optimize
         ) from reason
 
 
-def _settings(optimizer: Optimizer) -> dict[str, Any]:
+def _settings(optimizer: Optimizer) -> State:
     """Return the defaults that the constructor takes; AdamW keeps one that it sets itself."""
     taken = inspect.signature(type(optimizer)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import numpy as np
 import torch
 
+from incrlt.roles import State
 
-def global_state(device: torch.device) -> dict[str, Any]:
+
+def global_state(device: torch.device) -> State:
     """Return the states of Python's, NumPy's and torch's global generators."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
     return {
@@ -26,7 +27,7 @@ def global_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def set_global_state(state: dict[str, Any], device: torch.device) -> None:
+def set_global_state(state: State, device: torch.device) -> None:
     """Restore :func:`global_state`."""
     python, gauss_next = state["python"]
     random.setstate((3, tuple(python), gauss_next))

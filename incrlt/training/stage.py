@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from incrlt.data.tensors import TensorBatches
 from incrlt.experts.base import ExpertMethod
+from incrlt.roles import Loader
 from incrlt.training.compute import Compute
 from incrlt.training.frozen import backbone_trains, feature_batches
 from incrlt.training.network import Network
@@ -41,14 +41,14 @@ class StageRun:
     stage: Stage
     index: int = 0
     optimizer: Optimizer | None = None
-    batches: Any = None
+    batches: Loader | None = None
     counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     backbone_trains: bool = True
     features_stored: bool = False
     paced: list[nn.Parameter] = field(default_factory=list)
     scheduler: LRScheduler | None = None
     epoch: int = 0
-    constants: dict[Hashable, Any] = field(default_factory=dict)
+    constants: dict[Hashable, object] = field(default_factory=dict)
 
     def forward(self, compute: Compute, network: Network, images: Tensor) -> ModelOutput:
         """Run the network on a batch as this stage trains it.
@@ -60,15 +60,20 @@ class StageRun:
         """
         if self.features_stored:
             features = images.transpose(0, 1)
+        elif network.tells_maps and self.stage.loss is None:  # losses of stages read no maps
+            trains = self.backbone_trains
+            features, maps = compute.features_and_maps(network, images, backbone_trains=trains)
+            return network.classify(features, self.stage.rebalanced, maps)
         else:
             features = compute.features(network, images, backbone_trains=self.backbone_trains)
         return network.classify(features, self.stage.rebalanced)
 
-    def store_features(self, compute: Compute, network: Network, eval_batch_size: int) -> None:
-        """Replace the images of its batches by their features, computed once."""
+    def store_features(self, compute: Compute, network: Network, eval_batch_size: int) -> Loader:
+        """Replace the images of its batches by their features, computed once; return those batches."""
         assert isinstance(self.batches, TensorBatches), "checked before the first epoch"
         self.batches = feature_batches(compute, network, self.batches, eval_batch_size)
         self.features_stored = True
+        return self.batches
 
     def pace(self, num_experts: int) -> None:
         """Give each expert the gradient of its own loss, see :attr:`~incrlt.experts.base.ExpertMethod.averaged`."""
@@ -96,7 +101,7 @@ def enter(
     network: Network,
     model: nn.Module,
     optimizer: Optimizer,
-    batches: Any,
+    batches: Loader | None,
     counts: Tensor,
     experts: ExpertMethod,
     frozen_rows: int,

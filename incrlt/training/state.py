@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from incrlt.errors import UserError
 from incrlt.models.network import ExpertNetwork
+from incrlt.roles import Clock, RouterStage, State
 from incrlt.training.optim import replace_parameters
 from incrlt.training.randomness import global_state, set_global_state
 
@@ -33,7 +35,7 @@ CLOCK = (
 class Part(Protocol):
     """Something with a state of its own."""
 
-    def state_dict(self) -> Any:
+    def state_dict(self) -> object:
         """Return tensors and plain data."""
 
     def load_state_dict(self, state: Any) -> object:
@@ -46,11 +48,11 @@ class Randomness:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the states."""
         return global_state(self._device)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the states."""
         set_global_state(state, self._device)
 
@@ -58,7 +60,7 @@ class Randomness:
 class Counters:
     """Avalanche's clock as a part."""
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def state_dict(self) -> dict[str, int]:
@@ -71,7 +73,15 @@ class Counters:
             setattr(self._clock, name, value)
 
 
-def check(saved: dict[str, Any], name: str, has_memory: bool) -> None:
+def tensors_of(state: object) -> list[Tensor]:
+    """Return the tensors of a nested state, in its order."""
+    if isinstance(state, Tensor):
+        return [state]
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return [tensor for item in items for tensor in tensors_of(item)]
+
+
+def check(saved: State, name: str, has_memory: bool) -> None:
     """Refuse the checkpoint of another strategy or format.
 
     Args:
@@ -94,7 +104,9 @@ def check(saved: dict[str, Any], name: str, has_memory: bool) -> None:
         )
 
 
-def load_network(network: ExpertNetwork, saved: dict[str, Any], optimizer: Optimizer, router: Any) -> None:
+def load_network(
+    network: ExpertNetwork, saved: State, optimizer: Optimizer, router: RouterStage | None
+) -> None:
     """Restore the network that trains, and point the optimizer at what growth replaced.
 
     Args:
@@ -122,7 +134,7 @@ def load_network(network: ExpertNetwork, saved: dict[str, Any], optimizer: Optim
     replace_parameters(optimizer, replaced)
 
 
-def _differences(saved: dict[str, Any], built: dict[str, Any]) -> str:
+def _differences(saved: State, built: State) -> str:
     """Say which settings of the saved network the built one does not have."""
     flat = [{**settings, **(settings.get("layout") or {})} for settings in (saved, built)]
     keys = [key for key in flat[0] if key != "layout" and flat[0][key] != flat[1].get(key)]

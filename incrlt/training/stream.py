@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from incrlt.data.avalanche import class_aware_loader, convert, parts_of_loader
 from incrlt.data.draws import expected_draws
 from incrlt.data.stored import NotExactError, TensorCache
 from incrlt.data.tensors import TensorBatches
+from incrlt.roles import Dataset, Loader
 from incrlt.training.network import Network, position_table
 from incrlt.types import Stage, class_counts
 
@@ -34,23 +34,35 @@ class Stream:
         table: Label id to arrival position; None where they are the same.
     """
 
-    dataset: Any = None
+    dataset: Dataset | None = None
     counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     drawn: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    batches: Any = ()
+    batches: Loader | None = None
     table: Tensor | None = None
+
+    @property
+    def known_dataset(self) -> Dataset:
+        """Its images, once there has been an experience."""
+        assert self.dataset is not None, "no experience has begun"
+        return self.dataset
+
+    @property
+    def known_batches(self) -> Loader:
+        """Its loader, while the experience trains."""
+        assert self.batches is not None, "no experience trains"
+        return self.batches
 
     def positions(self, labels: Tensor) -> Tensor:
         """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
         return labels if self.table is None else self.table[labels]
 
-    def counts_of(self, dataset: Any) -> Tensor:
+    def counts_of(self, dataset: Dataset) -> Tensor:
         """Return the images per class of a data set of these classes ``[C]``."""
         device = None if self.table is None else self.table.device
         labels = self.positions(torch.as_tensor(list(dataset.targets), device=device))
         return class_counts(labels, len(self.counts))
 
-    def drawn_by(self, stage: Stage, dataset: Any) -> Tensor:
+    def drawn_by(self, stage: Stage, dataset: Dataset) -> Tensor:
         """Return images per class that a stage's sampler draws on average from a data set of these classes ``[C]``."""
         if not len(self.counts):
             return self.counts
@@ -59,7 +71,7 @@ class Stream:
 
     def without_batches(self) -> Stream:
         """Return the same without its loader."""
-        return dataclasses.replace(self, batches=())
+        return dataclasses.replace(self, batches=None)
 
 
 class Feed:
@@ -93,7 +105,7 @@ class Feed:
         self.augmentation = torch.Generator(device).manual_seed(augmentation_seed)
         self._aside = (torch.Generator(), torch.Generator(device))
 
-    def convert(self, loader: Any) -> Any:
+    def convert(self, loader: Loader) -> Loader:
         """Return batches from tensors that are the loader's own, or the loader where they would not be."""
         if not self.fast:
             return loader
@@ -110,7 +122,7 @@ class Feed:
             self.reason = str(reason)
             return loader
 
-    def of_stage(self, stage: Stage, dataset: Any, batch_size: int, experience: int) -> Any:
+    def of_stage(self, stage: Stage, dataset: Dataset, batch_size: int, experience: int) -> Loader:
         """Return the loader of a stage that does not train on the stream's.
 
         Args:
@@ -132,7 +144,7 @@ class Feed:
             cache=self.cache,
         )
 
-    def makes_tensors(self, dataset: Any) -> bool:
+    def makes_tensors(self, dataset: Dataset) -> bool:
         """Say whether batches of a data set would be cut from tensors."""
         found = class_aware_loader(
             dataset, batch_size=1, device=self.device, fast=self.fast, cache=self.cache
@@ -156,7 +168,7 @@ class Feed:
             generator.set_state(value.cpu())
 
 
-def read_stream(network: Network, feed: Feed, loader: Any, own: bool, dataset: Any) -> Stream:
+def read_stream(network: Network, feed: Feed, loader: Loader, own: bool, dataset: Dataset) -> Stream:
     """Take note of what an experience trains on, which a plugin such as Avalanche's replay may have changed.
 
     Args:
@@ -180,7 +192,7 @@ def read_stream(network: Network, feed: Feed, loader: Any, own: bool, dataset: A
     return Stream(whole, counts, drawn, batches, empty.table)
 
 
-def _parts_of(loader: Any, dataset: Any) -> list[tuple[Any, float]]:
+def _parts_of(loader: Loader, dataset: Dataset) -> list[tuple[Dataset, float]]:
     """Return the data sets of a loader and the passes an epoch makes over each."""
     try:
         return parts_of_loader(loader)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from incrlt.errors import UserError
 from incrlt.models.network import ExpertNetwork
+from incrlt.roles import State
 from incrlt.training.compute import Compute
 from incrlt.types import ModelOutput
 
@@ -35,13 +36,14 @@ class Teacher:
         """Return its answer to a batch ``[B, c, H, W]``, or None where there is no network."""
         if self.network is None:
             return None
-        return self._compute.run(self.network, images, rebalanced=rebalanced)
+        maps = self.network.tells_maps
+        return self._compute.run(self.network, images, rebalanced=rebalanced, maps=maps)
 
-    def state_dict(self) -> dict[str, Any] | None:
+    def state_dict(self) -> State | None:
         """Return the network's state, None where there is none."""
         return None if self.network is None else self.network.state()
 
-    def load_state_dict(self, state: dict[str, Any] | None, like: ExpertNetwork) -> None:
+    def load_state_dict(self, state: State | None, like: ExpertNetwork) -> None:
         """Restore the network; a copy of ``like`` takes the state."""
         if state is None:
             return
@@ -50,7 +52,7 @@ class Teacher:
         self.network = self._compute.freeze(network)
 
 
-def check_guide(guide: ExpertNetwork, network: ExpertNetwork, names: Any) -> None:
+def check_guide(guide: ExpertNetwork, network: ExpertNetwork, names: Sequence[str] | None) -> None:
     """Refuse a guide that was taught other classes, or the same ones in another order.
 
     Args:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
@@ -26,25 +25,29 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
-from incrlt.data.stored import TensorCache
-from incrlt.data.tensors import TensorBatches
+from incrlt.benchmarks.identity import check_names
+from incrlt.data.workers import close_loader
 from incrlt.errors import UserError
 from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
+from incrlt.roles import Criterion, Experience, Loader, Memory, Rebalance, RouterStage, State
 from incrlt.training import stage as stages_at_work
 from incrlt.training import state
-from incrlt.training.checks import Asked, check_batches, check_settings, no_second_view
+from incrlt.training.answered import Answered
+from incrlt.training.arguments import by_name
+from incrlt.training.checks import Asked, check_batches, check_finite, check_settings
 from incrlt.training.compute import Compute
 from incrlt.training.graph import CapturedStep, Stepper, obstacle
-from incrlt.training.network import ForeignNetwork, at_the_door
+from incrlt.training.hooks import Hooks
+from incrlt.training.network import ForeignNetwork, at_the_door, follow
 from incrlt.training.optim import replace_parameters
 from incrlt.training.stage import StageRun
 from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
 from incrlt.training.teacher import Teacher, check_guide
 from incrlt.training.terms import TermLog
-from incrlt.types import LossContext, LossTerms, ModelOutput, Schedule, Stage
+from incrlt.types import LossTerms, ModelOutput, Schedule, Stage
 
 
 def quiet_evaluator() -> EvaluationPlugin:
@@ -52,26 +55,27 @@ def quiet_evaluator() -> EvaluationPlugin:
     return EvaluationPlugin(loggers=[BaseLogger()])
 
 
-def classes_of(experience: Any) -> list[int]:
+def classes_of(experience: Experience) -> list[int]:
     """Return the label ids of an experience, ascending; benchmarks without a class timeline are read by target."""
     classes = getattr(experience, "classes_in_this_experience", None)
     return sorted({int(label) for label in (experience.dataset.targets if classes is None else classes)})
 
 
-def class_names_of(experience: Any) -> Sequence[str] | None:
+def class_names_of(experience: Experience) -> Sequence[str] | None:
     """Return the names of a benchmark's classes by label id; None where it does not tell them."""
     stream = getattr(experience, "origin_stream", None)
     return getattr(getattr(stream, "benchmark", None), "class_names", None)
 
 
-class IncrTemplate(SupervisedTemplate):
+class IncrTemplate(Hooks, SupervisedTemplate):
     """Trains a network experience by experience; base of all strategies.
 
     Args:
         model: An :class:`~incrlt.models.ExpertNetwork`, or any module that maps a batch to logits where the
             strategy does not need features.
         optimizer: Any torch optimizer over the model's parameters.
-        criterion: Plain two-argument loss, used in evaluation, by plugins, and to train foreign models.
+        criterion: Plain two-argument loss, used in evaluation and to train foreign models. An expert network trains on
+            the loss of ``experts``: there, only a plain ``CrossEntropyLoss()`` is taken.
         experts: Expert method: the classification part of the loss.
         memory: An :class:`~incrlt.plugins.memory.ExemplarMemory`, or None.
         rebalance: Adds a second stage to each experience, e.g. :class:`~incrlt.stages.lws.LWS`.
@@ -115,31 +119,26 @@ class IncrTemplate(SupervisedTemplate):
         UserError: Settings that cannot work together, before any work starts.
     """
 
-    name: ClassVar[str] = "template"
-    uses_teacher: ClassVar[bool] = False
-    needs_network: ClassVar[bool] = False
-    needs_cosine: ClassVar[bool] = False
-    needs_memory: ClassVar[bool] = False
-    steady: ClassVar[bool] = False
-    """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
-    strategy that says so has its steps captured once per stage, others once per epoch."""
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Hold a strategy's own hyper-parameters to the ranges of their annotations, before its constructor runs.
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Hold a strategy's own hyper-parameters to the ranges of their annotations, before its constructor runs."""
+        Model, optimizer and criterion may be given by position, as in Avalanche's examples.
+        """
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = by_name(checked(cls.__init__))  # type: ignore[method-assign]
 
+    @by_name
     def __init__(
         self,
         *,
         model: nn.Module,
         optimizer: Optimizer,
-        criterion: Any = None,
+        criterion: Criterion | None = None,
         experts: ExpertMethod | None = None,
-        memory: Any = None,
-        rebalance: Any = None,
-        router: Any = None,
+        memory: Memory | None = None,
+        rebalance: Rebalance | None = None,
+        router: RouterStage | None = None,
         schedule: Schedule | None = None,
         train_mb_size: int = 128,
         train_epochs: int = 1,
@@ -182,8 +181,11 @@ class IncrTemplate(SupervisedTemplate):
         self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
         self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
         check_settings(self._asked())
+        if self.needs_maps or self.experts.needs_maps:
+            self.network.tells_maps = True
         if router is not None:
             router.attach(self.model)
+        self.compute.share(self.network)
 
         self.past = Teacher(self.compute)
         self.guide = Teacher(self.compute, self.experts.guide())
@@ -194,211 +196,39 @@ class IncrTemplate(SupervisedTemplate):
         self.experience_index = 0
         self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
         self.mb_out: ModelOutput | None = None
+        self._answered: Answered | None = None
         self.mb_scores: dict[str, Tensor] = {}
         self.mb_experts_used: Tensor | None = None
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
         self.main_optimizer = optimizer
-        self.memory_before: dict[str, Any] | None = None
+        self.memory_before: State | None = None
         self._captured: CapturedStep | None = None
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
         self._replaced: list[tuple[nn.Parameter, nn.Parameter]] = []
-        self._resume: dict[str, Any] | None = None
-        self._resume_stream: Any = None
-        self._own_loader: Any = None
+        self._resume: State | None = None
+        self._resume_stream: object = None
+        self._own_loader: object = None
         self.stepper = Stepper(step, self.compute, self.network, self._obstacle)
 
     def _asked(self) -> Asked:
         return Asked(
             self.name, self.needs_network, self.needs_cosine, self.needs_memory, self.network, self.model,
-            self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast,
+            self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast, self._criterion,
         )  # fmt: skip
 
     def _obstacle(self) -> str | None:
         guided = self.guide.network is not None
         return obstacle(self.compute, self.network, self.experts, guided, self.plugins)
 
-    # ------------------------------------------------------------------ what a strategy writes
-
-    def begin_experience(self, experience: Any) -> None:
-        """Prepare the grown model before its first epoch, e.g. imprint; not called when a run is resumed."""
-
-    def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
-        """Return the named terms of the training loss.
-
-        Args:
-            output: The network's answer to the batch, classes in arrival order.
-            labels: Class positions ``[B]``.
-        """
-        return self.experts.loss(self.loss_context(), output, labels)
-
-    def end_experience(self, experience: Any) -> None:
-        """Conclude an experience after plugins have (exemplars are chosen), before the teacher is frozen."""
-
-    def stages(self, experience: Any) -> tuple[Stage, ...]:
-        """Return the stages of this experience: training, the experts' own, those of ``rebalance``, the router's."""
-        epochs = self.train_epochs if self.base_epochs is None or self.num_old else self.base_epochs
-        first = Stage("train", epochs, schedule=self.schedule)
-        own = self.experts.stages()
-        router = () if self.router is None else (self.router.stage(),)
-        if self.rebalance is None:
-            return (first, *own, *router)
-        first, *rest = self.rebalance.stages(self, first)
-        return (first, *own, *rest, *router)
-
-    def frozen_rows(self, stage: Stage) -> int:
-        """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
-        return self.num_old if stage.lr is not None and stage.freeze_old else 0
-
-    def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
-        """Return scores ``[B, C]`` by name of read-out; the first one is what Avalanche's metrics see."""
-        return {"cnn": output.logits}
-
-    def extra_state(self) -> dict[str, Any]:
-        """Return what the strategy itself must remember, as tensors and plain data."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`extra_state`."""
-
-    # ------------------------------------------------------------------ what a strategy may ask
-
-    @property
-    def num_new(self) -> int:
-        """Classes that arrived with this experience."""
-        return self.network.num_classes - self.num_old
-
-    @property
-    def seen_classes(self) -> list[int]:
-        """Label ids of the classes that have arrived, in that order."""
-        return list(self.network.class_ids)
-
-    @property
-    def teacher(self) -> ExpertNetwork | None:
-        """Frozen model of the experience before, or None."""
-        return self.past.network
-
-    @property
-    def class_counts(self) -> Tensor:
-        """Images per class in the training stream, exemplars included ``[C]``, arrival order."""
-        return self.stream.counts
-
-    @property
-    def stage_counts(self) -> Tensor:
-        """The same as the sampler of the stage draws them ``[C]``."""
-        return self.work.counts
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that trains now."""
-        return self.work.stage
-
-    @property
-    def stage_index(self) -> int:
-        """Its place in the experience."""
-        return self.work.index
-
-    @property
-    def stage_epoch(self) -> int:
-        """Epoch within the stage, from 0."""
-        return self.work.epoch
-
-    @property
-    def epoch_terms(self) -> dict[str, float]:
-        """Mean of each loss term over the last epoch."""
-        return self.terms.means
-
-    @property
-    def precision(self) -> str:
-        """Precision of the networks' arithmetic."""
-        return self.compute.precision
-
-    @property
-    def kernels(self) -> str:
-        """Backend of the fused losses."""
-        return self.compute.kernels
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether images and weights are kept in channels-last order."""
-        return self.compute.channels_last
-
-    @property
-    def tensor_cache(self) -> TensorCache:
-        """Decoded images on the device."""
-        return self.feed.cache
-
-    @property
-    def fallback_reason(self) -> str | None:
-        """Why batches come from a loader; None where they are cut from tensors."""
-        return self.feed.reason
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which networks run."""
-        return self.compute.autocast()
-
-    def positions(self, labels: Tensor) -> Tensor:
-        """Map label ids ``[B]`` of seen classes to arrival positions ``[B]``, without a host sync."""
-        return self.stream.positions(labels)
-
-    @property
-    def expert_scale(self) -> int:
-        """What a term that is a mean over experts is multiplied with, to have the scale of the expert method's terms.
-
-        1; K where the method's terms are sums over experts, as the published codes have them. A term of a strategy that
-        is not multiplied by it would weigh a K-th there of what it weighs beside a single network.
-        """
-        return self.experts.expert_scale
-
-    def teacher_output(self) -> ModelOutput | None:
-        """Return the teacher's answer to the current batch, or None in the first experience."""
-        return self.past.output(self.mb_x, rebalanced=False)
-
-    def loss_context(self) -> LossContext:
-        """Return what expert methods may know."""
-        return LossContext(
-            self.work.counts,
-            self.num_old,
-            self.work.epoch,
-            self.work.stage.epochs,
-            network=self.model,
-            second_view=self.second_view,
-            autocast=self.compute.autocast,
-            guide=None if self.guide.network is None else self._guide_output,
-            kernels=self.compute.kernels,
-            constants=self.work.constants,
-            expert_scale=self.expert_scale,
-        )
-
-    def _guide_output(self) -> ModelOutput:
-        answer = self.guide.output(self.mb_x, rebalanced=True)
-        assert answer is not None
-        return answer
-
-    def second_view(self, augmentation: str) -> Tensor:
-        """Augment the images of this batch once more ``[B, c, H, W]``.
-
-        Raises:
-            UserError: The loader gives finished images only.
-        """
-        if not isinstance(self.work.batches, TensorBatches):
-            raise no_second_view(self.experts, self.feed.reason)
-        return self.work.batches.second_view(augmentation)
-
-    def phase(self) -> Hashable:
-        """Return what the loss depends on beside the batch; a captured step is renewed when it changes."""
-        stage = self.work.stage
-        steady = self.steady if stage.loss is None else stage.steady
-        own = self.experts.phase(self.loss_context()) if stage.loss is None else None
-        return self.experience_index, self.work.index, own if steady else self.work.epoch
-
     # ------------------------------------------------------------------ Avalanche: an experience begins and ends
 
-    def _before_training_exp(self, **kwargs: Any) -> None:
+    def _before_training_exp(self, **kwargs: object) -> None:
         if DistributedHelper.is_distributed:
             raise UserError(
-                "several processes were started, but gradients would not be shared between them; "
-                "run one process per experiment"
+                "a process group exists that incrlt did not make, so that gradients would not be shared; build and "
+                "train the strategy inside `with incrlt.processes.joined():`."
             )
+        self.compute.draw_alike()
         self.memory_before = None if self.memory is None else self.memory.state_dict()
         begins = self._resume is None or bool(self._resume["progress"]["trained"])
         if begins:
@@ -422,23 +252,26 @@ class IncrTemplate(SupervisedTemplate):
         for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
             if self.schedule is not None:
                 group["lr"] = lr
+        check_settings(self._asked())  # plugins may have put another criterion or optimizer in place
         if self.reset_optimizer:
             self.optimizer.state.clear()
         self.begin_experience(self.experience)
 
-    def _after_training_exp(self, **kwargs: Any) -> None:
+    def _after_training_exp(self, **kwargs: object) -> None:
         super()._after_training_exp(**kwargs)
         self.end_experience(self.experience)
         if self.uses_teacher:
             self.past.take(self.model)
         self.experience_index += 1
+        if self.memory is not None:
+            self.compute.world.check_same("the exemplar memory", state.tensors_of(self.memory.state_dict()))
 
-    def make_train_dataloader(self, **kwargs: Any) -> None:
+    def make_train_dataloader(self, **kwargs: object) -> None:
         """Build Avalanche's training loader; a plugin may put another one in its place."""
         super().make_train_dataloader(**kwargs)
         self._own_loader = self.dataloader
 
-    def make_eval_dataloader(self, **kwargs: Any) -> None:
+    def make_eval_dataloader(self, **kwargs: object) -> None:
         """Build Avalanche's evaluation loader, then cut its batches from tensors where that is exact."""
         super().make_eval_dataloader(**kwargs)
         self._eval_width = max(classes_of(self.experience)) + 1
@@ -450,13 +283,14 @@ class IncrTemplate(SupervisedTemplate):
         if not isinstance(model, ExpertNetwork):
             return super().model_adaptation(model)
         if self.is_training:
+            model.class_names = check_names(model.class_names or {}, self.experience) or None
             new = [label for label in classes_of(self.experience) if label not in set(model.class_ids)]
             if new:
                 self._replaced += model.grow(new)
             self.compute.place(model)
         return model
 
-    def make_optimizer(self, **kwargs: Any) -> None:
+    def make_optimizer(self, **kwargs: object) -> None:
         """Point the optimizer at grown parameters, keeping the state of their old rows."""
         if isinstance(self.network, ForeignNetwork):
             return super().make_optimizer(**kwargs)
@@ -479,20 +313,30 @@ class IncrTemplate(SupervisedTemplate):
 
     def forward(self) -> Tensor:
         """Run the model on the batch and return fp32 logits in the benchmark's label ids."""
+        follow(self.network, self.model)
         if self.is_training:
             return self._forward_in_training()
         output = self.compute.run(self.network, self.mb_x, rebalanced=True)
         if isinstance(self.network, ForeignNetwork):
             return output.logits
         self.mb_out = output
-        self.mb_scores = {**self.readouts(self.mb_out), **self._routed(self.mb_out)}
+        self.mb_scores = {
+            **self.readouts(self.mb_out), **self._beside(self.mb_out), **self._routed(self.mb_out),
+        }  # fmt: skip
         return self.network.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
 
     def _forward_in_training(self) -> Tensor:
         x, y = self.mb_x, self.mb_y
         captured = self._captured = self.stepper.take(self.model, self._terms_of, x, y, self.phase)
         self.mb_out = captured.output if captured else self.work.forward(self.compute, self.network, x)
-        return self.network.to_labels(self.mb_out.logits)
+        logits = self.network.to_labels(self.mb_out.logits)
+        self._answered = Answered(self.mb_out, logits, logits._version)
+        return logits
+
+    def _beside(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores ``[B, C]`` that the second stage answers with beside the heads, where it does."""
+        tell = getattr(self.rebalance, "readouts", None)
+        return {} if tell is None else tell(self.model, output)
 
     def _routed(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
@@ -504,10 +348,12 @@ class IncrTemplate(SupervisedTemplate):
     def criterion(self) -> Tensor:
         """Sum the loss terms in training; in evaluation, the plain criterion."""
         if not self.is_training:
-            return self._criterion(self.mb_output, self.mb_y)
+            return self._criterion(self.network.with_floor(self.mb_output, self.mb_y), self.mb_y)
         if self._captured is not None:
             return self.terms.add_captured(self._captured.names, self._captured.terms)
-        assert self.mb_out is not None
+        assert self.mb_out is not None and self._answered is not None
+        if not isinstance(self.network, ForeignNetwork):
+            self._answered.check(self.mb_out, self.mb_output)
         return self.terms.add(self._terms(self.mb_out))
 
     def _terms_of(self, x: Tensor, y: Tensor) -> tuple[ModelOutput, LossTerms]:
@@ -539,7 +385,7 @@ class IncrTemplate(SupervisedTemplate):
         if self._captured is not None:
             self._captured.give_gradients()
         else:
-            self.compute.backward(self.loss, self.optimizer, self.retain_graph)
+            self.compute.backward(self.loss, self.optimizer, self.retain_graph, self.network)
         self.work.pace(self.network.num_experts)
 
     def optimizer_step(self) -> None:
@@ -549,7 +395,9 @@ class IncrTemplate(SupervisedTemplate):
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()
-        self.mb_out, self._captured = None, None
+        close_loader(self._own_loader)
+        self._own_loader = None
+        self.mb_out, self._captured, self._answered = None, None, None
         self.work.batches, self.stream = None, self.stream.without_batches()
 
     def _eval_cleanup(self) -> None:
@@ -558,14 +406,14 @@ class IncrTemplate(SupervisedTemplate):
 
     # ------------------------------------------------------------------ Avalanche: stages and epochs
 
-    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+    def _train_exp(self, experience: Experience, eval_streams: object = None, **kwargs: object) -> None:
         first = 0 if self._resume is None else self._resume["progress"]["stage"]
         for index, stage in enumerate(self.stages(experience)):
             if index >= first and stage.epochs > 0:
                 with self._enter(index, stage) as start:
                     self._run_epochs(start, **kwargs)
 
-    def _run_epochs(self, start: int, **kwargs: Any) -> None:
+    def _run_epochs(self, start: int, **kwargs: object) -> None:
         work = self.work
         for epoch in range(start, work.stage.epochs):
             work.epoch = epoch
@@ -575,6 +423,8 @@ class IncrTemplate(SupervisedTemplate):
             begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
             self.training_epoch(**kwargs)
             self.terms.collect(self._where())
+            self.compute.agree(self.network)
+            check_finite(self.model, self._where())
             self.epoch_seconds = time.perf_counter() - begun
             self._after_training_epoch(**kwargs)
             if work.scheduler is not None:
@@ -614,35 +464,35 @@ class IncrTemplate(SupervisedTemplate):
         try:
             start = self._catch_up()
             if stage.cache_features:
-                self.work.store_features(self.compute, self.network, self.eval_mb_size)
-                self.dataloader = self.work.batches
+                self.dataloader = self.work.store_features(self.compute, self.network, self.eval_mb_size)
             if start == 0 and stage.prepare is not None:
                 stage.prepare(self.model, self.num_old)
             yield start
         finally:
             self.stepper.forget()
-            self.optimizer = self.main_optimizer
+            if stage.lr is not None:  # else it is the strategy's, or what a plugin has put in its place
+                self.optimizer = self.main_optimizer
             self.work.close()
             stages_at_work.leave(self.network, self.model)
 
-    def _batches_of(self, stage: Stage) -> tuple[Any, Tensor]:
+    def _batches_of(self, stage: Stage) -> tuple[Loader, Tensor]:
         """Return the loader of a stage, and images per class as its sampler draws them."""
         if is_streams_loader(stage):
-            return self.stream.batches, self.stream.drawn
-        dataset = self.stream.dataset
+            return self.stream.known_batches, self.stream.drawn
+        dataset = self.stream.known_dataset
         if stage.data == "exemplars":
             self.memory.update(self, self.experience)
             dataset = self.memory.dataset().train()
         batches = self.feed.of_stage(stage, dataset, self.train_mb_size, self.experience_index)
         return batches, self.stream.drawn_by(stage, dataset)
 
-    def training_epoch(self, **kwargs: Any) -> None:
+    def training_epoch(self, **kwargs: object) -> None:
         """Run Avalanche's epoch, counting images."""
         self.epoch_images = 0
         self.terms.clear()
         super().training_epoch(**kwargs)
 
-    def _after_training_iteration(self, **kwargs: Any) -> None:
+    def _after_training_iteration(self, **kwargs: object) -> None:
         self.epoch_images += len(self.mb_y)
         super()._after_training_iteration(**kwargs)
 
@@ -658,7 +508,7 @@ class IncrTemplate(SupervisedTemplate):
             "random": state.Randomness(self.device),
         }
 
-    def state_dict(self, trained: bool = False) -> dict[str, Any]:
+    def state_dict(self, trained: bool = False) -> State:
         """Return everything of the strategy that a later process needs to go on bit-exactly, as tensors and plain data.
 
         Plugins of yours are not in it (EWC's importances, ReplayPlugin's buffer): Avalanche's plugins have no state
@@ -690,7 +540,7 @@ class IncrTemplate(SupervisedTemplate):
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
-    def load_state_dict(self, saved: dict[str, Any], train_stream: Any) -> None:
+    def load_state_dict(self, saved: State, train_stream: Sequence[Experience]) -> None:
         """Restore :meth:`state_dict`; training then goes on with experience ``experience_index``.
 
         Args:
@@ -713,7 +563,7 @@ class IncrTemplate(SupervisedTemplate):
         if saved["progress"]["trained"]:
             self._restore_progress(saved)
 
-    def _restore_progress(self, saved: dict[str, Any]) -> None:
+    def _restore_progress(self, saved: State) -> None:
         """Restore what moves from step to step."""
         if saved["main_optimizer"] is not None:
             self.main_optimizer.load_state_dict(saved["main_optimizer"])

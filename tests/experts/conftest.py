@@ -50,5 +50,12 @@ class Case:
 
 @pytest.fixture
 def case(golden):
-    """``case(name, dtype, prefix)`` opens a golden case."""
-    return lambda name, dtype, prefix: Case(golden(name), dtype, prefix)
+    """``case(name, dtype, prefix)`` opens a golden case; priors and margins are computed in its precision too."""
+    usual = torch.get_default_dtype()
+
+    def opened(name, dtype, prefix):
+        torch.set_default_dtype(dtype)
+        return Case(golden(name), dtype, prefix)
+
+    yield opened
+    torch.set_default_dtype(usual)

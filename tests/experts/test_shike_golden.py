@@ -30,10 +30,9 @@ def test_first_stage(case, name, dtype):
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", CASES)
-def test_second_stage(case, name, dtype, monkeypatch):
+def test_second_stage(case, name, dtype):
     """The stage itself, as a strategy runs it: its loss once had a K-th of the official gradient."""
     data = case(name, dtype, "s2_")
-    monkeypatch.setattr(torch, "get_default_dtype", lambda: dtype)  # of priors
     method = SHIKE(num_experts=len(data.logits), flavor="published")
     (stage,) = method.stages()
     terms = stage.loss(data.context(expert_scale=method.expert_scale), data.output(), data.labels)
