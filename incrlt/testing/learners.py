@@ -108,7 +108,7 @@ class Learner:
     def context(self, epoch: int, epochs: int, constants: dict[object, object]) -> LossContext:
         """Return a context of a loss in the trained network's last experience, one class with a single image.
 
-        Its network is a copy, since a loss may write into buffers (TCL follows its accuracy): each context starts alike.
+        Its network is a copy, since a loss may write into buffers: each context starts alike.
         """
         strategy = self.trained.strategy
         counts = torch.full((strategy.network.num_classes,), 24)
