@@ -18,6 +18,8 @@ PAGES = [
 ]
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+RUN = [REPOSITORY / "docs" / "extending.md"]
+"""Pages beside the tutorials whose blocks test_tutorials.py runs."""
 NAMED_FILE = re.compile(r"`((?:incrlt|experiments|examples|docs|perf|tests)/[\w./-]*)`")
 
 
@@ -26,11 +28,11 @@ def name(page: Path) -> str:
 
 
 def blocks(language: str) -> list:
-    """All fenced blocks of a language, as pytest parameters; those of tutorials are run by test_tutorials.py."""
+    """All fenced blocks of a language, as pytest parameters; those that test_tutorials.py runs are left to it."""
     return [
         pytest.param(body, id=f"{name(page)}-{number}")
         for page in PAGES
-        if page.parent.name != "tutorials"
+        if page.parent.name != "tutorials" and page not in RUN
         for number, (found, body) in enumerate(FENCE.findall(page.read_text()))
         if found == language
     ]

@@ -6,9 +6,16 @@ A block whose first line is a comment with a file name is that file; ``$ python 
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import importlib
+import inspect
 import re
+import runpy
 import shlex
+import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +71,104 @@ def test_tutorial_runs(page, tmp_path, monkeypatch):
 
 def test_the_worked_example_of_the_metrics_holds():
     assert follow(REPOSITORY / "docs" / "metrics.md") == 1
+
+
+EXTENDING, ARCHITECTURE = (REPOSITORY / "docs" / f"{name}.md" for name in ("extending", "architecture"))
+STOP = re.compile(r"^## (\d+)\. (.+)\n\n(.+)$", re.MULTILINE)
+NAMES = re.compile(r"`(incrlt/[\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)")
+
+
+def stops() -> dict[int, tuple[str, list[tuple[str, str]]]]:
+    """The stops of the page on the architecture: number to title, and files with the functions named there."""
+    return {
+        int(number): (
+            title,
+            [
+                (file, name)
+                for file, names in NAMES.findall(line)
+                for name in re.findall(r"`([\w.]+)`", names)
+            ],
+        )
+        for number, title, line in STOP.findall(ARCHITECTURE.read_text())
+    }
+
+
+def code_of(file: str, name: str) -> types.CodeType:
+    """The code of a function by its file and its name; an error where there is none of that name in that file."""
+    found = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    for part in name.split("."):
+        found = getattr(found, part)
+    found = inspect.unwrap(found)
+    assert found.__code__.co_filename == str(REPOSITORY / file), f"{name} is not written in {file}"
+    return found.__code__
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    """Do what the page on extending says; functions of the page on the architecture, in the order of first calls."""
+    wanted = {code_of(file, name): (file, name) for _, names in stops().values() for file, name in names}
+    called: dict[tuple[str, str], None] = {}
+
+    def note(frame: types.FrameType, *_: object) -> None:  # sees calls alone, since it returns None
+        if frame.f_code in wanted:
+            called.setdefault(wanted[frame.f_code])
+
+    folder = tmp_path_factory.mktemp("extended")
+    with pytest.MonkeyPatch.context() as patch, own_modules(folder):
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        before = sys.gettrace()
+        sys.settrace(note)
+        try:
+            assert follow(EXTENDING) >= 6
+        finally:
+            sys.settrace(before)
+    return list(called)
+
+
+@contextlib.contextmanager
+def own_modules(folder: Path) -> Iterator[None]:
+    """Forget the modules of a folder afterwards: other pages have files of the same names."""
+    try:
+        yield
+    finally:
+        for file in folder.glob("*.py"):
+            sys.modules.pop(file.stem, None)
+
+
+def test_a_strategy_experts_a_stage_and_a_backbone_of_the_page_train_together(walk):
+    """The files of the page, as they stand; its own assertions look at every term and at what was learned."""
+    assert walk
+
+
+def test_a_run_walks_the_twelve_stops_in_their_order(walk):
+    """All functions that the page names are called, and no stop before the first function of the one before it."""
+    assert list(stops()) == list(range(1, 13))
+    named = [one for _, names in stops().values() for one in names]
+    assert not set(named) - set(walk), "named on the page, never called"
+    arrivals = [min(walk.index(one) for one in names) for _, names in stops().values()]
+    assert arrivals == sorted(arrivals)
+
+
+def test_the_picture_of_the_architecture_has_the_stops_of_the_page():
+    picture = (ARCHITECTURE.parent / "_static" / "architecture.svg").read_text()
+    drawn = re.findall(r'class="t">(\d+)\. ([^<]+)<', picture)
+    assert [(int(number), title) for number, title in drawn] == [
+        (number, title) for number, (title, _) in stops().items()
+    ]
+
+
+@pytest.mark.soak
+def test_the_classes_of_the_page_keep_their_promises(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for language, body in FENCE.findall(EXTENDING.read_text()):
+        if language == "python" and (named := FILE.match(body)):
+            Path(named[1]).write_text(body)
+    with own_modules(tmp_path):
+        tests = runpy.run_path("test_mine.py")
+        for name in ("test_keep_features", "test_skills"):
+            tests[name]()
 
 
 def test_tutorials_are_found():
