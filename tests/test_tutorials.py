@@ -19,10 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import incrlt.report.__main__
 import incrlt.run
 from incrlt import predict, rollback, update
+from incrlt.types import ModelOutput
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TUTORIALS = sorted((REPOSITORY / "docs" / "tutorials").glob("*.md"))
@@ -74,6 +76,7 @@ def test_the_worked_example_of_the_metrics_holds():
 
 
 EXTENDING, ARCHITECTURE = (REPOSITORY / "docs" / f"{name}.md" for name in ("extending", "architecture"))
+TUTORIAL = REPOSITORY / "docs" / "tutorials" / "new_strategy.md"
 STOP = re.compile(r"^## (\d+)\. (.+)\n\n(.+)$", re.MULTILINE)
 NAMES = re.compile(r"`(incrlt/[\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)")
 
@@ -156,6 +159,37 @@ def test_the_picture_of_the_architecture_has_the_stops_of_the_page():
     assert [(int(number), title) for number, title in drawn] == [
         (number, title) for number, (title, _) in stops().items()
     ]
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "term"),
+    [(EXTENDING, "KeepFeatures", "keep"), (TUTORIAL, "LwF", "distillation")],
+    ids=["extending", "tutorial"],
+)
+def test_a_term_of_a_page_weighs_the_same_beside_sums_over_experts(page, name, term):
+    """Where the terms of the expert method are sums over three experts, a strategy's mean over them counts thrice."""
+    body = next(body for _, body in FENCE.findall(page.read_text()) if body.startswith("# my_strategies.py"))
+    namespace: dict = {"__name__": "page"}
+    exec(compile(body, page.name, "exec"), namespace)
+    logits, before, features, old = (torch.randn(3, 4, 5) for _ in range(4))
+    output = ModelOutput(logits.mean(0), logits, features)
+    teacher = ModelOutput(before.mean(0), before, old)
+
+    def value(scale: int) -> float:
+        class Probe(namespace[name]):
+            keep, distillation, temperature = 2.0, 1.0, 2.0
+            experts = types.SimpleNamespace(expert_scale=scale, loss=lambda *_: {})
+
+            def loss_context(self):
+                return None
+
+            def teacher_output(self):
+                return teacher
+
+        return Probe.__new__(Probe).loss_terms(output, torch.zeros(4, dtype=torch.long))[term].item()
+
+    assert value(1) > 0
+    assert value(3) == pytest.approx(3 * value(1))
 
 
 @pytest.mark.soak

@@ -20,6 +20,10 @@ def adaptive_weight(base: float, num_old: int, num_new: int) -> float:
         num_new: Classes of this experience, >= 1.
 
     Reference: Hou et al., CVPR 2019, section 3.3; the official code divides old by new.
+
+    Example:
+        >>> adaptive_weight(5.0, num_old=40, num_new=10)
+        10.0
     """
     return base * math.sqrt(num_old / num_new)
 
@@ -36,6 +40,10 @@ def less_forget(features: Tensor, teacher_features: Tensor) -> Tensor:
 
     Reference: Hou et al., CVPR 2019, eq. 6. Official: ``CosineEmbeddingLoss`` on all samples, old and new.
     Deviation: experts are averaged; with K = 1 none.
+
+    Example:
+        >>> less_forget(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))  # at a right angle
+        tensor(1.)
     """
     teacher = teacher_features.detach()
     dot = (features * teacher).sum(-1)
@@ -54,6 +62,10 @@ def mimic_scores(cosines: Tensor, teacher_cosines: Tensor) -> Tensor:
         Scalar, without a weight.
 
     Reference: LUCIR's ablation row without less-forget ("CN"); official code, option ``mimic_score``.
+
+    Example:
+        >>> mimic_scores(torch.tensor([[0.5, 0.5, 0.9]]), torch.zeros(1, 2))  # 0.25 + 0.25
+        tensor(0.5000)
     """
     num_old = teacher_cosines.shape[-1]
     return F.mse_loss(cosines[..., :num_old], teacher_cosines.detach()) * num_old

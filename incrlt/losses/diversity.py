@@ -26,6 +26,10 @@ def class_temperatures(class_counts: Tensor, rho: float) -> Tensor:
         ``[C]``, in (0, 1]. The diversity term's weight holds the square of their mean.
 
     Reference: Wang et al., RIDE, eq. 4, as its code has it: divided by the maximum, not shifted below it.
+
+    Example:
+        >>> class_temperatures(torch.tensor([3, 1]), rho=0.5)  # 1.25 and 0.75, divided by 1.25
+        tensor([1.0000, 0.6000])
     """
     images = never_zero(class_counts)
     values = rho * images / images.mean() + (1 - rho)
@@ -59,6 +63,11 @@ def distribution_aware_diversity(
 
     Reference: Wang et al., RIDE, section 3.2, as its code has it: divergence from the mean, not pairwise.
     Deviation: experts are averaged; times K, ``mean(temperatures)**2`` and the factor -0.45 it is the published sum.
+
+    Example:
+        >>> odds = torch.tensor([[[1.0, 1.0]], [[1.0, 9.0]]])  # their mean answers (1/4, 3/4)
+        >>> distribution_aware_diversity(odds.log(), torch.ones(2))
+        tensor(0.1116)
     """
     logits = expert_logits[..., first_class:] / temperatures[first_class:].to(expert_logits)
     log_mean = F.log_softmax(logits.mean(0), dim=-1).detach()

@@ -18,6 +18,10 @@ def never_zero(class_counts: Tensor) -> Tensor:
 
     Args:
         class_counts: ``[C]``, >= 0; integers become the default floating-point type.
+
+    Example:
+        >>> never_zero(torch.tensor([0, 2, 5]))
+        tensor([1., 2., 5.])
     """
     if not class_counts.is_floating_point():
         class_counts = class_counts.to(torch.get_default_dtype())
@@ -45,6 +49,10 @@ def ldam_margins(class_counts: Tensor, max_margin: float = 0.5, smallest: float 
         ``[C]``, in (0, ``max_margin``].
 
     Reference: Cao et al., LDAM, NeurIPS 2019, eq. 13; RIDE's code, ``max_m = 0.5``.
+
+    Example:
+        >>> ldam_margins(torch.tensor([16, 1]))
+        tensor([0.2500, 0.5000])
     """
     images = never_zero(class_counts)
     rarest = images.min() if smallest is None else smallest
@@ -75,6 +83,10 @@ def ldam(
 
     Reference: Cao et al., LDAM, NeurIPS 2019; RIDE's code with ``s = 30``.
     Deviation: experts are averaged; times K it is the published sum.
+
+    Example:
+        >>> ldam(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([3.0, 1.0]).log())  # -log(1 / 4)
+        tensor(1.3863)
     """
     if expert_logits.dim() == 2:
         expert_logits = expert_logits[None]
@@ -101,6 +113,10 @@ def class_balanced_weights(class_counts: Tensor, beta: float = 0.9999) -> Tensor
         ``[C]``.
 
     Reference: Cui et al., CVPR 2019, eq. 4. ``expm1`` in place of a difference close to 0: float32 is exact enough.
+
+    Example:
+        >>> class_balanced_weights(torch.tensor([1, 3]), beta=1.0)
+        tensor([1.5000, 0.5000])
     """
     images = never_zero(class_counts)
     if beta <= 0:

@@ -17,6 +17,10 @@ def tau_factors(weights_CD: Tensor, tau: float = 1.0) -> Tensor:
         tau: 0 keeps the classifier, 1 makes every row a unit vector; Kang et al. scan 0 to 2 on validation images.
 
     A row of zeros gets 1 (published: division by zero).
+
+    Example:
+        >>> tau_factors(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([0.2000, 1.0000])
     """
     length = torch.linalg.vector_norm(weights_CD, dim=-1)
     return torch.where(length > 0, length.clamp(min=torch.finfo(length.dtype).tiny).pow(-tau), 1.0)
@@ -27,5 +31,9 @@ def tau_normalised(weights_CD: Tensor, tau: float = 1.0) -> Tensor:
 
     Rows of frequent classes grow long in training, which is what makes their scores large. Cosine heads look at no
     length: there it does nothing.
+
+    Example:
+        >>> tau_normalised(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
     """
     return weights_CD * tau_factors(weights_CD, tau).unsqueeze(-1)

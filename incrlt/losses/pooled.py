@@ -25,6 +25,10 @@ def pooled(map_BcHW: Tensor, pool: Pool = "spatial") -> Tensor:
     Args:
         map_BcHW: Signed map, before any ReLU; any axes may lead.
         pool: P is ``c (H + W)`` for ``spatial``, ``c H``, ``c W``, ``H W`` or ``c`` for the others.
+
+    Example:
+        >>> pooled(torch.tensor([[[1.0, 2.0]]]))  # one row, two columns
+        tensor([5., 1., 4.])
     """
     squares = map_BcHW.square()
     if pool == "spatial":
@@ -80,6 +84,10 @@ def class_growth(num_seen: int, num_new: int) -> float:
         num_new: Classes of this experience, >= 1.
 
     Reference: official code, ``scheduled_factor``.
+
+    Example:
+        >>> class_growth(num_seen=100, num_new=25)
+        2.0
     """
     return math.sqrt(num_seen / num_new)
 

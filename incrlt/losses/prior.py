@@ -16,7 +16,12 @@ SMALLEST_PRIOR = 1e-12
 
 
 def static_prior(class_counts_C: Tensor) -> Tensor:
-    """Return the share of each class in the training stream, exemplars included ``[C]``; none is 0."""
+    """Return the share of each class in the training stream, exemplars included ``[C]``; none is 0.
+
+    Example:
+        >>> static_prior(torch.tensor([3, 1]))
+        tensor([0.7500, 0.2500])
+    """
     counts = never_zero(class_counts_C)
     return counts / counts.sum()
 

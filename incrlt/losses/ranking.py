@@ -34,6 +34,10 @@ def margin_ranking(
         no negative. No host sync.
 
     Reference: Hou et al., CVPR 2019, eq. 8; ``all`` is the official code's option AMR.
+
+    Example:
+        >>> margin_ranking(torch.tensor([[0.6, 0.4, 0.3]]), torch.tensor([0]), num_old=1)  # (0.3 + 0.2) / 2
+        tensor(0.2500)
     """
     if cosines.dim() == 2:
         cosines = cosines[None]

@@ -19,6 +19,11 @@ def running_means(expert_logits: Tensor, combine: Combine | None = None) -> Tens
     Args:
         expert_logits: ``[K, B, C]``.
         combine: Makes one answer of the first experts' logits; None takes their mean.
+
+    Example:
+        >>> running_means(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])).squeeze(1)
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000]])
     """
     if combine is not None:
         return torch.stack([combine(expert_logits[: k + 1]) for k in range(len(expert_logits))])
@@ -36,6 +41,10 @@ def routing_targets(expert_logits: Tensor, labels: Tensor, combine: Combine | No
 
     Returns:
         bool ``[K - 1, B]``, without gradient; of one expert ``[0, B]``.
+
+    Example:
+        >>> routing_targets(torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]]]), torch.tensor([1]))  # wrong, then right
+        tensor([[True]])
     """
     right = running_means(expert_logits.detach(), combine).argmax(-1) == labels
     right_later = right.long().flip(0).cummax(0).values.flip(0)[1:].bool()
@@ -53,6 +62,10 @@ def routing_loss(scores: Tensor, targets: Tensor, pos_weight: float = 100.0) -> 
 
     Returns:
         Scalar, in nats; 0 where there is no decision. No host sync.
+
+    Example:
+        >>> routing_loss(torch.zeros(1, 1), torch.tensor([[True]]))  # 100 log 2
+        tensor(69.3147)
     """
     if not scores.numel():
         return scores.sum()

@@ -29,8 +29,11 @@ class GroupedBranches(nn.Module):
         num_experts: Number K of experts.
 
     Example:
+        >>> from incrlt.models import build
+        >>> network = build("resnet8", num_experts=2)
         >>> grouped = GroupedBranches.from_branches(network.branches)
-        >>> features = grouped(network.shared(x))  # [K, B, D]
+        >>> grouped(network.shared(torch.zeros(3, 3, 8, 8))).shape  # [K, B, D]
+        torch.Size([2, 3, 64])
     """
 
     def __init__(self, body: nn.Module, num_experts: int) -> None:
