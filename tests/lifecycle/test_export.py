@@ -18,7 +18,10 @@ from incrlt.experiment import schema
 from incrlt.lifecycle import export as exporting
 from incrlt.lifecycle.answers import Answerer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # torch takes seconds for each graph, minutes under load
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]  # torch takes seconds for each graph, minutes under load
 ROUTED = {
     "strategy": "lucir", "experts": {"name": "ride", "num_experts": 2}, "rebalance": {"name": "lws", "epochs": 1},
     "router": {"name": "expert_assignment", "epochs": 2},
