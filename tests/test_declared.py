@@ -326,7 +326,9 @@ def test_lengths_that_are_told_are_those_of_the_stages(kind):
         elif kind == "router":
             stages = (made.stage(),)
         else:
-            strategy = a_strategy("linear" if name == "tau_norm" else "cosine")  # which looks at lengths of rows
+            strategy = a_strategy(
+                "linear" if name == "tau_norm" else "cosine"
+            )  # which looks at lengths of rows
             stages = made.stages(strategy, first(strategy))[1:]
         assert [(stage.name, stage.epochs, stage.data) for stage in stages] == [
             (stage.name, stage.epochs, stage.data) for stage in told
