@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin/python
 PIP := $(BIN) -m pip install $(PIP_ARGS)
 
-.PHONY: help run test check bench docs gpu clean
+.PHONY: help run test soak check bench docs gpu clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make check  ruff, mypy, import contracts"
 	@echo "make bench  speed measurements of perf/"
 	@echo "make docs   documentation into docs/_build/html"
+	@echo "make soak   the long tests: kills, damaged files, several processes"
 	@echo "make gpu    the tests that need a CUDA device"
 	@echo "make clean  caches and builds (.venv and runs stay)"
 
@@ -37,6 +38,9 @@ bench: .venv/.installed-test
 
 docs: .venv/.installed-docs
 	$(BIN) -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
+
+soak: .venv/.installed-test
+	$(BIN) -m pytest -q --soak -m soak $(ARGS)
 
 gpu: .venv/.installed-test
 	$(BIN) -m pytest -q -m gpu $(ARGS)

@@ -45,5 +45,26 @@ def make_optimizers_picklable() -> None:
             setattr(torch.optim, leaf, module)
 
 
+def keep_streams_whole() -> None:
+    """Let Avalanche's loaders and metrics see the whole stream in each process of :func:`incrlt.processes.joined`.
+
+    Its own mode gives each process a part of the stream and shares no gradients; ours shares the passes of each batch.
+    """
+    import torch.distributed
+    from avalanche.distributed import distributed_helper
+
+    from incrlt.processes import world
+
+    def is_distributed(helper: object) -> bool:
+        return torch.distributed.is_initialized() and world().size == 1
+
+    def is_main_process(helper: object) -> bool:
+        return not is_distributed(helper) or torch.distributed.get_rank() == 0
+
+    helper = distributed_helper._DistributedHelperCls
+    helper.is_distributed, helper.is_main_process = property(is_distributed), property(is_main_process)
+
+
 check_version()
 make_optimizers_picklable()
+keep_streams_whole()

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from incrlt.words import clock
+from incrlt.written import UNDEFINED, written
 
 LINES_PER_STAGE: Final = 5
 """Plain lines per stage where there is no terminal; two stages make ten per experience."""
@@ -110,7 +111,7 @@ class Console:
             row: Its line of ``log.jsonl``.
             table: Read-out (``cnn``, ``nme``) to its row of ``incrlt.metrics.experience_rows``, in percent.
         """
-        title = f"after experience {row['experience'] + 1}{self._of_all()}"
+        title = f"after experience {row['experience']}{self._of_all(row['experience'])}"
         notes = [f"{row['classes_seen']} classes"] if "classes_seen" in row else []
         notes += [f"{row['memory_images']} exemplars"] if row.get("memory_images") else []
         notes += [f"trained in {clock(row['train_seconds'])}"] if "train_seconds" in row else []
@@ -120,7 +121,7 @@ class Console:
         for head in COLUMNS.values():
             view.add_column(head, justify="right")
         for readout, values in table.items():
-            view.add_row(readout, *(percent(values.get(key)) for key in COLUMNS))
+            view.add_row(readout, *(self._known(percent(values.get(key))) for key in COLUMNS))
         self._printer().print(view)
 
     def finished(
@@ -153,6 +154,9 @@ class Console:
             self._progress.stop()
             self._progress = None
 
+    def _known(self, text: str) -> str:
+        return text.replace(UNDEFINED, "-") if self._out.options.ascii_only else text
+
     def _printer(self) -> RichConsole:
         return self._progress.console if self._progress else self._out
 
@@ -162,14 +166,15 @@ class Console:
         for label, value in shown.items():
             self.plain(f"{label:<{width}}  {value}")
 
-    def _of_all(self) -> str:
-        return f"/{len(self._plan)}" if self._plan else ""
+    def _of_all(self, t: int) -> str:
+        """Say how far that is: experiences have numbers from 0, as everywhere, and a count from 1."""
+        return f" ({t + 1}/{len(self._plan)})" if self._plan else ""
 
     def _epoch_line(self, event: Mapping[str, Any]) -> str:
         t = event["experience"]
         seen = self._plan[t].get("classes_seen") if t < len(self._plan) else None
         parts = [
-            f"exp {t + 1}{self._of_all()}{f' {seen} cls' if seen else ''}",
+            f"exp {t}{self._of_all(t)}{f' {seen} cls' if seen else ''}",
             f"{event.get('stage', 'train')} epoch {event['epoch']}/{event['epochs']}",
             _loss(event),
             f"lr {event['lr']:.3g}" if event.get("lr") is not None else "",
@@ -241,13 +246,13 @@ def quantity(number: float) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a value in percent with two digits, ``none`` where there is none.
+    """Return a value in percent with two digits, a dash where there is none.
 
     Example:
-        >>> percent(34.586), percent(None)
-        ('34.59', 'none')
+        >>> percent(34.586), percent(None), percent(-0.001)
+        ('34.59', '–', '0.00')
     """
-    return "none" if value is None else f"{value:.2f}"
+    return written(value)
 
 
 def _rich(stream: IO[str]) -> RichConsole:
@@ -302,7 +307,7 @@ def _plan_table(plan: Sequence[Mapping[str, Any]]) -> Table:
     for row in plan:
         epochs = f"{row['epochs']}" + (f" + {row['later_epochs']}" if row["later_epochs"] else "")
         numbers = (
-            row["experience"] + 1,
+            row["experience"],
             len(row["classes"]),
             row["classes_seen"],
             row["images"],

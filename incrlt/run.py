@@ -60,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--seed", metavar="N", type=int, help="seed of everything not seeded apart (seeds.all)"
     )
+    command.add_argument(
+        "--batch-norm",
+        choices=("sync", "local"),
+        default="sync",
+        help="several processes (torchrun): statistics of the whole batch, or of each process's own rows",
+    )
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with an unfinished run (the default)")
     again.add_argument(
@@ -117,7 +123,9 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     from incrlt.runner.run import execute
 
     command = shlex.join(["python", "-m", "incrlt.run", *words])
-    options = RunOptions(resume="restart" if given.restart else "auto", command=command)
+    options = RunOptions(
+        resume="restart" if given.restart else "auto", batch_norm=given.batch_norm, command=command
+    )
     with ended_by_sigterm():
         return execute(experiment, options)
 
@@ -191,7 +199,8 @@ def _not_counted(methods: Sequence[str]) -> dict[str, str]:
 def _fail(text: str, code: int) -> int:
     from incrlt.console import Console
 
-    Console().error(text)
+    rank = os.environ.get("RANK", "0")  # of several processes, set by torchrun
+    Console().error(text if rank == "0" else f"process {rank}: {text}")
     return code
 
 

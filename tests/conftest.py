@@ -17,6 +17,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py and chr
 sys.path.insert(1, str(REPOSITORY))  # and perf/
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--soak`` runs the tests that take minutes."""
+    parser.addoption("--soak", action="store_true", help="run the tests marked soak too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that take minutes, unless they are asked for."""
+    if not config.getoption("--soak"):
+        wait = pytest.mark.skip(reason="takes minutes: make soak")
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(wait)
+
+
 @pytest.fixture(scope="session")
 def cifar100_root() -> Path:
     """Folder that holds ``cifar-100-python``; skips where the real data are not there."""

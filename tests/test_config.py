@@ -18,7 +18,10 @@ from pydantic import ValidationError
 from incrlt.errors import UserError
 from incrlt.experiment import explain, schema, yamlfile, yamltext
 from incrlt.experiment.json_schema import json_schema
+from incrlt.experiment.methods import names
 
+FIRST = {kind: names(kind)[0] for kind in ("strategy", "rebalance")}
+"""The method that a sentence gives as an example."""
 MINIMAL = "benchmark: {dataset: cifar100, protocol: lfh-shuffled-10}\nstrategy: {name: lucir}\n"
 
 
@@ -200,7 +203,7 @@ def test_seeds_left_out_follow_all():
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("strategy.name=lucr", "strategy.name 'lucr' is not known; allowed: finetune, icarl, "),
+        ("strategy.name=lucr", "strategy.name 'lucr' is not known; allowed: dgr, eeil, finetune, icarl, "),
         ("strategy.name=lucr", "Did you mean 'lucir'?"),
         (
             "strategy.less_forgt=2",
@@ -258,11 +261,17 @@ def test_seeds_left_out_follow_all():
         ("strategy.class_balanced_finetune=20", "needs exemplars; memory is null."),
         ("strategy={name: replay}", "strategy 'replay' needs exemplars; memory is null."),
         ("strategy={name: icarl}", "strategy 'icarl' needs exemplars; memory is null."),
-        ("strategy=lucir", "strategy must be a mapping with a name, such as {name: finetune}; got 'lucir'."),
-        ("strategy=null", "strategy must be a mapping with a name, such as {name: finetune}; got null."),
+        (
+            "strategy=lucir",
+            f"strategy must be a mapping with a name, such as {{name: {FIRST['strategy']}}}; got 'lucir'.",
+        ),
+        (
+            "strategy=null",
+            f"strategy must be a mapping with a name, such as {{name: {FIRST['strategy']}}}; got null.",
+        ),
         (
             "rebalance={epochs: 3}",
-            "rebalance must be a mapping with a name, such as {name: lws}, or null; got no name",
+            f"rebalance must be a mapping with a name, such as {{name: {FIRST['rebalance']}}}, or null; got no name",
         ),
         ("rebalance={name: lws, lr: 0}", "rebalance.lr must be a number > 0; got 0."),
         ("memory={}", "memory takes exactly one of per_class and total; got neither."),

@@ -72,7 +72,7 @@ def test_line_names_every_fact(files):
     console.epoch(event(2, "train", 1, 1))
     line = out.getvalue().splitlines()[-1]
     assert line.startswith(
-        "exp 3/3 12 cls | train epoch 1/1 | loss 1.23 (cross_entropy 0.91 less_forget 0.32) | lr 0.1 | 3.1k"
+        "exp 2 (3/3) 12 cls | train epoch 1/1 | loss 1.23 (cross_entropy 0.91 less_forget 0.32) | lr 0.1 | 3.1k"
     )
 
 
@@ -97,10 +97,10 @@ def test_experience_table_has_every_convention_and_says_none(files):
     values = dict.fromkeys(module.COLUMNS, 12.345) | {"forgetting/chaudhry_over_tasks": None}
     console.experience(row, {"cnn": values, "nme": {}})
     text = out.getvalue()
-    assert "after experience 1/3 | 4 classes | 7 exemplars | trained in 6:12 | evaluated in 0.5 s" in text
+    assert "after experience 0 (1/3) | 4 classes | 7 exemplars | trained in 6:12 | evaluated in 0.5 s" in text
     assert all(word in text for head in module.COLUMNS.values() for word in head.split())
     assert "12.35" in text or "12.34" in text
-    assert "none" in text and "nan" not in text.lower()
+    assert "–" in text and "nan" not in text.lower()
 
 
 def test_table_columns_are_metrics_that_exist():

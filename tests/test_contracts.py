@@ -12,7 +12,7 @@ import torch
 import toy
 
 from incrlt.errors import UserError
-from incrlt.experiment.methods import load_class, names
+from incrlt.experiment.methods import find, load_class, names
 from incrlt.training.randomness import global_state
 
 PAIRS = list(itertools.product(names("strategy"), names("experts")))
@@ -24,16 +24,17 @@ def build(pair, **options):
     strategy, experts = (
         load_class(kind, name) for kind, name in zip(("strategy", "experts"), pair, strict=True)
     )
-    options["experts"] = experts(**short(experts), **options.pop("experts", {}))
+    options["experts"] = experts(**short("experts", pair[1]), **options.pop("experts", {}))
+    options = short("strategy", pair[0]) | options
     try:
         return toy.make(strategy, **options)
     except UserError:
         return toy.make(strategy, memory=0, **options)
 
 
-def short(experts):
+def short(kind, name):
     """Stages of two epochs, without warm-up."""
-    names = [field.name for field in dataclasses.fields(experts)]
+    names = find(kind, name).parameters
     stages = {name: 2 for name in names if name.endswith("_epochs")}
     return stages | {name: 0 for name in names if name.endswith("_warmup")}
 

@@ -68,10 +68,10 @@ def test_published_numbers_are_quoted_as_published(path):
     method = experiment.strategy.name.upper() + (
         f"+{experiment.rebalance.name.upper()}" if experiment.rebalance else ""
     )
-    assert quote["method"] == method
+    assert quote["method"].upper() == method
     row = next(
         row for row in published_rows()
-        if (row["protocol"], row["method"], row["status"]) == (quote["protocol"], method, "ok")
+        if (row["protocol"], row["method"], row["status"]) == (quote["protocol"], quote["method"], "ok")
     )  # fmt: skip
     assert (float(quote["average"]), float(quote["last"])) == (row["average"], row["last"])
     if experiment.benchmark.holdout == "none":
@@ -83,7 +83,8 @@ def test_a_quoted_absence_is_an_absence(path):
     experiment = schema.load(path)
     if QUOTE.search(header(path)["Expected"]) is None:
         tail = [] if experiment.experts == schema.load(FOLDER / "quickstart.yaml").experts else ["experts"]
-        method = "+".join([experiment.strategy.name.lower(), *tail])
+        second = [] if experiment.rebalance is None else [experiment.rebalance.name]
+        method = "+".join([experiment.strategy.name.lower(), *second, *tail])
         rows = [row for row in published_rows() if row["protocol"] == experiment.benchmark.protocol]
         if experiment.benchmark.dataset == "cifar100":
             assert method not in [row["method"].lower() for row in rows]

@@ -238,7 +238,7 @@ def test_a_finished_run_agrees_with_its_manifest(trained):
 def test_the_environment_tells_every_process_of_the_run(unfinished, tmp_path, capsys):
     assert run(tmp_path) == 0, text_of(capsys)
     machine = json.loads((unfinished / "environment.json").read_text())
-    assert [session["from"] for session in machine["sessions"]] == ["the beginning", "after experience 2"]
+    assert [session["from"] for session in machine["sessions"]] == ["the beginning", "after experience 1"]
     for session in machine["sessions"]:
         assert session["torch"] == torch.__version__.split("+")[0] and "incrlt.run" in session["command"]
         assert session["begun"].endswith("+00:00") and session["threads"] == machine["threads"]

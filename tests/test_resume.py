@@ -342,7 +342,7 @@ def test_a_restart_that_is_killed_goes_on_as_the_new_run(runs):
     assert not (folder / "report.html").exists()
     code, text = runs.run("finetune", "restarted")
     assert code == 0
-    assert "resuming in experience 2, after epoch 1" in text
+    assert "resuming in experience 1, after epoch 1" in text
     assert_same(folder, reference)
 
 

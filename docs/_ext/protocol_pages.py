@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import links
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -88,6 +88,8 @@ def protocol_lines(name: str) -> Iterator[str]:
     yield from _order(rule)
     yield "## Hash"
     yield from _hashes(found)
+    yield "## Runs"
+    yield from links.protocol_run_lines(name)
     yield "## Published"
     yield from _published(name)
 
@@ -117,22 +119,15 @@ def _experiences(rule: Protocol) -> Iterator[str]:
 
 
 def _order(rule: Protocol) -> Iterator[str]:
-    yield "Classes by arrival, as ids of the dataset (0 is the most frequent), a line each experience:"
-    yield from ("", "```text")
-    for own in rule.classes:
-        yield from _wrapped(" ".join(map(str, own)))
-    yield from ("```", "")
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 88, subsequent_indent="  ")
+    yield "Classes by arrival (id 0 is the most frequent):"
+    yield from links.order_lines(rule.classes, DATASET)
 
 
 def _hashes(found: dict[str, tuple[Protocol, list[str]]]) -> Iterator[str]:
     rows = [
         [
             f"`{hash_of(key)}`", rule.holdout, rule.augmentation, _words(rule.memory),
-            rule.image_choice, ", ".join(f"`{file}`" for file in files) or "none",
+            rule.image_choice, ", ".join(links.file_link(file, "../") for file in files) or "none",
         ]
         for key, (rule, files) in found.items()
     ]  # fmt: skip

@@ -161,7 +161,9 @@ def _lacks(need: str, experiment: Experiment) -> str | None:
     """Return what is given instead of a need and what to set; None where the need is met."""
     head = experiment.model.head
     missing = {
-        "cosine": None if head == "cosine" else f"model.head is '{head}'. Set model.head: cosine",
+        "cosine": None
+        if head in ("cosine", "proxies")
+        else f"model.head is '{head}'. Set model.head: cosine",
         "memory": None if experiment.memory else "memory is null. Set memory: {per_class: 20}",
         "tensors": None if experiment.data.on_device else "data.on_device is false. Set data.on_device: true",
     }

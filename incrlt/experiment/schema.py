@@ -103,8 +103,8 @@ class ModelSection(Section):
 
     name: Model | OwnModel = "resnet32"
     """Backbone for small images, or ``my_pkg.my_mod:MyNet`` for one of your own."""
-    head: Literal["cosine", "linear"] = "cosine"
-    """Classification layer; LUCIR needs ``cosine``."""
+    head: Literal["cosine", "linear", "proxies"] = "cosine"
+    """Classification layer; LUCIR needs ``cosine``, or ``proxies``: ten cosine rows per class, as PODNet has."""
     last_relu: bool | None = None
     """Keep the ReLU before pooling; null: only for linear heads, since cosine ones want signed features."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior
 from incrlt.kernels import TermSpec, TermTensors
+from incrlt.losses.prior import prior_cross_entropy, running_prior, static_prior
 from incrlt.models.layout import Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput
+
+RUNNING_PRIOR = "running_prior"
+"""Under this name the network keeps its mean answer in training ``[C]``, NaN before the first batch."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,25 @@ class Single(ExpertMethod):
     title = (
         ("balanced softmax", "objective == 'balanced_softmax'"),
         ("logit adjustment", "objective == 'logit_adjustment'"),
+        ("running prior", "objective == 'running_prior'"),
         ("ldam", "objective == 'ldam'"),
         ("{num_experts} branches", "num_experts > 1"),
     )
     needs: ClassVar[dict[str, str]] = {"cosine": "objective == 'ldam'"}
 
-    objective: Literal["cross_entropy", "balanced_softmax", "logit_adjustment", "ldam"] = "cross_entropy"
+    objective: Literal["cross_entropy", "balanced_softmax", "logit_adjustment", "running_prior", "ldam"] = (
+        "cross_entropy"
+    )
     """``balanced_softmax`` (Ren et al. 2020) adds the log prior of the training stream, exemplars included;
-    ``logit_adjustment`` (Menon et al. 2021) ``tau`` times that; ``ldam`` (Cao et al. 2019) subtracts a margin that
-    grows towards the tail, re-weighted late, and needs a cosine head."""
+    ``logit_adjustment`` (Menon et al. 2021) ``tau`` times that; ``running_prior`` (AdaPrior 2026) the log of the
+    network's own mean answer, which begins as that prior in each experience; ``ldam`` (Cao et al. 2019) subtracts a
+    margin that grows towards the tail, re-weighted late, and needs a cosine head."""
     num_experts: ExpertCount = 1
     """Branches K behind a shared stem, each with its own head and loss; the answer is the mean of their logits."""
     tau: NonNegative = 1.0
     """Strength of ``logit_adjustment``."""
+    prior_rate: Fraction = 0.05
+    """Share of a new batch in ``running_prior``."""
     max_margin: NonNegative = 0.5
     """Margin of the rarest class, in cosine (``ldam``)."""
     margin_images: Count = 5
@@ -60,8 +71,26 @@ class Single(ExpertMethod):
         """LDAM re-weights late."""
         return self.objective == "ldam" and context.epoch >= self.reweight_after * context.epochs
 
+    def begin_experience(self, network: Any) -> None:
+        """Let the running prior begin anew: it takes the counts when the first batch tells them."""
+        if self.objective == "running_prior":
+            network.remember(RUNNING_PRIOR, torch.full((network.num_classes,), torch.nan))
+
+    def _running_prior(self, context: LossContext, output: ModelOutput) -> Tensor:
+        """Return the prior after this batch ``[C]``; the network keeps it."""
+        prior = None if context.network is None else context.network.recall(RUNNING_PRIOR)
+        start = context.constant("static_prior", lambda: static_prior(context.class_counts))
+        before = start if prior is None else torch.where(prior.isnan(), start, prior)
+        after = running_prior(before, output.expert_logits, self.prior_rate)
+        if prior is not None:
+            prior.copy_(after)
+        return after
+
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the classification term; see :class:`incrlt.experts.base.ExpertMethod`."""
+        if self.objective == "running_prior":
+            prior = self._running_prior(context, output)
+            return {self.objective: prior_cross_entropy(output.expert_logits, labels, prior)}
         tensors = TermTensors()
         if self.objective == "balanced_softmax":
             tensors = TermTensors(prior=log_prior(context))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from incrlt.checks import short
+from incrlt.kernels import trust
 from incrlt.kernels.backends import BACKENDS, choose_backend
 from incrlt.kernels.features import less_forget
 from incrlt.kernels.ops import expert_terms
@@ -32,7 +34,8 @@ def expert_loss(
         labels: Class positions ``[B]``, int64; rows with a negative label are ignored.
         spec: Terms and their weights.
         tensors: What they read beside the logits; None: nothing.
-        kernels: Backend, one of :data:`~incrlt.kernels.backends.BACKENDS`.
+        kernels: Backend, one of :data:`~incrlt.kernels.backends.BACKENDS`. What ``auto`` chooses is compared with the
+            reference on first use (:mod:`incrlt.kernels.trust`).
 
     Returns:
         Scalars in fp32 (fp64 of fp64 logits) in the order of ``spec.names``, to be summed and differentiated with
@@ -43,5 +46,14 @@ def expert_loss(
     """
     tensors = TermTensors() if tensors is None else tensors
     tensors.check(spec, logits, labels)
-    terms = expert_terms(logits, labels, spec, tensors, choose_backend(kernels, logits))
+    name = choose_backend(kernels, logits)
+    if kernels == "auto":
+        name = trust.trusted(name, logits, spec, tensors)
+    try:
+        terms = expert_terms(logits, labels, spec, tensors, name)
+    except Exception as error:  # compiled anew for another batch size, no memory for it
+        if kernels != "auto" or name != "triton":
+            raise
+        name = trust.give_up(name, logits.device, f"{type(error).__name__}: {short(error)}")
+        terms = expert_terms(logits, labels, spec, tensors, name)
     return dict(zip(spec.names, terms.unbind(), strict=True))

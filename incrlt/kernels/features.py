@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from incrlt import losses
+from incrlt.kernels import trust
 from incrlt.kernels.backends import backend_module, choose_backend
 
 
@@ -38,5 +39,7 @@ def less_forget(features: Tensor, teacher_features: Tensor, *, kernels: str = "a
         kernels: Backend, one of :data:`~incrlt.kernels.backends.BACKENDS`; on the CPU there is one form.
     """
     if not features.is_cuda or choose_backend(kernels, features) != "triton":
+        return losses.less_forget(features, teacher_features)
+    if kernels == "auto" and not trust.trusted_less_forget(features, backend_module("triton").less_forget):
         return losses.less_forget(features, teacher_features)
     return _LessForget.apply(features, teacher_features.detach())  # type: ignore[no-any-return, no-untyped-call]

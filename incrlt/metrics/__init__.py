@@ -22,7 +22,14 @@ from incrlt.metrics.groups import (
     forgetting_by_group,
     forgetting_by_group_and_age,
 )
-from incrlt.metrics.record import StreamRecord, load_confusions, load_records, save_classes, save_confusions
+from incrlt.metrics.record import (
+    StreamRecord,
+    load_confusions,
+    load_records,
+    main_readout,
+    save_classes,
+    save_confusions,
+)
 from incrlt.metrics.results import write_results
 from incrlt.metrics.summary import CONVENTIONS, class_rows, experience_rows, summarise
 
@@ -43,6 +50,7 @@ __all__ = [
     "forgetting_by_group_and_age",
     "load_confusions",
     "load_records",
+    "main_readout",
     "old_new_confusion",
     "save_classes",
     "save_confusions",

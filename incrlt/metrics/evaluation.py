@@ -20,11 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.metrics.record import UNREADABLE, Counts, as_counts, write_arrays
+from incrlt.metrics.record import UNREADABLE, Counts, as_counts, read_arrays, write_arrays
 
 EVALUATIONS_FILE = "evaluations.npz"
 BINS = 15
@@ -88,8 +87,7 @@ def load_evaluations(path: str | os.PathLike[str]) -> EvaluationRecord:
         UserError: The file is missing or damaged.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            loaded = {name: as_counts(arrays[name], name) for name in arrays.files}
+        loaded = {name: as_counts(values, name) for name, values in read_arrays(path).items()}
     except UNREADABLE as error:
         raise UserError(f"cannot read the evaluations in {path}: {error}") from error
     steps: dict[int, dict[str, Counts]] = {}

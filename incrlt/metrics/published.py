@@ -18,6 +18,7 @@ import yaml
 from incrlt.errors import UserError
 from incrlt.experiment import methods
 from incrlt.experiment.methods import Kind
+from incrlt.written import UNDEFINED, written
 
 COMPARED_WITH = {
     "average": "average_incremental_accuracy/over_tasks",
@@ -164,8 +165,8 @@ def distance(protocol_name: str, method: str, summary: Mapping[str, Any]) -> str
 
 def _figure(published: float, difference: float | None) -> str:
     if difference is None:
-        return f"none - {published:.2f}"
-    return f"{published + difference:.2f} - {published:.2f} = {difference:+.2f}"
+        return f"{UNDEFINED} (published {published:.2f})"
+    return f"{written(published + difference)} - {published:.2f} = {written(difference, sign='+')}"
 
 
 def _plain(method: str) -> str:

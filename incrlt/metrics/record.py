@@ -10,9 +10,10 @@ import io
 import json
 import os
 import re
+import stat
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from incrlt.errors import UserError
 from incrlt.files import write_atomic
 
 Counts = npt.NDArray[np.int64]
+ROUTED = "routed"
+"""The read-out that stops early on easy images."""
 CONFUSIONS_FILE = "confusions.npz"
 CLASSES_FILE = "classes.json"
 UNREADABLE = (
@@ -39,6 +42,12 @@ UNREADABLE = (
     zlib.error,
 )
 """What reading a damaged ``.npz`` file can raise."""
+LARGEST_JSON = 20_000_000
+"""Bytes that are read of a file of facts; classes.json of 8,142 classes has half a million."""
+LARGEST_ARRAYS = 1 << 30
+"""Bytes that the arrays of a file may have unpacked."""
+MOST_EXPERIENCES = 5_000
+"""The accuracy matrix has as many rows and columns."""
 _KEY = re.compile(r"(?P<readout>.+)_(?P<t>\d{3,})")
 
 
@@ -94,6 +103,23 @@ class StreamRecord:
         return self.class_names[class_index] if self.class_names else str(class_index)
 
 
+def main_readout(names: Iterable[str], chosen: Any = None) -> str:
+    """Return the read-out a run answers with: the router's where there is one, else the one its strategy chose.
+
+    Args:
+        names: Read-outs that have counts, at least one.
+        chosen: ``strategy.readout`` of the configuration; anything else leaves the first name.
+
+    Example:
+        >>> main_readout(["cnn", "nme"], "nme"), main_readout(["cnn", "nme", "routed"], "cnn"), main_readout(["cnn"])
+        ('nme', 'routed', 'cnn')
+    """
+    known = list(names)
+    if ROUTED in known:
+        return ROUTED
+    return chosen if chosen in known else known[0]
+
+
 def as_counts(values: npt.ArrayLike, name: str) -> Counts:
     """Return ``values`` as read-only int64.
 
@@ -139,6 +165,50 @@ def _check_confusions(record: StreamRecord) -> None:
             )
 
 
+def read_text(path: str | os.PathLike[str], most: int, errors: str = "strict") -> str:
+    """Return the text of an ordinary file of at most ``most`` bytes.
+
+    Args:
+        path: The file.
+        most: Bytes.
+        errors: As for :meth:`bytes.decode`.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no UTF-8, no ordinary file (a pipe would be waited for), or too large.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no ordinary file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return content.decode("utf-8", errors)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an ``.npz`` file by name.
+
+    Raises:
+        Exception: One of :data:`UNREADABLE`; ValueError where the file is no ordinary one, or larger unpacked than
+            :data:`LARGEST_ARRAYS`: a few kilobytes can stand for many gigabytes.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no ordinary file")
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > LARGEST_ARRAYS:
+            raise ValueError(f"its arrays have {unpacked:,} bytes; at most {LARGEST_ARRAYS:,} are read")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Sequence[npt.ArrayLike]]) -> Path:
     """Write the counts of all read-outs to one compressed npz, whole or not at all.
 
@@ -181,8 +251,7 @@ def load_confusions(path: str | os.PathLike[str]) -> dict[str, tuple[Counts, ...
         UserError: The file is missing or damaged.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            loaded = {key: arrays[key] for key in arrays.files}
+        loaded = read_arrays(path)
     except UNREADABLE as error:
         raise UserError(f"cannot read the counts in {path}: {error}") from error
     found: dict[str, dict[int, Counts]] = {}
@@ -197,6 +266,8 @@ def _leading(steps: Mapping[int, Counts]) -> tuple[Counts, ...]:
     t = 0
     while t in steps:
         t += 1
+    if t > MOST_EXPERIENCES:
+        raise UserError(f"the counts name {t:,} experiences; at most {MOST_EXPERIENCES:,} are read.")
     return tuple(steps[step] for step in range(t))
 
 
@@ -236,7 +307,7 @@ def load_records(folder: str | os.PathLike[str]) -> dict[str, StreamRecord]:
     """
     path = Path(folder) / CLASSES_FILE
     try:
-        classes = json.loads(path.read_text(encoding="utf-8"))
+        classes = json.loads(read_text(path, LARGEST_JSON))
         experience, images = classes["experience_of_class"], classes["images_of_class"]
         names = classes.get("class_names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -16,6 +16,8 @@ from incrlt.metrics.summary import CONVENTIONS, class_rows, experience_rows, sum
 
 FORMAT = 1
 """Version of results.json; raised when a key changes its meaning."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""With what a text must begin that spreadsheets run instead of showing it."""
 
 
 def write_results(
@@ -43,8 +45,8 @@ def write_results(
         "readouts": {readout: summarise(record) for readout, record in records.items()},
     }
     write_atomic(folder / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    write_atomic(folder / "results.csv", _csv(_labelled(records, experience_rows)))
-    write_atomic(folder / "per_class.csv", _csv(_labelled(records, class_rows)))
+    write_atomic(folder / "results.csv", csv_text(_labelled(records, experience_rows)))
+    write_atomic(folder / "per_class.csv", csv_text(_labelled(records, class_rows)))
     return content
 
 
@@ -52,11 +54,21 @@ def _labelled(records: Mapping[str, StreamRecord], rows_of: Any) -> list[dict[st
     return [{"readout": readout, **row} for readout, record in records.items() for row in rows_of(record)]
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return CSV text with a header line; None is an empty cell."""
+def cell(value: Any) -> Any:
+    """Return a value for a CSV file; a text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Example:
+        >>> cell("=1+1"), cell("@import"), cell("cat"), cell(-0.5), cell(None)
+        ("'=1+1", "'@import", 'cat', -0.5, None)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return CSV text with a header line; None is an empty cell, and no text is a formula."""
     buffer = io.StringIO()
     names: Iterable[str] = rows[0] if rows else ()
     writer = csv.DictWriter(buffer, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()

@@ -21,7 +21,7 @@ from incrlt.files import write_atomic
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name, class_groups
 from incrlt.metrics.numbers import Floats, known, mean_known, percent
 from incrlt.metrics.record import Counts
-from incrlt.metrics.results import _csv
+from incrlt.metrics.results import csv_text
 
 ROUTING_FILE = "routing.csv"
 SWEEP_FILE = "routing_sweep.csv"
@@ -274,6 +274,6 @@ def write_routing(
         rows: Of :func:`routing_rows`.
         curve: Of :func:`sweep`, after the last experience; None writes no such file.
     """
-    write_atomic(Path(folder) / ROUTING_FILE, _csv(rows))
+    write_atomic(Path(folder) / ROUTING_FILE, csv_text(rows))
     if curve is not None:
-        write_atomic(Path(folder) / SWEEP_FILE, _csv(curve))
+        write_atomic(Path(folder) / SWEEP_FILE, csv_text(curve))

@@ -34,7 +34,7 @@ def build(
         layout: What an expert method asks for: what experts share, their width, which heads they have, and how they
             answer as one.
         num_experts: Short for ``layout=Layout(num_experts=...)``.
-        head: ``cosine`` or ``linear``.
+        head: ``cosine``, ``linear``, or ``proxies`` (ten cosine rows per class, PODNet).
         in_channels: Channels of the images.
         width: Channels of the first stage; features have four times as many (times the layout's width factor).
         last_relu: Keep the ReLU before pooling; by default only for linear heads (LUCIR needs signed features).
@@ -53,7 +53,7 @@ def build(
     if layout is not None and num_experts != 1:
         raise UserError("num_experts is short for a layout; give one of the two.")
     layout = Layout(num_experts=num_experts) if layout is None else layout
-    last_relu = head != "cosine" if last_relu is None else last_relu
+    last_relu = head == "linear" if last_relu is None else last_relu
     name, backbone = backbone_of(name, in_channels=in_channels, width=width, last_relu=last_relu)
     if head not in HEADS:
         raise UserError(f"model head {head!r} is not known; allowed: {', '.join(HEADS)}.")

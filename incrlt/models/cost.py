@@ -26,7 +26,7 @@ def parameters(network: ExpertNetwork) -> int:
 
 
 def _head_parameters(head: GrowingHead) -> int:
-    rows = head.num_classes * head.num_features
+    rows = head.num_classes * head.weight.shape[1]
     if isinstance(head, LinearHead):
         return rows + head.num_classes
     return rows + (isinstance(head, CosineHead) and isinstance(head.scale, nn.Parameter))

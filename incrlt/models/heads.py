@@ -14,11 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
+from incrlt.losses.proxies import local_similarity
 from incrlt.models.facts import Facts
 from incrlt.models.layout import Layout
 
 ALIGNMENT = 16
 """Row capacity is a multiple of this: tensor cores and 16-byte loads want it."""
+
+SCATTER = 0.3
+"""Length of the noise between the proxies of a class that is imprinted by one prototype; ours."""
 
 Replaced = list[tuple[nn.Parameter, nn.Parameter]]
 """Parameters that growth replaced: (old, new) pairs whose leading rows agree."""
@@ -142,6 +146,11 @@ class GrowingHead(Facts):
         for name, frozen in self._frozen_rows.items():
             getattr(self, name)[: self.num_frozen] = frozen
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Draw all rows in use anew, as if every class arrived now; class scales become 1."""
+        self._draw(slice(0, self.num_classes))
+
     def rows(self) -> Tensor:
         """Return the rows in use ``[C, D]``; frozen ones without gradient."""
         return self._in_use(self.weight)
@@ -213,6 +222,65 @@ class CosineHead(GrowingHead):
         return self.scale * cosines, cosines
 
 
+class ProxyHead(CosineHead):
+    """Several proxies per class, reduced to one cosine by a soft maximum (PODNet's local similarity classifier).
+
+    Douillard et al., ECCV 2020, with cosines as in Long-Tailed-CIL; minus the squared distances of PODNet's own code
+    are ``2 cos - 2``, hence the same answers at half its scale and another sharpness of the attention.
+
+    Args:
+        num_features: Width D of the input.
+        scale: As of a cosine head, applied after the reduction.
+        learn_scale: As of a cosine head.
+        unit_rows: New proxies start with length 1.
+        num_proxies: P per class; 10 in both codes.
+
+    Attributes:
+        weight: Proxies of a class side by side ``[capacity, P D]``.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        scale: float = 1.0,
+        learn_scale: bool = True,
+        unit_rows: bool = False,
+        num_proxies: int = 10,
+    ) -> None:
+        super().__init__(num_features, scale, learn_scale, unit_rows)
+        self.num_proxies = num_proxies
+        self.weight = nn.Parameter(torch.zeros(ALIGNMENT, num_proxies * num_features))
+
+    def _draw(self, rows: slice) -> None:
+        GrowingHead._draw(self, rows)
+        if self.unit_rows:
+            proxies = self.weight[rows].unflatten(1, (self.num_proxies, -1))
+            self.weight[rows] = F.normalize(proxies, dim=-1).flatten(1)
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """Return the soft maximum of the cosines to a class's proxies, for features ``[B, D]``: ``[B, C]``."""
+        proxies = F.normalize(self.rows().unflatten(1, (self.num_proxies, -1)).flatten(0, 1), dim=-1)
+        return local_similarity(F.linear(F.normalize(features, dim=-1), proxies), self.num_proxies)
+
+    @torch.no_grad()
+    def imprint(self, prototypes: Tensor) -> None:
+        """Set the last rows to class prototypes of the mean length of the proxies before them.
+
+        Args:
+            prototypes: One unit vector per new class ``[N, D]``, scattered at random since equal proxies would stay
+                equal; or its proxies ``[N, P, D]``, taken as they are.
+        """
+        start = self.num_classes - len(prototypes)
+        before = self.weight[:start].unflatten(1, (self.num_proxies, -1))
+        length = before.norm(dim=-1).mean() if start else self.weight.new_ones(())
+        prototypes = prototypes.to(self.weight)
+        if prototypes.dim() == 2:
+            shape = (len(prototypes), self.num_proxies, self.num_features)
+            noise = torch.randn(shape).to(self.weight) * SCATTER / math.sqrt(self.num_features)
+            prototypes = F.normalize(prototypes.unsqueeze(1) + noise, dim=-1)
+        self.weight[start : self.num_classes] = prototypes.flatten(1) * length
+
+
 class LinearHead(GrowingHead):
     """Linear classifier ``w_c x + b_c``.
 
@@ -238,7 +306,7 @@ class LinearHead(GrowingHead):
         return F.linear(features, self.rows(), self._in_use(self.bias)), None
 
 
-HEADS: dict[str, type[GrowingHead]] = {"cosine": CosineHead, "linear": LinearHead}
+HEADS: dict[str, type[GrowingHead]] = {"cosine": CosineHead, "linear": LinearHead, "proxies": ProxyHead}
 """Names that ``model.head`` may take."""
 
 
@@ -250,6 +318,7 @@ def make_head(name: str, num_features: int, layout: Layout) -> GrowingHead:
         num_features: Width D of the input.
         layout: What the expert method asks for.
     """
-    if name == "cosine":
-        return CosineHead(num_features, layout.scale, layout.learn_scale, layout.unit_rows)
-    return HEADS[name](num_features)
+    head = HEADS[name]
+    if issubclass(head, CosineHead):
+        return head(num_features, layout.scale, layout.learn_scale, layout.unit_rows)
+    return head(num_features)

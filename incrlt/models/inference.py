@@ -53,6 +53,9 @@ class Routable(Protocol):
     def shared(self, x: Tensor) -> Shared:
         """Map images to what branches take."""
 
+    def rebalance(self, head: Any, logits: Tensor) -> Tensor:
+        """Apply to the logits of a head what stages leave to evaluation."""
+
     def forward_all(self, x: Tensor, *, rebalanced: bool | None = None) -> ModelOutput:
         """Run everything."""
 
@@ -277,7 +280,7 @@ def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: 
     """
     experts = list(zip(network.branches, network.final_heads, strict=True))
     router, combine = network.router, network.combination
-    logits, features = _expert(*experts[0], shared)
+    logits, features = _expert(network, *experts[0], shared)
     active = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     rows, used = torch.arange(len(logits), device=logits.device), active.long()  # rows: which images are left
     answers = _Means(logits) if combine is None else _Combined(logits, combine)
@@ -290,17 +293,17 @@ def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: 
             if smallest_gather <= len(active) and len(going) < len(active):
                 rows, active, shared = rows[going], active[going], _take(shared, going)
                 answers.keep(going)
-        logits, features = _expert(branch, head, shared)
+        logits, features = _expert(network, branch, head, shared)
         answers.add(rows, active, logits)
         used.index_add_(0, rows, active.long())
     return answers.final(used), used
 
 
-def _expert(branch: Any, head: Any, shared: Shared) -> tuple[Tensor, Tensor]:
+def _expert(network: Routable, branch: Any, head: Any, shared: Shared) -> tuple[Tensor, Tensor]:
     """Return logits ``[n, C]`` as in evaluation and features ``[n, D]`` of one expert, fp32 under autocast too."""
     features = at_least_float(branch(shared))
     logits, _ = head(features)
-    return head.rebalance(logits), features
+    return network.rebalance(head, logits), features
 
 
 def _take(shared: Shared, rows: Tensor) -> Shared:

@@ -22,8 +22,24 @@ from incrlt.models.precision import at_least_float
 from incrlt.models.router import SETTINGS, Router
 from incrlt.types import Combine, ModelOutput
 
+KEPT = "kept_"
+"""First letters of buffers that hold what a method remembers, see :meth:`ExpertNetwork.remember`."""
+
+OFFSETS = "class_offsets"
+"""Under this name a stage keeps what evaluation adds to the logit of each class ``[C]``."""
+
 UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
+
+
+class Noted:
+    """What the last pass left behind; copies and pickles of a network begin without it, as it may hang on a graph."""
+
+    features: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[Noted], tuple[()]]:
+        """Copy as a new one."""
+        return Noted, ()
 
 
 class ExpertNetwork(Facts):
@@ -48,7 +64,7 @@ class ExpertNetwork(Facts):
         class_ids: Label id of each class, in arrival order.
         normalisation: ``mean`` and ``std`` per channel of the images it was trained on, scaled to [0, 1]; None where
             nobody said.
-        class_names: Name of each class by label id, where :func:`incrlt.models.load` found them; otherwise None.
+        class_names: Name of each class by label id, where the benchmark tells it; otherwise None.
         architecture: Arguments of :func:`incrlt.models.build` as plain data, so that a checkpoint can be rebuilt.
         router: Decides when the experts so far are enough; None until a stage attaches one.
         tells_maps: Outputs hold the maps of each stage; off unless a method needs them.
@@ -80,6 +96,7 @@ class ExpertNetwork(Facts):
         self.architecture: dict[str, Any] = {}
         self.normalisation: dict[str, list[float]] | None = None
         self._run_grouped = GroupedRun()
+        self._noted = Noted()
 
     @property
     def num_classes(self) -> int:
@@ -106,6 +123,17 @@ class ExpertNetwork(Facts):
         """Parameters that serve a single expert: all but the stem's and the router's."""
         parts = (self.branches, self.heads, self.second_heads, self.contrast)
         return [p for part in parts if part is not None for p in part.parameters()]
+
+    @property
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Parameters of stem and branches."""
+        return [*self.stem.parameters(), *self.branches.parameters()]
+
+    @property
+    def other_parameters(self) -> list[nn.Parameter]:
+        """All the others: of heads, router and projections."""
+        backbone = set(map(id, self.backbone_parameters))
+        return [p for p in self.parameters() if id(p) not in backbone]
 
     @property
     def has_cosine_heads(self) -> bool:
@@ -171,10 +199,11 @@ class ExpertNetwork(Facts):
             rebalanced: Read the second heads where there are any, and apply the learnable class scales.
             maps: Passed on with the output.
         """
+        self._noted.features = features
         heads = self.final_heads if rebalanced else self.heads
         outputs = [head(features[k]) for k, head in enumerate(heads)]
         if rebalanced:
-            outputs = [(head.rebalance(z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
+            outputs = [(self.rebalance(head, z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
         expert_logits = torch.stack([logits for logits, _ in outputs])
         cosines, scales = None, None
         if self.has_cosine_heads:
@@ -182,6 +211,14 @@ class ExpertNetwork(Facts):
             scales = torch.cat([head.scale.detach() for head in heads])
         combined = self.combine(expert_logits)
         return ModelOutput(combined, expert_logits, features, cosines, scales, self.combination, maps)
+
+    def rebalance(self, head: nn.Module, logits: Tensor) -> Tensor:
+        """Apply to a head's logits ``[B, C]`` what stages leave to evaluation: its class scales, then offsets."""
+        scaled: Tensor = cast(GrowingHead, head).rebalance(logits)
+        offsets = self.recall(OFFSETS)
+        if offsets is None:
+            return scaled
+        return scaled + nn.functional.pad(offsets, (0, self.num_classes - len(offsets)))
 
     def forward_all(
         self,
@@ -214,7 +251,16 @@ class ExpertNetwork(Facts):
         return self.classify(at_least_float(features), rebalanced, tuple(map(at_least_float, told)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images ``[B, c, H, W]`` to logits ``[B, L]`` whose column is the label id."""
+        """Map images ``[B, c, H, W]`` to logits ``[B, L]`` whose column is the label id.
+
+        Raises:
+            UserError: No class has arrived.
+        """
+        if not self.class_ids:
+            raise UserError(
+                "this network knows no classes yet: strategies of incrlt grow it as classes arrive; with another "
+                "strategy, or in a loop of your own, first call network.grow(range(num_classes))."
+            )
         return self.to_labels(self.forward_all(x).logits)
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -252,6 +298,37 @@ class ExpertNetwork(Facts):
     def get_features(self, x: Tensor) -> Tensor:
         """Return the features of all experts side by side ``[B, K * D]`` (Avalanche's name for it)."""
         return self.extract(x).transpose(0, 1).flatten(1)
+
+    @property
+    def features(self) -> Tensor | None:
+        """Features of all experts side by side ``[B, K * D]`` in the last pass, as Avalanche's plugins read them.
+
+        None before the first pass, and in copies: a plugin that keeps a copy of the network runs it.
+        """
+        noted = self._noted.features
+        return None if noted is None else noted.transpose(0, 1).flatten(1)
+
+    @features.setter
+    def features(self, value: None) -> None:
+        """Forget them; Avalanche's plugins write None before they copy a model."""
+        self._noted.features = value
+
+    def with_floor(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Make the loss of classes that have not arrived a number of ordinary size.
+
+        Such a class counts as much as the least likely one of those that have arrived. Its column alone, of images of
+        its own, is changed: what is said of seen classes stays, to the bit.
+
+        Args:
+            logits: By label id ``[B, L]``, as :meth:`forward` gives them.
+            labels: Label ids ``[B]``, below L.
+
+        Returns:
+            ``[B, L]``.
+        """
+        true, seen = logits.gather(1, labels[:, None]), logits > UNSEEN_LOGIT
+        least = logits.masked_fill(~seen, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=UNSEEN_LOGIT)
+        return logits.scatter(1, labels[:, None], torch.where(true <= UNSEEN_LOGIT, least, true))
 
     def to_labels(self, logits: Tensor, width: int = 0) -> Tensor:
         """Move columns from arrival order to label ids.
@@ -292,6 +369,19 @@ class ExpertNetwork(Facts):
         self.stem.eval()
         self.branches.eval()
 
+    def remember(self, name: str, value: Tensor) -> None:
+        """Keep a tensor for a method, such as a running statistic, with the network and in its checkpoints.
+
+        Args:
+            name: Known to that method alone; what was kept under it is replaced.
+            value: Moved to where the parameters are.
+        """
+        self.register_buffer(KEPT + name, value.to(next(self.parameters()).device))
+
+    def recall(self, name: str) -> Tensor | None:
+        """Return what :meth:`remember` keeps under a name, None where nothing is; it may be changed in place."""
+        return self._buffers.get(KEPT + name)
+
     def facts(self) -> dict[str, Any]:
         """Classes with their names, normalisation and architecture; heads and router tell their own."""
         names = None if self.class_names is None else sorted(self.class_names.items())
@@ -311,6 +401,7 @@ class ExpertNetwork(Facts):
         if self.router is None or self.router.settings != settings:
             self.router = self._router_of(settings)
         self._know(class_ids, None if names is None else {int(label): name for label, name in names})
+        self._keep_what(state, prefix)
         self.normalisation = facts.get("normalisation") or self.normalisation
 
     def take_older(self, state: dict[str, Any], prefix: str) -> None:
@@ -349,6 +440,15 @@ class ExpertNetwork(Facts):
             head.freeze(0)
         self.router = self._router_of(state.get("router"))
         self.load_state_dict({**facts_alone(self.state_dict()), **state["tensors"]})
+
+    def _keep_what(self, state: dict[str, Any], prefix: str) -> None:
+        """Make room for what the methods of the state remember, and forget what it does not hold."""
+        start = prefix + KEPT
+        told = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+        for name in [name for name in self._buffers if name.startswith(KEPT)]:
+            del self._buffers[name]
+        for name, value in told.items():
+            self.remember(name, torch.empty_like(value))
 
     def _know(self, class_ids: list[int], names: dict[int, str] | None) -> None:
         """Take the classes of a state; names that it does not tell stay while the classes do."""

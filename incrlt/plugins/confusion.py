@@ -22,8 +22,9 @@ class ConfusionRecorder(SupervisedPlugin):
     """Count predictions over all seen classes in each evaluation, for every read-out of the strategy.
 
     Works on any Avalanche strategy: where a strategy offers no read-outs of its own, ``mb_output`` is counted as
-    ``cnn``. Predictions are the best of the seen classes; test images of unseen classes are left out. Counts stay
-    on the device until the evaluation ends. Classes are kept in order of arrival.
+    ``cnn``; where it does, ``mb_output`` is the first of them, as other plugins may have changed it. Predictions are
+    the best of the seen classes; test images of unseen classes are left out. Counts stay on the device until the
+    evaluation ends. Classes are kept in order of arrival.
 
     Attributes:
         class_ids: Label id of each class, in order of arrival.
@@ -77,6 +78,10 @@ class ConfusionRecorder(SupervisedPlugin):
         table[self.class_ids] = torch.arange(len(self.class_ids))
         self._table = table.to(strategy.device)
         self._columns = torch.as_tensor(self.class_ids, device=strategy.device)
+        known = getattr(strategy.model, "class_ids", self.class_ids)
+        same = known == self.class_ids or not set(self.class_ids) <= set(known)
+        order = None if same else [known.index(label) for label in self.class_ids]
+        self._order = None if order is None else torch.as_tensor(order, device=strategy.device)
 
     def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Count a batch, without a host sync."""
@@ -87,8 +92,18 @@ class ConfusionRecorder(SupervisedPlugin):
             self._add(readout, true, values.argmax(1))
 
     def _scores_of(self, strategy: Any) -> dict[str, Tensor]:
-        """Return the scores ``[B, C]`` of the batch by read-out, classes in the order of arrival."""
-        return getattr(strategy, "mb_scores", None) or {"cnn": strategy.mb_output[:, self._columns]}
+        """Return the scores ``[B, C]`` of the batch by read-out, classes in the order of arrival.
+
+        The first one is ``mb_output``, which plugins may have changed.
+        """
+        named = getattr(strategy, "mb_scores", None) or {"cnn": None}
+        first, *others = named
+        scores = {name: self._in_order(named[name]) for name in others}
+        return {first: strategy.mb_output[:, self._columns], **scores}
+
+    def _in_order(self, values: Tensor) -> Tensor:
+        """Bring columns ``[..., C]`` from the network's order of arrival to the recorder's."""
+        return values if self._order is None else values[..., self._order]
 
     def _add(self, readout: str, true: Tensor, predicted: Tensor) -> None:
         size = len(self.class_ids)

@@ -61,8 +61,8 @@ class EvaluationRecorder(ConfusionRecorder):
             self._count_experts(output, true)
 
     def _count_experts(self, output: ModelOutput, true: Tensor) -> None:
-        alone = output.expert_logits.argmax(-1)
-        together = running_means(output.expert_logits, output.combine).argmax(-1)
+        alone = self._in_order(output.expert_logits).argmax(-1)
+        together = self._in_order(running_means(output.expert_logits, output.combine)).argmax(-1)
         right = torch.stack([alone == true, together == true]).permute(2, 0, 1)
         self._sum("right", true, right.long())
         self._sum("disagree", true, (alone[:, None] != alone[None]).permute(2, 0, 1).long())

@@ -7,6 +7,7 @@ batch state are as before.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -22,6 +23,8 @@ from torch.utils.data import DataLoader
 from incrlt.data.avalanche import tensorise
 from incrlt.data.quiet import quiet_random
 from incrlt.errors import UserError
+from incrlt.models.precision import at_least_float
+from incrlt.processes import world
 
 Extract = Callable[[Tensor, Tensor | None], Tensor]
 """``extract(images [B, ...], task labels [B] or None)`` returns features ``[K, B, D]``."""
@@ -31,8 +34,8 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
     """Run a data set through the strategy's feature extractor.
 
     The features are the first of these that the model offers: ``model.forward_all(x).features``
-    ``[K, B, D]``, ``model.get_features(x)`` ``[B, D]``, or the input of the last ``nn.Linear`` that runs in a
-    forward pass.
+    ``[K, B, D]``, ``model.get_features(x)`` ``[B, D]``, ``model.feature_extractor(x)`` (Avalanche's iCaRL), or the
+    input of the last ``nn.Linear`` that runs in a forward pass.
     Each expert's feature is L2-normalised, then they are concatenated: a row has norm ``sqrt(K)``, and the
     product of two rows is the sum of the experts' cosines. ``row.reshape(K, D)`` gives them back.
 
@@ -45,7 +48,8 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
             that are not images have no mirror image, and are taken as they are.
 
     Returns:
-        Features float32 ``[N, K * D]`` and labels int64 ``[N]``, on the CPU, in the order of the data set.
+        Features ``[N, K * D]``, float32 or double as the model is, and labels int64 ``[N]``, on the CPU, in the order
+        of the data set.
 
     Raises:
         UserError: The model has no features to offer.
@@ -61,14 +65,29 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
     ):
         for images, targets, tasks in _batches(strategy, dataset):
             with autocast():
-                rows = _rows(extract, images, tasks)
-                if mirror and images.ndim >= 4:
-                    rows = (rows + _rows(extract, images.flip(-1), tasks)) / 2
+                told = [] if tasks is None else [tasks]
+                rows = world().spread(functools.partial(_rows, extract, mirror), images, *told)[0]
             parts.append(rows)
             labels.append(targets)
     if not parts:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
     return torch.cat(parts).cpu(), torch.cat(labels).long().cpu()
+
+
+def answers_of(strategy: Any, dataset: Any) -> Tensor:
+    """Return the mean of an expert network's answers to a data set, as evaluation reads them: softmax ``[C]``, float64.
+
+    Args:
+        strategy: As for :func:`features_of`, its model an :class:`~incrlt.models.ExpertNetwork`.
+        dataset: An ``AvalancheDataset`` with at least one image; its evaluation transforms are used.
+    """
+    autocast, parts = getattr(strategy, "autocast", nullcontext), []
+    with quiet_random(strategy.device), evaluation(strategy.model), torch.no_grad():
+        for images, _, _ in _batches(strategy, dataset):
+            with autocast():
+                logits = strategy.model.forward_all(images).logits
+            parts.append(logits.double().softmax(-1))
+    return torch.cat(parts).mean(0)
 
 
 @contextmanager
@@ -90,6 +109,8 @@ def feature_extractor(model: nn.Module) -> Iterator[Extract]:
         yield lambda images, tasks: _told(model.forward_all(images).features)
     elif hasattr(model, "get_features"):
         yield lambda images, tasks: model.get_features(images).flatten(1)[None]
+    elif isinstance(getattr(model, "feature_extractor", None), nn.Module):
+        yield lambda images, tasks: model.feature_extractor(images).flatten(1)[None]
     else:
         with _watched_linears(model) as extract:
             yield extract
@@ -129,10 +150,13 @@ def _watched_linears(model: nn.Module) -> Iterator[Extract]:
             hook.remove()
 
 
-def _rows(extract: Extract, images: Tensor, tasks: Tensor | None) -> Tensor:
-    """Normalise each expert's features and lay them side by side: ``[B, K * D]`` float32."""
-    features = normalize(extract(images, tasks).float(), dim=-1, eps=1e-12)
-    return features.transpose(0, 1).flatten(1)
+def _rows(extract: Extract, mirror: bool, images: Tensor, tasks: Tensor | None = None) -> Tensor:
+    """Normalise each expert's features and lay them side by side: ``[1, B, K * D]``, float32 or more."""
+    features = normalize(at_least_float(extract(images, tasks)), dim=-1, eps=1e-12)
+    rows = features.transpose(0, 1).flatten(1)[None]
+    if mirror and images.ndim >= 4:
+        rows = (rows + _rows(extract, False, images.flip(-1), tasks)) / 2
+    return rows
 
 
 def _batches(strategy: Any, dataset: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

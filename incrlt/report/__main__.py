@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from incrlt.errors import UserError
 from incrlt.report.compare import write_index
+from incrlt.report.export import file_stem
 from incrlt.report.page import write_page, write_plotly
 from incrlt.report.reading import Run, read_run
 
@@ -45,13 +45,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report(folders: Sequence[Path], out: Path | None, share_plotly: bool = False) -> list[Path]:
+def report(
+    folders: Sequence[Path],
+    out: Path | None,
+    share_plotly: bool = False,
+    leads: Callable[[Run], list[tuple[str, str]]] = lambda run: [],
+) -> list[Path]:
     """Write one page per run, and index.html first where there are several.
 
     Args:
         folders: Run folders.
         out: Folder for the pages; made if it is missing. None writes a single run's page into the run.
         share_plotly: Write plotly's script once, into ``out``, not into every page.
+        leads: Words and address of what the page of a run leads to, where it is part of a site.
 
     Returns:
         The paths of the pages.
@@ -72,7 +78,7 @@ def report(folders: Sequence[Path], out: Path | None, share_plotly: bool = False
         raise UserError(f"cannot make the folder {out}: {error.strerror}; choose another with -o.") from error
     script = write_plotly(out).name if share_plotly else None
     named = zip(runs, page_names(runs), strict=True)
-    pages = [(run, write_page(run, out / name, script)) for run, name in named]
+    pages = [(run, write_page(run, out / name, script, leads(run))) for run, name in named]
     paths = [path for _, path in pages]
     return [write_index(pages, out, script), *paths] if len(pages) > 1 else paths
 
@@ -96,7 +102,7 @@ def page_names(runs: Sequence[Run]) -> list[str]:
     """Return a file name per run, ``<experiment>-<run>.html``, numbered where two would be the same."""
     names: list[str] = []
     for run in runs:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name.replace("/", "-")).strip("-.") or "run"
+        stem = file_stem(run.name.replace("/", "-")) or "run"
         taken = sum(name.removesuffix(".html").split("~")[0] == stem for name in names)
         names.append(f"{stem}~{taken + 1}.html" if taken or stem == "index" else f"{stem}.html")
     return names

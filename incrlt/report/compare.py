@@ -10,7 +10,7 @@ from typing import Any
 
 from incrlt.files import write_atomic
 from incrlt.metrics.groups import GROUPS
-from incrlt.report import figures, seeds
+from incrlt.report import charts, seeds
 from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
 from incrlt.report.reading import Json, Run, number
@@ -27,10 +27,20 @@ COLUMNS = (
     ("last_accuracy/medium_over_classes", "last, medium", "over classes"),
     ("last_accuracy/few_over_classes", "last, few", "over classes"),
     ("forgetting/chaudhry_over_tasks", "forgetting", "Chaudhry, over tasks"),
+    ("forgetting/few_over_classes", "forgetting, few", "over classes"),
     ("backward_transfer/over_tasks", "backward transfer", "over tasks"),
 )
 
 _GROUPS = ("over_classes", *GROUPS)
+OWN = "own"
+"""Stands beside the read-out that a run answers with."""
+_DOTTED = {
+    "average_incremental_accuracy/over_tasks": "average incremental accuracy over tasks, %",
+    "last_accuracy/over_tasks": "last accuracy over tasks, %",
+    "last_accuracy/few_over_classes": "last accuracy of few classes, %",
+    "forgetting/few_over_classes": "forgetting of few classes, points",
+}
+"""Numbers of which every seed is drawn."""
 
 _DECIDING = {
     "dataset": "dataset",
@@ -72,7 +82,11 @@ def write_index(pages: Sequence[tuple[Run, Path]], folder: Path, plotly_file: st
     groups = grouped(pages)
     content = [_content(group, folder) for group in groups]
     biases = seeds.bias_rows([run for run, _ in pages])
-    page = render("index.html", plotly_file, groups=content, columns=COLUMNS, biases=biases, parts=_GROUPS)
+    names = dict.fromkeys(name for run, _ in pages for name in run.summaries)
+    page = render(
+        "index.html", plotly_file, groups=content, columns=COLUMNS, biases=biases, parts=_GROUPS,
+        readouts=list(names) if len(names) > 1 else [],
+    )  # fmt: skip
     return write_atomic(folder / "index.html", page)
 
 
@@ -87,7 +101,24 @@ def _content(group: Group, folder: Path) -> Json:
         "tables": write_tables(folder, group.name, group.hash, lines),
         "left_out": _left_out([run for run, _ in group.runs]),
         "chart": chart(group),
+        "dots": [figure for name, title in _DOTTED.items() if (figure := _dots(lines, labels, name, title))],
     }
+
+
+def _dots(lines: Sequence[Line], labels: Mapping[Line, str], name: str, title: str) -> charts.Figure | None:
+    many = len({line.readout for line in lines}) > 1
+    values = {
+        f"{labels[line]} · {line.readout}" if many else labels[line]: (
+            _shown_with(line.readout, line.own), line.values[name], line.estimate(name),
+        )
+        for line in lines
+    }  # fmt: skip
+    return charts.over_seeds(values, title)
+
+
+def _shown_with(readout: str, own: bool) -> str:
+    """Return the choices on the page with which a read-out is shown."""
+    return f"{readout} {OWN}" if own else readout
 
 
 def _left_out(runs: Sequence[Run]) -> list[str]:
@@ -106,6 +137,7 @@ def _over_seeds(line: Line, labels: Mapping[Line, str]) -> Json:
     return {
         "label": labels[line],
         "readout": line.readout,
+        "shown_with": _shown_with(line.readout, line.own),
         "seeds": line.seeds,
         "reference": labels[reference] if reference else None,
         "cells": [
@@ -135,10 +167,15 @@ def reason(first: Run, other: Run) -> str:
         return "The protocol of this run is unknown, so it cannot be compared with any other."
     if first.protocol_hash is None:
         return "The protocol of the first table is unknown, so these runs stand apart."
-    words = [_difference(key, word, first.protocol, other.protocol) for key, word in _DECIDING.items()]
-    found = [text for text in words if text] or ["the kept images"]
+    found = differences(first, other)
     which = f"the first table ({first.protocol_hash})"
     return f"Not comparable with {which}: the protocols differ in {'; '.join(found)}."
+
+
+def differences(first: Run, other: Run) -> list[str]:
+    """Return in what two protocols of different hash differ, in words: "augmentation (crop-flip there, none here)"."""
+    words = [_difference(key, word, first.protocol, other.protocol) for key, word in _DECIDING.items()]
+    return [text for text in words if text] or ["the kept images"]
 
 
 def _difference(key: str, word: str, first: Json, other: Json) -> str:
@@ -170,6 +207,7 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
             "link": link,
             "method": run.method,
             "readout": readout,
+            "shown_with": _shown_with(readout, readout == run.readout or not run.summaries),
             "done": run.num_done,
             "planned": planned,
             "finished": run.complete,
@@ -179,17 +217,20 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
     ]
 
 
-def chart(group: Group) -> figures.Figure | None:
+def chart(group: Group) -> charts.Figure | None:
     """Return the accuracy curves of a protocol over tasks: a mean over seeds per line, incomplete runs alone."""
     runs = [run for run, _ in group.runs]
     series: dict[str, list[seeds.Estimate]] = {}
+    readouts: dict[str, str] = {}
     for label, readout, own in [*_means(runs), *_alone(runs)]:
         values = [run.summaries[readout]["per_experience"].get("accuracy/over_tasks", []) for run in own]
-        series[_new_key(label, series)] = [
+        key = _new_key(label, series)
+        readouts[key] = _shown_with(readout, all(run.readout == readout for run in own))
+        series[key] = [
             seeds.estimate([value for value in step if value is not None])
             for step in zip(*values, strict=False)
         ]
-    return figures.compared(series)
+    return charts.compared(series, readouts)
 
 
 def _means(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:

@@ -7,10 +7,13 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from incrlt.files import write_atomic
+from incrlt.metrics.results import cell
 from incrlt.report.seeds import Estimate, Line, reference_of
+from incrlt.written import written
 
 PAPER = {
     "average_incremental_accuracy/over_tasks": "avg.",
@@ -22,6 +25,9 @@ PAPER = {
     "forgetting/chaudhry_over_tasks": "forgetting",
 }
 """Columns of a paper's table; CSV has all."""
+
+LONGEST_STEM = 100
+"""Letters; file systems take 255 bytes, with what is added to the name."""
 
 LOWER_IS_BETTER = ("forgetting/", "confusion/")
 
@@ -37,7 +43,7 @@ def write_tables(folder: Path, protocol: str, digest: str | None, lines: Sequenc
     """
     if not lines:
         return {}
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{protocol}-{digest or 'unknown'}")
+    stem = file_stem(f"{protocol}-{digest or 'unknown'}")
     texts = {
         "CSV": (f"{stem}.csv", as_csv(protocol, digest, lines)),
         "Markdown": (f"{stem}.md", as_markdown(lines)),
@@ -46,6 +52,19 @@ def write_tables(folder: Path, protocol: str, digest: str | None, lines: Sequenc
     for name, text in texts.values():
         write_atomic(folder / name, text)
     return {kind: name for kind, (name, _) in texts.items()}
+
+
+def file_stem(name: str) -> str:
+    """Return a name as part of a file's name: plain signs, and a long one cut, with a hash of the whole.
+
+    Example:
+        >>> file_stem("LUCIR + LWS/seed 0"), len(file_stem("x" * 1000))
+        ('LUCIR-LWS-seed-0', 100)
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    if len(plain) <= LONGEST_STEM:
+        return plain
+    return f"{plain[: LONGEST_STEM - 9]}-{sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def as_csv(protocol: str, digest: str | None, lines: Sequence[Line]) -> str:
@@ -64,8 +83,8 @@ def as_csv(protocol: str, digest: str | None, lines: Sequence[Line]) -> str:
             found = line.estimate(name)
             gap = line.minus(reference, name) if reference else Estimate(None, None, 0)
             writer.writerow(
-                [protocol, digest, label, line.experiment, line.readout, "; ".join(line.seeds), name,
-                 found.n, found.mean, found.error, versus, gap.n, gap.mean, gap.error]
+                map(cell, [protocol, digest, label, line.experiment, line.readout, "; ".join(line.seeds), name,
+                 found.n, found.mean, found.error, versus, gap.n, gap.mean, gap.error])
             )  # fmt: skip
     return buffer.getvalue()
 
@@ -98,12 +117,12 @@ def as_markdown(lines: Sequence[Line]) -> str:
     """Return a Markdown table; below the means the differences, paired by seed."""
     head = ["method", "read-out", "n", *PAPER.values()]
     rows = [
-        [_escaped(label, r"|\`*_"), line.readout, str(len(line.seeds))]
+        [_markdown(label), _markdown(line.readout), str(len(line.seeds))]
         + [words(line.estimate(name), " ± ") for name in PAPER]
         for label, line in zip(distinct_labels(lines), lines, strict=True)
     ]
     rows += [
-        [_escaped(gap.label, r"|\`*_"), gap.readout, str(gap.n)]
+        [_markdown(gap.label), _markdown(gap.readout), str(gap.n)]
         + [words(found, " ± ", "+") for found in gap.differences]
         for gap in gaps(lines)
     ]
@@ -128,7 +147,7 @@ def as_latex(caption: str, lines: Sequence[Line]) -> str:
     parts = ["".join(f"{' & '.join(row)} \\\\\n" for row in part) for part in (rows, below) if part]
     body = "\\midrule\n".join(parts)
     return (
-        f"% {caption}; mean $\\pm$ standard error over seeds, in \\%; needs \\usepackage{{booktabs}}\n"
+        f"% {one_line(caption)}; mean $\\pm$ standard error over seeds, in \\%; needs \\usepackage{{booktabs}}\n"
         f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n"
         f"{body}\\bottomrule\n\\end{{tabular}}\n"
     )
@@ -173,9 +192,8 @@ def words(found: Estimate, plus_minus: str, sign: str = "") -> str:
         plus_minus: What stands before the error.
         sign: "+" for a difference, which shows its sign always.
     """
-    if found.mean is None:
-        return "–"
-    return f"{found.mean:{sign}.2f}" + (f"{plus_minus}{found.error:.2f}" if found.error is not None else "")
+    error = "" if found.mean is None or found.error is None else f"{plus_minus}{written(found.error)}"
+    return f"{written(found.mean, sign=sign)}{error}"
 
 
 def _best(name: str, lines: Sequence[Line]) -> float | None:
@@ -198,8 +216,16 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
+    return "".join(_LATEX.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in one_line(text))
 
 
-def _escaped(text: str, signs: str) -> str:
-    return "".join(f"\\{sign}" if sign in signs else sign for sign in text)
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}  # Markdown hands tags on to the page as they are
+
+
+def _markdown(text: str) -> str:
+    return "".join(_HTML.get(sign, f"\\{sign}" if sign in r"|\`*_[]" else sign) for sign in one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line: it ends no comment and no row of a table. Other signs without a picture go too."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)

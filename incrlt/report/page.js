@@ -8,15 +8,16 @@
   const variable = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
   const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
-  function between(share) {
-    const low = channels(variable("seq-low")), high = channels(variable("seq-high"));
+  function between(scale, share) {
+    const low = channels(variable(`${scale}-low`)), high = channels(variable(`${scale}-high`));
     return `rgb(${low.map((value, i) => Math.round(value + (high[i] - value) * share)).join(",")})`;
   }
 
   function themed(value, isColour = false) { // a class may be called "@many": only what is a colour by its key is one
     if (typeof value === "string") {
       if (!isColour || !value.startsWith("@")) return value;
-      return value.startsWith("@seq:") ? between(parseFloat(value.slice(5))) : variable(value.slice(1));
+      const [name, share] = value.slice(1).split(":");
+      return share === undefined ? variable(name) : between(name, parseFloat(share));
     }
     if (Array.isArray(value)) return value.map((inner) => themed(inner, isColour));
     if (value && typeof value === "object") {
@@ -32,8 +33,17 @@
   function plain(trace) {
     const shown = { ...trace };
     if (shown.name) shown.name = escaped(shown.name);
-    if (Array.isArray(shown.text)) shown.text = shown.text.map(escaped);
+    if (Array.isArray(shown.text)) shown.text = shown.text.map((text) => Array.isArray(text) ? text : escaped(text));
     return shown;
+  }
+
+  const specOf = (plot) => JSON.parse(document.getElementById(`${plot.dataset.figure}-data`).textContent);
+
+  // A heat map has one text per column, for all its rows.
+  function withColumns(figure) {
+    const columns = figure.layout.meta?.columns?.map(escaped);
+    if (columns) for (const trace of figure.data) if (trace.z) trace.text = trace.z.map(() => columns);
+    return figure;
   }
 
   const printing = () => root.hasAttribute("data-printing");
@@ -62,19 +72,24 @@
 
   // ---- read-outs: charts show the chosen one; "" shows all
   const choices = [...document.querySelectorAll("[data-choose]")];
-  let chosen = choices.length ? choices[0].dataset.choose : "";
+  const names = choices.map((button) => button.dataset.choose);
+  const asked = new URLSearchParams(location.search).get("readout");
+  let chosen = names.includes(asked) ? asked : names.length ? names[0] : "";
+
+  // what is shown with several choices names them all: "nme own" is a run's nearest mean, and what it answers with
+  const isShownWith = (names) => (names ?? "").split(" ").includes(chosen);
 
   function ofChosen(traces) {
-    if (!chosen || !traces.some((trace) => trace.meta === chosen)) return traces;
-    return traces.filter((trace) => !trace.meta || trace.meta === chosen)
+    if (!chosen || !traces.some((trace) => isShownWith(trace.meta))) return traces;
+    return traces.filter((trace) => !trace.meta || isShownWith(trace.meta))
       .map((trace) => ({ ...trace, name: trace.name.replace(`${chosen} · `, "") }));
   }
 
   function showChosen() {
     root.toggleAttribute("data-one", chosen !== "");
     for (const button of choices) button.setAttribute("aria-pressed", String(button.dataset.choose === chosen));
-    for (const figure of document.querySelectorAll("figure[data-readout]")) {
-      figure.hidden = chosen !== "" && figure.dataset.readout !== chosen;
+    for (const figure of document.querySelectorAll("[data-readout]")) {
+      figure.hidden = chosen !== "" && !isShownWith(figure.dataset.readout);
     }
   }
 
@@ -87,7 +102,7 @@
   function drawAll() {
     const shared = template();
     for (const plot of plots.filter((one) => one.clientWidth)) { // one that is hidden is drawn when it is chosen
-      const figure = themed(JSON.parse(document.getElementById(plot.dataset.figure).textContent));
+      const figure = themed(withColumns(specOf(plot)));
       const layout = { ...figure.layout, ...onPaper(plot, figure.layout.height), template: shared };
       const traces = ofChosen(figure.data).map(plain);
       Plotly.react(plot, traces, layout, CONFIG);
@@ -142,21 +157,110 @@
     drawn.forEach((plot) => plot.clientWidth && Plotly.Plots.resize(plot));
   }
 
+  function choose(readout) {
+    chosen = readout;
+    const query = new URLSearchParams(location.search);
+    query.set("readout", readout);
+    try { history.replaceState(null, "", `?${query}${location.hash}`); } catch { /* a page without an address */ }
+    showChosen();
+    drawAll();
+    for (const plot of plots) if (plot.clientWidth) Plotly.Plots.resize(plot);
+  }
+
+  // A link to a chart of another read-out chooses that one.
+  function showTarget() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const hidden = target?.closest("[data-readout][hidden]");
+    if (!hidden) return;
+    choose(hidden.dataset.readout.split(" ")[0]);
+    target.scrollIntoView();
+  }
+
+  // ---- every chart is somebody's figure: its data as CSV and as a table, its picture on white
+  function rowsOf(figure) {
+    const { xaxis, yaxis } = figure.layout, title = (axis, other) => axis?.title?.text || other;
+    if (figure.data.some((trace) => trace.z)) {
+      const classes = figure.layout.meta?.columns;
+      const rows = figure.data[0].z.flatMap((row, t) => row.map((z, j) => [t, j, z, ...(classes ? [classes[j]] : [])]));
+      return [[title(yaxis, "y"), title(xaxis, "x"), "value", ...(classes ? ["classes"] : [])], ...rows.filter((row) => row[2] !== null)];
+    }
+    const texts = figure.data.some((trace) => Array.isArray(trace.text));
+    const errors = figure.data.some((trace) => trace.error_y);
+    const rows = figure.data.filter((trace) => trace.name).flatMap((trace) => trace.x.map((x, at) => [
+      trace.name, x, trace.y[at] ?? null, ...(errors ? [trace.error_y?.array[at] ?? null] : []), ...(texts ? [trace.text?.[at] ?? null] : []),
+    ]));
+    return [["series", title(xaxis, "x"), title(yaxis, "y"), ...(errors ? ["error"] : []), ...(texts ? ["label"] : [])], ...rows];
+  }
+
+  function csvCell(value) { // a text that a spreadsheet would take for a formula is marked as text
+    if (value === null || typeof value === "number") return value === null ? "" : String(value);
+    const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  }
+
+  const asCsv = (figure) => rowsOf(figure).map((row) => `${row.map(csvCell).join(",")}\n`).join("");
+  const page = document.title.replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 60);
+  const fileName = (plot) => `${page}-${plot.dataset.figure.replace("chart-", "")}`;
+
+  function savePicture(plot, format) {
+    root.setAttribute("data-printing", ""); // the light theme, for as long as colours are looked up
+    const figure = themed(withColumns(specOf(plot)));
+    const layout = { ...figure.layout, template: template(), paper_bgcolor: "#fff", plot_bgcolor: "#fff" };
+    root.removeAttribute("data-printing");
+    const size = { width: Math.max(640, plot.clientWidth), height: figure.layout.height, scale: 3 };
+    return Plotly.downloadImage({ data: ofChosen(figure.data).map(plain), layout }, { format, filename: fileName(plot), ...size });
+  }
+
+  function saveCsv(plot) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([asCsv(specOf(plot))], { type: "text/csv" }));
+    link.download = `${fileName(plot)}.csv`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  function showData(plot, button) {
+    const figure = plot.closest("figure"), found = figure.querySelector(".data");
+    button.setAttribute("aria-expanded", String(!found));
+    if (found) return found.remove();
+    const [head, ...rows] = rowsOf(specOf(plot)), table = document.createElement("table");
+    const fill = (row, cells, tag) => cells.forEach((value) => row.append(Object.assign(document.createElement(tag), { textContent: value ?? "–" })));
+    fill(table.createTHead().insertRow(), head, "th");
+    const body = table.createTBody();
+    for (const cells of rows) fill(body.insertRow(), cells, "td");
+    const box = Object.assign(document.createElement("div"), { className: "data", tabIndex: 0 });
+    box.append(table);
+    figure.append(box);
+  }
+
+  for (const plot of plots) {
+    const tools = Object.assign(document.createElement("div"), { className: "figtools" });
+    const name = plot.getAttribute("aria-label");
+    const button = (text, what, act) => {
+      const one = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+      one.setAttribute("aria-label", `${what}: ${name}`);
+      one.addEventListener("click", () => act(one));
+      tools.append(one);
+    };
+    tools.append(Object.assign(document.createElement("a"), { href: `#${plot.dataset.figure}`, textContent: "link" }));
+    button("data", "Show the data", (one) => showData(plot, one));
+    button("CSV", "Save the data as CSV", () => saveCsv(plot));
+    if (window.Plotly) for (const format of ["png", "svg"]) button(format.toUpperCase(), `Save the picture as ${format}`, () => savePicture(plot, format));
+    plot.closest("figure").append(tools);
+  }
+
   if (choices.length) showChosen();
   if (window.Plotly) {
     drawAll();
     for (const button of choices) {
-      button.addEventListener("click", () => {
-        chosen = button.dataset.choose;
-        showChosen();
-        drawAll();
-        for (const plot of plots) if (plot.clientWidth) Plotly.Plots.resize(plot);
-      });
+      button.addEventListener("click", () => choose(button.dataset.choose));
     }
+    addEventListener("hashchange", showTarget);
+    showTarget();
     for (const row of document.querySelectorAll("#class-table tbody tr")) {
       row.tabIndex = 0;
       row.addEventListener("click", () => pick(row));
-      row.addEventListener("keydown", (event) => { if (event.key === "Enter") pick(row); });
+      row.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(row); } });
     }
     dark.addEventListener("change", drawAll);
     addEventListener("beforeprint", () => whenPrinting(true));
@@ -198,8 +302,13 @@
   for (const input of document.querySelectorAll("[data-filter]")) {
     const rows = [...document.getElementById(input.dataset.filter).tBodies[0].rows];
     input.addEventListener("input", () => {
-      const wanted = input.value.trim().toLowerCase();
-      for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+      let wanted = input.value.trim().toLowerCase(); // "experience 3 few" is a place and a word
+      const place = wanted.match(/\bexperience (\d+)/);
+      if (place) wanted = wanted.replace(place[0], "").trim();
+      for (const row of rows) {
+        const here = !place || row.dataset.experience === place[1];
+        row.hidden = !here || !row.textContent.toLowerCase().includes(wanted);
+      }
     });
   }
 })();

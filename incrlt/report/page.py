@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,18 @@ from plotly.offline import get_plotlyjs
 
 import incrlt
 from incrlt.files import write_atomic
-from incrlt.metrics import published
-from incrlt.report import expert_figures, figures, tables
-from incrlt.report.figures import Figure
+from incrlt.metrics import StreamRecord, published
+from incrlt.report import charts, expert_charts, tables
+from incrlt.report.charts import Figure
 from incrlt.report.reading import Json, Run, read_run
+from incrlt.report.verdict import verdict
+from incrlt.written import cut, written
 
 _FOLDER = Path(__file__).parent
+HOVERED, LONGEST = 8, 40
+"""Classes that a hover names, and letters of a name."""
+LONGEST_SOURCE = 100_000
+"""Letters of a file that are shown."""
 PLOTLY_FILE = "plotly.min.js"
 """Name of plotly's script where pages share it."""
 _UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -44,9 +50,18 @@ def write(run_folder: str | os.PathLike[str], to: str | os.PathLike[str] | None 
     return write_page(read_run(run_folder), Path(to) if to is not None else Path(run_folder) / "report.html")
 
 
-def write_page(run: Run, path: Path, plotly_file: str | None = None) -> Path:
-    """Write the page of a run that has been read; ``plotly_file`` as in :func:`render`."""
-    return write_atomic(path, render("run.html", plotly_file, **contents(run)))
+def write_page(
+    run: Run, path: Path, plotly_file: str | None = None, leads: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write the page of a run that has been read.
+
+    Args:
+        run: The run.
+        path: The file to write.
+        plotly_file: As in :func:`render`.
+        leads: Words and address of each page that this one leads to.
+    """
+    return write_atomic(path, render("run.html", plotly_file, **contents(run), leads=leads))
 
 
 def write_plotly(folder: Path) -> Path:
@@ -62,13 +77,14 @@ def contents(run: Run) -> Json:
         try:
             return make()
         except _UNEXPECTED as error:
-            problems.append(f"{what} could not be made from these files ({type(error).__name__}: {error}).")
+            reason = cut(f"{type(error).__name__}: {error}", 300)
+            problems.append(f"{what} could not be made from these files ({reason}).")
             return otherwise
 
     main = next(iter(run.records.values()), None)
     parts = {
         "facts": made("The head", lambda: tables.facts(run), []),
-        "tiles": made("The headline numbers", lambda: tables.tiles(run.summaries), []),
+        "tiles": made("The headline numbers", lambda: tables.tiles(run), []),
         "group_bars": made("The group numbers", lambda: tables.group_bars(run.summaries, main), []),
         "numbers": made("The table of numbers", lambda: tables.numbers(run.summaries), []),
         "published": made("The published rows", lambda: tables.published_rows(run), []),
@@ -78,7 +94,13 @@ def contents(run: Run) -> Json:
         "calibrations": made("The calibration", lambda: tables.calibrations(run), []),
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
         "routing": made("The table of routing", lambda: tables.routing(run), []),
-        "classes": made("The table of classes", lambda: tables.classes(run.records), []),
+        "classes": made("The table of classes", lambda: tables.classes(run), []),
+        "verdict": made("The verdict", lambda: verdict(run), []),
+        "lost": made("What each group lost", lambda: tables.lost(run), []),
+        "tasks": {
+            readout: made("The table of forgetting", partial(tables.tasks, record), [])
+            for readout, record in run.records.items()
+        },
         "thumbnails": made("The pictures of the classes", lambda: tables.thumbnails(run), None),
         "charts": {
             name: chart
@@ -89,6 +111,7 @@ def contents(run: Run) -> Json:
     return {
         **parts,
         "run": run,
+        "most_lines": charts.MOST_LINES,
         "readouts": list(run.summaries),
         "problems": problems,
         "sources": _sources(run),
@@ -105,66 +128,96 @@ def _drawn(make: Callable[[], Figure | None]) -> Figure | None:
 
 def _charts(run: Run) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     """Return per chart its name in messages and how to make it; ``<chart>-<readout>`` for one each."""
-    charts: dict[str, tuple[str, Callable[[], Figure | None]]] = {
-        "accuracy": ("The accuracy curves", lambda: figures.accuracy(run.summaries)),
-        "groups": ("The group curves", lambda: figures.groups(run.summaries)),
-        "forgetting": ("The forgetting curves", lambda: figures.forgetting_over_time(run.summaries)),
-        "losses": ("The loss curves", lambda: figures.losses(run)),
-        "rate": ("The learning rate", lambda: figures.learning_rate(run)),
-        "sweep": ("The routing curve", lambda: figures.routing_curve(run.sweep)),
-        "routing-group": ("Routing by group", lambda: expert_figures.experts_used(run.routing, "group")),
-        "routing-age": ("Routing by age", lambda: expert_figures.experts_used(run.routing, "age")),
-        "calibration-error": ("The calibration error", lambda: expert_figures.calibration_error(run)),
-        "experts": ("The experts", lambda: expert_figures.expert_bars(run)),
-        "experts-time": ("The experts over time", lambda: expert_figures.experts_over_time(run)),
-        "disagreement": ("The experts' disagreement", lambda: expert_figures.disagreements(run)),
-        "experts-curve": ("The curve over experts", lambda: expert_figures.expert_curve(run)),
-        "memory": ("The memory", lambda: expert_figures.memory(run)),
+    made: dict[str, tuple[str, Callable[[], Figure | None]]] = {
+        "accuracy": ("The accuracy curves", lambda: charts.accuracy(run.summaries)),
+        "groups": ("The group curves", lambda: charts.groups(run.summaries)),
+        "forgetting": ("The forgetting curves", lambda: charts.forgetting_over_time(run.summaries)),
+        "losses": ("The loss curves", lambda: charts.losses(run)),
+        "rate": ("The learning rate", lambda: charts.learning_rate(run)),
+        "sweep": ("The routing curve", lambda: charts.routing_curve(run.sweep)),
+        "routing-group": ("Routing by group", lambda: expert_charts.experts_used(run.routing, "group")),
+        "routing-age": ("Routing by age", lambda: expert_charts.experts_used(run.routing, "age")),
+        "calibration-error": ("The calibration error", lambda: expert_charts.calibration_error(run)),
+        "experts": ("The experts", lambda: expert_charts.expert_bars(run)),
+        "experts-time": ("The experts over time", lambda: expert_charts.experts_over_time(run)),
+        "disagreement": ("The experts' disagreement", lambda: expert_charts.disagreements(run)),
+        "experts-curve": ("The curve over experts", lambda: expert_charts.expert_curve(run)),
+        "memory": ("The memory", lambda: expert_charts.memory(run)),
     }
     for readout, summary in run.summaries.items():
-        charts |= {f"{name}-{readout}": value for name, value in _charts_of(summary).items()}
+        names = class_names(run.records.get(readout))
+        made |= {f"{name}-{readout}": value for name, value in _charts_of(summary, names).items()}
     for readout in run.records:
-        charts |= {f"{name}-{readout}": value for name, value in _charts_of_counts(run, readout).items()}
-    return charts
+        made |= {f"{name}-{readout}": value for name, value in _charts_of_counts(run, readout).items()}
+    return made
 
 
 def _charts_of_counts(run: Run, readout: str) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     record = run.records[readout]
     return {
-        "size": ("The class sizes", lambda: figures.class_size(record)),
-        "negatives": ("The confusion of groups", lambda: figures.group_confusion(record)),
-        "calibration": ("The calibration", lambda: expert_figures.calibration(run, readout)),
+        "size": ("The class sizes", lambda: charts.class_size(record)),
+        "negatives": ("The confusion of groups", lambda: charts.group_confusion(record)),
+        "calibration": ("The calibration", lambda: expert_charts.calibration(run, readout)),
     }
 
 
-def _charts_of(summary: Json) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
+def _charts_of(summary: Json, names: list[str]) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     return {
-        "matrix": ("The accuracy matrix", lambda: figures.matrix(summary)),
-        "curves": ("The curves per experience", lambda: figures.accuracy_per_experience(summary)),
-        "age": ("Forgetting by age", lambda: figures.forgetting_by_age(summary, "all_steps")),
-        "age-last": ("Forgetting by age", lambda: figures.forgetting_by_age(summary, "last")),
-        "old": ("The confusion of old classes", lambda: figures.confusion(summary, "old")),
-        "new": ("The confusion of new classes", lambda: figures.confusion(summary, "new")),
+        "matrix": ("The accuracy matrix", lambda: charts.matrix(summary, names)),
+        "lost": ("The forgetting matrix", lambda: charts.lost(summary, names)),
+        "curves": ("The curves per experience", lambda: charts.accuracy_per_experience(summary)),
+        "age": ("Forgetting by age", lambda: charts.forgetting_by_age(summary, "all_steps")),
+        "age-last": ("Forgetting by age", lambda: charts.forgetting_by_age(summary, "last")),
+        "old": ("The confusion of old classes", lambda: charts.confusion(summary, "old")),
+        "new": ("The confusion of new classes", lambda: charts.confusion(summary, "new")),
     }
+
+
+def class_names(record: StreamRecord | None) -> list[str]:
+    """Return per experience the names of its classes, cut where they are many; none without counts."""
+    if record is None:
+        return []
+    found = []
+    for t in range(record.num_experiences):
+        own = range(record.seen_after(t - 1) if t else 0, record.seen_after(t))
+        more = f" and {len(own) - HOVERED} more" if len(own) > HOVERED else ""
+        found.append(", ".join(cut(record.name_of(index), LONGEST) for index in own[:HOVERED]) + more)
+    return found
 
 
 def distance(run: Run) -> str | None:
-    """Return the line on how far the main read-out is from the published row, or None."""
+    """Return the line on how far the run's own read-out is from the published row, or None.
+
+    Published numbers are those of a whole stream, so a run that is not whole is said to be so and not compared.
+    """
     summary = next(iter(run.summaries.values()), None)
     name = tables.row_name(run)
-    return None if summary is None else published.distance(run.protocol_name, name, summary)
+    if summary is None:
+        return None
+    if run.complete:
+        return published.distance(run.protocol_name, name, summary)
+    row = published.row_of(run.protocol_name, name)
+    return (
+        f"{run.progress}: not compared with the published row of {row.method}, the whole stream's."
+        if row
+        else None
+    )
 
 
 def _sources(run: Run) -> list[tuple[str, str]]:
     """Return the files the run was made with, as text to unfold."""
     sources = [("config.yaml", run.config), ("environment.json", run.environment)]
-    found = [(name, yaml.safe_dump(content, sort_keys=False)) for name, content in sources if content]
+    found = [(name, _dumped(content)) for name, content in sources if content]
     plan = {key: value for key, value in run.protocol.items() if not isinstance(value, list)}
-    return (
-        [*found, ("protocol.json, without its lists", yaml.safe_dump(plan, sort_keys=False))]
-        if plan
-        else found
-    )
+    return [*found, ("protocol.json, without its lists", _dumped(plan))] if plan else found
+
+
+def _dumped(content: Json) -> str:
+    """Return a file's content as YAML, of a huge one what fits a page."""
+    text = json.dumps(content, default=str)
+    if len(text) > LONGEST_SOURCE:
+        return f"{text[:LONGEST_SOURCE]}\n… cut: {len(text):,} letters"
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 @cache
@@ -176,7 +229,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"figure": figure_json, "value": shown, "signed": signed, "breakable": breakable}
+    environment.filters |= {
+        "cut": cut,
+        "figure": figure_json,
+        "value": shown,
+        "signed": signed,
+        "breakable": breakable,
+    }
     return environment
 
 
@@ -215,9 +274,9 @@ def breakable(name: str) -> Markup:
 
 def shown(value: float | None, digits: int = 1) -> str:
     """Return a number for a table; an en dash where it is undefined."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    return written(value, digits).replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 2) -> str:
     """Return a difference with its sign."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+    return written(value, digits, "+").replace("-", "−")

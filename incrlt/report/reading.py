@@ -16,16 +16,24 @@ import yaml
 import incrlt
 from incrlt import manifest
 from incrlt.errors import UserError
-from incrlt.experiment.yamlfile import leaves
 from incrlt.experiment.yamltext import BROKEN
-from incrlt.metrics import StreamRecord, load_records, summarise
+from incrlt.metrics import StreamRecord, load_records, main_readout, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
+from incrlt.metrics.record import LARGEST_JSON, read_text
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 from incrlt.report.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
+from incrlt.written import cut
 
 Json = dict[str, Any]
 T = TypeVar("T")
+
+LARGEST_YAML, LARGEST_LOG = 300_000, 200_000_000
+"""Bytes that are read of a file of each kind; ten times what the largest runs write."""
+MOST_VALUES, DEEPEST = 20_000, 60
+"""Values and depth of a configuration, its anchors written out."""
+LONGEST_MESSAGE = 300
+"""Letters of a reason; what a damaged file holds may stand in its message, whole."""
 
 _LOSS = {
     "config.yaml": "the configuration is not shown",
@@ -50,9 +58,9 @@ class Run:
     log: tuple[Json, ...] = ()
     """Events of log.jsonl in their order; damaged lines are left out."""
     records: Mapping[str, StreamRecord] = field(default_factory=dict)
-    """Counts per read-out, "cnn" first."""
+    """Counts per read-out, that of the run's answers first."""
     summaries: Mapping[str, Json] = field(default_factory=dict)
-    """Metrics per read-out: from the counts, or from results.json where those cannot be read."""
+    """Metrics per read-out, in the same order: from the counts, or from results.json where those cannot be read."""
     evaluations: EvaluationRecord = field(default_factory=EvaluationRecord)
     """Confidence, experts and memory; empty for runs of versions that did not record them."""
     routing: tuple[Json, ...] = ()
@@ -94,6 +102,11 @@ class Run:
         return str(found) if found else None
 
     @property
+    def readout(self) -> str | None:
+        """The read-out the run answers with, by which it is headed and compared; None before any evaluation."""
+        return next(iter(self.summaries), None)
+
+    @property
     def num_planned(self) -> int | None:
         """Experiences of the whole stream, or None where the protocol is unknown."""
         sizes = self.protocol.get("classes_per_experience")
@@ -112,6 +125,12 @@ class Run:
         done |= {name: summary["num_experiences"] for name, summary in self.summaries.items()}
         wanted = self.num_planned or self.num_done
         return {name: num for name, num in done.items() if num < wanted} if self.finished else {}
+
+    @property
+    def progress(self) -> str:
+        """How far the stream has been learned, such as "3 of 11 experiences"."""
+        planned = self.num_planned or "?"
+        return f"{self.num_done} of {planned} experience{'s' * (planned != 1)}"
 
     @property
     def num_done(self) -> int:
@@ -144,17 +163,18 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     problems = _manifest_problems(folder)
     environment = _mapping(folder / "environment.json", json.loads, problems)
     results = _results(folder / "results.json", problems)
-    records = _records(folder, problems)
+    config = _mapping(folder / "config.yaml", _config, problems)
+    records = _own_first(_records(folder, problems), config)
+    summaries = {name: summarise(record) for name, record in records.items()}
     run = Run(
         folder=folder,
-        config=_mapping(folder / "config.yaml", _config, problems),
+        config=config,
         protocol=_mapping(folder / "protocol.json", json.loads, problems),
         environment=environment,
         results=results,
         log=_log(folder / "log.jsonl", problems),
         records=records,
-        summaries={name: summarise(record) for name, record in records.items()}
-        or _saved_summaries(results, problems),
+        summaries=summaries or _own_first(_saved_summaries(results, problems), config),
         evaluations=_evaluations(folder / EVALUATIONS_FILE, records, problems),
         routing=_table(folder / ROUTING_FILE, problems),
         sweep=_table(folder / SWEEP_FILE, problems),
@@ -196,14 +216,15 @@ def _with_problems(run: Run, problems: list[str]) -> Run:
         first.append(f"The run was written by incrlt {version}; this page by {incrlt.__version__}.")
     if not run.summaries:
         first.append("No experience has been evaluated, so there are no accuracies to show.")
-    return Run(**{**vars(run), "problems": tuple(first + problems)})
+    said = tuple(cut(problem, 2 * LONGEST_MESSAGE) for problem in first + problems)
+    return Run(**{**vars(run), "problems": said})
 
 
 def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> Json:
     """Return the mapping in a JSON or YAML file; what is wrong is added to ``problems``."""
     loss = _LOSS.get(path.name, "it is left out")
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(read_text(path, LARGEST_YAML if path.suffix == ".yaml" else LARGEST_JSON))
     except FileNotFoundError:
         problems.append(f"{path.name} is missing: {loss}.")
         return {}
@@ -221,17 +242,34 @@ def _config(text: str) -> Any:
 
     Raises:
         RecursionError: A section holds itself, as YAML's anchors allow.
+        ValueError: Written out, without anchors, it is far larger than any configuration.
     """
     content = yaml.safe_load(text)
-    for _ in leaves(content if isinstance(content, dict) else {}):
-        pass
+    if (size := _size(content, {}, ())) > MOST_VALUES:
+        raise ValueError(f"its anchors stand for {size:.3g} values; at most {MOST_VALUES:,} are read")
     return content
+
+
+def _size(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """Return how many values a parsed file is when written out; each part is counted once, however often it is named.
+
+    Raises:
+        RecursionError: A part holds itself, or lies more than :data:`DEEPEST` deep.
+    """
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) in above or len(above) > DEEPEST:
+        raise RecursionError("a section holds itself or lies too deep")
+    if id(node) not in known:
+        parts = [*node, *node.values()] if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_size(part, known, (*above, id(node))) for part in parts)
+    return known[id(node)]
 
 
 def _first_line(error: BaseException) -> str:
     """Return the head of an error's message, without the machine's paths."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text.splitlines() or [type(error).__name__])[0]
+    return cut((text.splitlines() or [type(error).__name__])[0], LONGEST_MESSAGE)
 
 
 def _results(path: Path, problems: list[str]) -> Json:
@@ -284,9 +322,19 @@ def _records(folder: Path, problems: list[str]) -> dict[str, StreamRecord]:
     try:
         records = load_records(folder)
     except UserError as error:
-        problems.append(f"{str(error).replace(str(folder) + os.sep, '')}: {_LOSS['confusions.npz']}.")
+        reason = cut(str(error).replace(str(folder) + os.sep, "").rstrip("."), LONGEST_MESSAGE)
+        problems.append(f"{reason}: {_LOSS['confusions.npz']}.")
         return {}
     return dict(sorted(records.items(), key=lambda item: (item[0] != "cnn", item[0])))
+
+
+def _own_first(of_readouts: Mapping[str, T], config: Json) -> dict[str, T]:
+    """Return what there is per read-out, that of the run's own answers first."""
+    if not of_readouts:
+        return {}
+    strategy = config.get("strategy")
+    main = main_readout(of_readouts, strategy.get("readout") if isinstance(strategy, Mapping) else None)
+    return {main: of_readouts[main], **of_readouts}
 
 
 def _evaluations(path: Path, records: Mapping[str, StreamRecord], problems: list[str]) -> EvaluationRecord:
@@ -333,8 +381,8 @@ def _of_newer_runs(
 
 def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
+        lines = read_text(path, LARGEST_LOG, errors="replace").splitlines()
+    except (OSError, ValueError) as error:
         state = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({_first_line(error)})"
         problems.append(f"{path.name} {state}: {_LOSS[path.name]}.")
         return ()
@@ -352,11 +400,11 @@ def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
     if not path.exists():
         return ()
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = [
-                {key: number(float(value)) if value else None for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        text = read_text(path, LARGEST_JSON)
+        rows = [
+            {key: number(float(value)) if value else None for key, value in row.items()}
+            for row in csv.DictReader(text.splitlines())
+        ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         problems.append(f"{path.name} is damaged ({_first_line(error)}): the router's figures are not shown.")
         return ()

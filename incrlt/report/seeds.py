@@ -43,6 +43,8 @@ class Line:
     """The configuration but for seeds and places: ``section.key`` -> value."""
     values: Mapping[str, Mapping[str, float]]
     """Name of the number -> seed -> value; seeds for which it is undefined are left out."""
+    own: bool = True
+    """Whether the runs answer with this read-out."""
 
     def estimate(self, name: str) -> Estimate:
         """Return the mean over seeds of a number."""
@@ -125,7 +127,8 @@ def _line(runs: Sequence[Run], readout: str, names: Sequence[str]) -> Line:
         found = {seed_of(run): number(run.summaries[readout]["numbers"].get(name)) for run in runs}
         values[name] = {seed: value for seed, value in found.items() if value is not None}
     seeds = tuple(sorted((seed_of(run) for run in runs), key=_by_number))
-    return Line(runs[0].method, runs[0].experiment, readout, seeds, options(runs[0]), values)
+    own = all(run.readout == readout for run in runs)
+    return Line(runs[0].method, runs[0].experiment, readout, seeds, options(runs[0]), values, own)
 
 
 def _by_number(seed: str) -> tuple[int, str]:

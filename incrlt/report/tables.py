@@ -12,14 +12,25 @@ import numpy as np
 from incrlt.metrics import CONVENTIONS, StreamRecord, class_accuracy, class_rows, published
 from incrlt.metrics.confusion import hardest_negatives
 from incrlt.metrics.groups import GROUPS
-from incrlt.report.expert_figures import calibrations as diagrams
+from incrlt.metrics.tasks import expert_class_accuracy, lost_by_group, task_rows
+from incrlt.report.expert_charts import calibrations as diagrams
 from incrlt.report.reading import Json, Run, number, section_name
 from incrlt.report.thumbnails import Sheet
 from incrlt.words import counted, duration
+from incrlt.written import cut
 
+LONGEST_NAME = 60
+"""Letters of a class's name in a list of names."""
+MOST_NAMED = 3
+"""Experiences and classes that are named as what absorbed an experience."""
+_READOUTS = {
+    "cnn": "the head (cnn)",
+    "nme": "the nearest mean (nme)",
+    "routed": "routed: few experts on easy images",
+}
 COARSE = 16
 """A thumbnail of fewer pixels a side is shown with hard edges."""
-SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 96, 22, 48
+SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 96, 22, 32
 
 
 @dataclass(frozen=True)
@@ -41,14 +52,15 @@ _TILES = (
 )
 
 
-def tiles(summaries: Mapping[str, Json]) -> list[Tile]:
-    """Return the four headline numbers, each with the name of its convention."""
+def tiles(run: Run) -> list[Tile]:
+    """Return the four headline numbers, each with the name of its convention, and how far an unfinished run got."""
+    so_far = "" if run.complete else f", {run.progress}"
     return [
         Tile(
             label=label,
-            convention=name.split("/")[1].replace("_", " ").replace("chaudhry", "Chaudhry,"),
+            convention=name.split("/")[1].replace("_", " ").replace("chaudhry", "Chaudhry,") + so_far,
             values=[
-                (readout, number(summary["numbers"].get(name))) for readout, summary in summaries.items()
+                (readout, number(summary["numbers"].get(name))) for readout, summary in run.summaries.items()
             ],
             unit=unit,
         )
@@ -107,14 +119,15 @@ def published_figures(protocol_name: str) -> list[Json]:
 
 
 def published_rows(run: Run) -> list[Json]:
-    """Return the published rows of the run's protocol with our difference per read-out."""
+    """Return the published rows of the run's protocol with our difference per read-out, none before the run's end."""
     own = row_name(run)
+    ours = [summary if run.complete else {"numbers": {}} for summary in run.summaries.values()]
     return [
         {
             "method": row.method,
             "same": published.same_method(row.method, own),
             "figures": row.figures,
-            "differences": [published.differences(row, summary) for summary in run.summaries.values()],
+            "differences": [published.differences(row, summary) for summary in ours],
             "status": row.status,
             "note": row.note,
         }
@@ -133,8 +146,10 @@ def published_remarks(run: Run) -> list[str]:
         remarks.append(
             "The published rows train without a held-out 10 % of the images; this run trains on all of them."
         )
-    if not run.finished:
-        remarks.append("This run has not finished; its averages are over fewer experiences.")
+    if not run.complete:
+        remarks.append(
+            f"{run.progress}: the published numbers are those of the whole stream, so none is compared."
+        )
     return remarks
 
 
@@ -171,11 +186,12 @@ def _planned(plan: Any, t: int) -> Json:
     }
 
 
-def classes(records: Mapping[str, StreamRecord]) -> list[Json]:
-    """Return one row per class with a curve; other read-outs add their last accuracy."""
-    if not records:
+def classes(run: Run) -> list[Json]:
+    """Return one row per class with a curve and what the memory holds; other read-outs add their last accuracy."""
+    if not run.records:
         return []
-    main, *others = records.values()
+    main, *others = run.records.values()
+    kept = list(run.evaluations.series("memory").values())[-1:]
     accuracy = class_accuracy(main)
     rows = class_rows(main)
     last_of_others = [[row["accuracy_last"] for row in class_rows(other)] for other in others]
@@ -184,8 +200,52 @@ def classes(records: Mapping[str, StreamRecord]) -> list[Json]:
         row["curve"] = sparkline(accuracy[row["experience"] :, index])
         row["points"] = points(accuracy[row["experience"] :, index], row["experience"])
         row["negative"] = negatives[index]
+        row["kept"] = int(kept[0][index]) if kept and index < len(kept[0]) else None
+        row["relative"] = _share(row["forgetting"], accuracy[:-1, index])
         row["others"] = [values[index] if index < len(values) else None for values in last_of_others]
     return rows
+
+
+def _share(dropped: float | None, earlier: np.ndarray) -> float | None:
+    """Return a drop in percent of the best earlier accuracy; None where there is none, or nothing was learned."""
+    best = np.fmax.reduce(earlier) if earlier.size else np.nan
+    return None if dropped is None or not best > 0 else 100 * dropped / float(best)
+
+
+def tasks(record: StreamRecord) -> list[Json]:
+    """Return one row per experience: its classes by name, what became of them and what they are taken for."""
+    rows = task_rows(record)
+    for row in rows:
+        curve = np.array([np.nan if value is None else value for value in row["curve"]])
+        row["names"] = [cut(record.name_of(index), LONGEST_NAME) for index in row["classes"]]
+        row["points"] = points(curve, row["experience"])
+        row["line"] = sparkline(curve)
+        row["absorbed"] = [(experience, gain) for experience, gain in row["to_experiences"][:MOST_NAMED]]
+        row["absorbed_by"] = [(record.name_of(index), gain) for index, gain in row["to_classes"][:MOST_NAMED]]
+    return rows
+
+
+def lost(run: Run) -> list[Json]:
+    """Return what the old classes of each group had and lost, a row per read-out and per expert alone."""
+    rows = [
+        {"who": _READOUTS.get(name, name), "readout": name, **_lost(class_accuracy(record), record)}
+        for name, record in run.records.items()
+    ]
+    record, right = next(iter(run.records.values()), None), run.evaluations.series("right")
+    if record is not None and right:
+        for k in range(next(iter(right.values())).shape[2]):
+            accuracy = expert_class_accuracy(right, record, k)
+            rows.append({"who": f"expert {k} alone", "readout": "", **_lost(accuracy, record)})
+    return [row for row in rows if row["groups"]["over_classes"]["best"] is not None]
+
+
+def _lost(accuracy: np.ndarray, record: StreamRecord) -> Json:
+    old = accuracy[-1][record.experience_of_class[: accuracy.shape[1]] < record.num_experiences - 1]
+    known = old[~np.isnan(old)]
+    return {
+        "groups": lost_by_group(accuracy, record.images_of_class),
+        "old": float(known.mean()) if known.size else None,
+    }
 
 
 def sparkline(values: np.ndarray) -> str:
@@ -252,7 +312,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         *_where(run.environment),
         *_cost(run),
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, cut(value, 400)) for name, value in found if value]
 
 
 def _experts(section: Any) -> str:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from incrlt.errors import UserError
 from incrlt.files import write_atomic
-from incrlt.metrics.record import UNREADABLE, as_counts, smallest
+from incrlt.metrics.record import UNREADABLE, as_counts, read_arrays, smallest
 
 THUMBNAILS_FILE = "thumbnails.npz"
 LARGEST_SIDE = 32
@@ -139,10 +139,10 @@ def load_thumbnails(path: str | os.PathLike[str]) -> Sheet:
         UserError: The file is missing or damaged.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            jpeg = bytes(arrays["jpeg"].astype(np.uint8))
-            counts = [as_counts(count, "counts").item() for count in arrays["counts"]]
-            side, per_class, columns = (as_counts(arrays[name], name).item() for name in _NUMBERS)
+        arrays = read_arrays(path)
+        jpeg = bytes(arrays["jpeg"].astype(np.uint8))
+        counts = [as_counts(count, "counts").item() for count in arrays["counts"]]
+        side, per_class, columns = (as_counts(arrays[name], name).item() for name in _NUMBERS)
     except UNREADABLE as error:
         raise UserError(f"cannot read the thumbnails in {path}: {error}") from error
     if not jpeg.startswith(_JPEG) or min(side, per_class, columns) < 1 or max(counts, default=0) > per_class:

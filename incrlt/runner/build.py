@@ -15,6 +15,7 @@ from incrlt.errors import UserError
 from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.schema import Experiment
 from incrlt.plugins.memory import ExemplarMemory
+from incrlt.processes import local_device, world
 from incrlt.schedules import cosine, multistep_with_warmup
 from incrlt.training.randomness import seed_everything
 from incrlt.training.template import IncrTemplate, quiet_evaluator
@@ -38,6 +39,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: A GPU is asked for that is not there.
     """
+    if world().size > 1 and name in ("auto", "cuda"):
+        return local_device()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -17,15 +17,17 @@ from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
 from incrlt.experiment.schema import Experiment
 from incrlt.manifest import Keeper
-from incrlt.metrics import StreamRecord, experience_rows, published, summarise
+from incrlt.metrics import StreamRecord, experience_rows, main_readout, published, summarise
 from incrlt.models import cost
 from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.routing import RoutingRecorder
+from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 from incrlt.runner import resume
 from incrlt.runner.board import Board
 from incrlt.runner.build import build_strategy, choose_device, load_data
 from incrlt.runner.folder import RunFolder, environment, session
+from incrlt.runner.follow import follow
 from incrlt.runner.options import RunOptions
 from incrlt.runner.threads import Threads, choose_threads, cores
 from incrlt.runner.validation import Validation
@@ -60,13 +62,22 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     Raises:
         UserError: Bad data, an unwritable folder, a non-finite loss.
     """
+    with joined(options.batch_norm) as processes:
+        device = choose_device(experiment.device)
+        data = load_data(experiment)
+        resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
+        if processes.is_first:
+            return _lead(experiment, options, device, data, resolved)
+        return follow(experiment, device, data, resolved, processes)
+
+
+def _lead(experiment: Experiment, options: RunOptions, device: torch.device, data: Any, resolved: Any) -> int:
+    """Run the experiment in the process that writes."""
     console = Console()
-    device = choose_device(experiment.device)
-    data = load_data(experiment)
-    resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
     folder = RunFolder(experiment.run_folder(resolved.hash))
     try:
-        if folder.is_done and options.resume != "restart":
+        done = folder.is_done and options.resume != "restart"
+        if world().tell(done):
             _say_done(console, folder)
         else:
             Run(experiment, options, device, data, resolved, folder, console).run()
@@ -98,14 +109,14 @@ class Counts:
     """What was counted up to an experience, as it stands in the folder."""
 
     records: dict[str, StreamRecord]
-    """Per read-out, the main one first."""
+    """Per read-out."""
     results: dict[str, Any]
     """The content of ``results.json``."""
 
     @property
     def main(self) -> StreamRecord:
         """The counts of the main read-out."""
-        return next(iter(self.records.values()))
+        return self.records[main_readout(self.records)]
 
 
 class Run:
@@ -180,7 +191,7 @@ class Run:
         return chosen
 
     def _train_and_evaluate(self) -> None:
-        state = None if self.options.resume == "restart" else self._found()
+        state = world().tell(None if self.options.resume == "restart" else self._found())
         first = self._begin_anew() if state is None else self._go_on(state)
         if not (self.folder.path / THUMBNAILS_FILE).exists():
             save_thumbnails(self.folder.path / THUMBNAILS_FILE, self.thumbnails)
@@ -217,6 +228,8 @@ class Run:
     def _machine(self) -> dict[str, Any]:
         """Return the environment and what "auto" became on it."""
         chosen = {"precision": self.strategy.precision, "threads_because": self.threads.reason}
+        if world().size > 1:
+            chosen |= {"processes": str(world().size), "batch_norm": world().batch_norm}
         return environment(self.device, self.options.command) | chosen
 
     def _found(self) -> dict[str, Any] | None:
@@ -259,7 +272,7 @@ class Run:
         self.folder.cut_log(int(state["log_size"]))
         if "board" in state:  # older versions did not note it
             self.board.cut(state["board"])
-        where = f"experience {progress['experience'] + (not progress['trained'])}"
+        where = f"experience {progress['experience'] - bool(progress['trained'])}"
         if progress["trained"]:
             return f"after {where}"
         return f"in {where}, after epoch {progress['epoch']} of its stage {progress['stage'] + 1}"

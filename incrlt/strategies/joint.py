@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from incrlt.benchmarks.identity import PastData, check_names
 from incrlt.errors import UserError
 from incrlt.training.template import IncrTemplate
 
 
 class Joint(IncrTemplate):
-    """Minimise the expert method's loss on all images of all experiences so far.
+    """Minimise the expert method's loss on all images of all experiences so far, each image once.
 
-    The network goes on from the experience before (it is not drawn anew). Arguments are those of
-    :class:`~incrlt.training.template.IncrTemplate`; a memory would double old images and is refused.
+    Images are told apart by what they are: several streams may follow one another, an experience may be cut into many,
+    come again, or repeat images of earlier ones. The network goes on from the experience before (it is not drawn anew).
+    Arguments are those of :class:`~incrlt.training.template.IncrTemplate`; a memory would double old images and is
+    refused.
 
     Raises:
-        UserError: A memory is given.
+        UserError: A memory is given, or a benchmark calls a label by another name than one before it.
     """
 
     name: ClassVar[str] = "joint"
@@ -30,25 +33,29 @@ class Joint(IncrTemplate):
         super().__init__(**template)
         if self.memory is not None:
             raise UserError("strategy 'joint' keeps all images already; remove memory.")
-        self._past: dict[int, Any] = {}  # an experience that is trained again counts once
+        self._past = PastData()
+        self._names: dict[int, str] = {}  # label -> name, where benchmarks tell it
 
     def _after_train_dataset_adaptation(self, **kwargs: Any) -> None:
-        now = _number(self.experience)
-        for dataset in (dataset for number, dataset in self._past.items() if number != now):
-            self.adapted_dataset = self.adapted_dataset.concat(dataset.train())
+        self._names = check_names(self._names, self.experience)
+        for dataset in self._past.beside(self.experience.dataset):
+            self.adapted_dataset = self.adapted_dataset.concat(dataset)
         super()._after_train_dataset_adaptation(**kwargs)
 
     def end_experience(self, experience: Any) -> None:
         """Keep the images of the experience."""
-        self._past[_number(experience)] = experience.dataset
+        self._past.add(experience.dataset)
 
     def load_state_dict(self, state: dict[str, Any], train_stream: Any) -> None:
-        """Restore the state; images of past experiences are looked up in ``train_stream``."""
+        """Restore the state; images of past experiences are looked up in ``train_stream``.
+
+        Args:
+            state: As returned by :meth:`state_dict`.
+            train_stream: Every experience that was trained on, in that order; with several streams, one after the
+                other: ``[*first.train_stream, *second.train_stream]``.
+        """
         super().load_state_dict(state, train_stream)
-        seen = train_stream[: self.experience_index]
-        self._past = {_number(experience): experience.dataset for experience in seen}
-
-
-def _number(experience: Any) -> int:
-    """Return the experience's place in its stream."""
-    return int(experience.logging().current_experience)
+        self._past, self._names = PastData(), {}
+        for experience in train_stream[: self.experience_index]:
+            self._past.add(experience.dataset)
+            self._names = check_names(self._names, experience)

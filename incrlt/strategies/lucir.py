@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
@@ -127,7 +126,7 @@ class LUCIR(IncrTemplate):
         new = positions >= 0  # classes that come again keep their rows
         width = self.model.heads[0].num_features
         unit = F.normalize(features[new].reshape(int(new.sum()), -1, width).transpose(0, 1), dim=-1)
-        means = torch.zeros(len(unit), self.num_new, width).index_add_(1, positions[new], unit)
+        means = unit.new_zeros(len(unit), self.num_new, width).index_add_(1, positions[new], unit)
         self.model.imprint(F.normalize(means, dim=-1))
 
     def frozen_rows(self, stage: Stage) -> int:

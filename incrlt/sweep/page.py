@@ -9,7 +9,7 @@ from typing import Any
 
 from incrlt.files import write_atomic
 from incrlt.report.__main__ import report
-from incrlt.report.figures import PALETTE, Figure, figure
+from incrlt.report.charts import PALETTE, Figure, figure
 from incrlt.report.page import PLOTLY_FILE, render
 from incrlt.report.reading import Run
 from incrlt.sweep.outcome import (

@@ -43,7 +43,7 @@ class ClassMeans:
         dataset = strategy.memory.dataset()
         features, labels = features_of(strategy, dataset, mirror=True)
         positions = strategy.model.positions(labels)
-        means = torch.zeros(strategy.model.num_classes, features.shape[1])
+        means = features.new_zeros(strategy.model.num_classes, features.shape[1])
         means.index_add_(0, positions, features)
         self.means = F.normalize(means, dim=-1).to(strategy.device)
 

@@ -1,24 +1,34 @@
-"""Where and how networks run: device, precision, memory order, backend of the losses, and the update of a step."""
+"""Where and how networks run: device, precision, memory order, processes, backend of the losses, a step's update."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from incrlt.checks import short
 from incrlt.errors import UserError
 from incrlt.kernels.backends import BACKENDS
+from incrlt.models.maps import Maps
+from incrlt.models.network import ExpertNetwork
+from incrlt.models.precision import at_least_float
+from incrlt.models.synced_norm import synced
+from incrlt.processes import world
 from incrlt.roles import State
 from incrlt.training.network import Network
 from incrlt.training.optim import held_by
+from incrlt.training.randomness import global_state, set_global_state
 from incrlt.types import ModelOutput
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Names that ``precision`` may take, and the autocast type of each."""
+
+COMPILERS = ("torch._dynamo", "torch._inductor")
+"""Where errors of ``torch.compile`` itself come from."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,6 +45,7 @@ class Compute:
 
     Attributes:
         scaler: Scales losses in fp16, and does nothing otherwise.
+        world: The processes that share the passes of images.
         cast_cache: Whether autocast may keep casts of weights; a CUDA graph must not hold casts made outside of it.
 
     Raises:
@@ -57,9 +68,10 @@ class Compute:
             raise UserError("precision fp16 needs a CUDA device; use bf16 or fp32 on the CPU.")
         self.device, self.precision, self.channels_last = device, precision, channels_last
         self.kernels, self.grad_clip = kernels, grad_clip
+        self.world = world()
         self.cast_cache = True
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._compiled: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._compiled: dict[tuple[int, bool], Callable[[Tensor], Any]] = {}
 
     def place(self, module: M) -> M:
         """Move a module to the device, in the memory order."""
@@ -79,7 +91,44 @@ class Compute:
 
     def compile(self, network: Network) -> None:
         """Run the training passes of a network by ``torch.compile``; it is compiled when it first runs."""
-        self._compiled[id(network)] = torch.compile(network.extract)
+        extract = network.extract_maps if network.tells_maps else network.extract
+        self._compiled[id(network), network.tells_maps] = torch.compile(extract)
+
+    def share(self, network: Network) -> None:
+        """Prepare a network for several processes: one beginning, and the batch statistics of all where wanted.
+
+        Raises:
+            UserError: A model that is not an expert network, whose passes nobody could share out.
+        """
+        if self.world.size == 1:
+            return
+        if not isinstance(network, ExpertNetwork):
+            raise UserError(
+                f"{self.world.size} processes share an expert network, not a model of another kind; build it with "
+                "incrlt.models.build(...), or run one process."
+            )
+        beginning = {name: value.cpu() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.world.tell(beginning))
+        if self.world.batch_norm == "sync":
+            synced(network.stem, self.world)
+            synced(network.branches, self.world)
+
+    def draw_alike(self) -> None:
+        """Give every process the random states of the first, so that they draw the same numbers."""
+        if self.world.size > 1:
+            set_global_state(self.world.tell(global_state(self.device)), self.device)
+
+    def agree(self, network: Network) -> None:
+        """Make local running statistics those of all processes, and see that all hold the same network.
+
+        Raises:
+            UserError: They do not.
+        """
+        if self.world.size == 1 or not isinstance(network, ExpertNetwork):
+            return
+        if self.world.batch_norm == "local":
+            self.world.average([*network.stem.buffers(), *network.branches.buffers()])
+        self.world.check_same("the network", network.state_dict().values())
 
     def features(self, network: Network, images: Tensor, *, backbone_trains: bool = True) -> Tensor:
         """Run stem and branches in training: features ``[K, B, D]`` in fp32.
@@ -88,26 +137,64 @@ class Compute:
             network: The bare one; where it was compiled, that callable runs.
             images: ``[B, c, H, W]``.
             backbone_trains: Keep what a gradient needs.
-        """
-        extract = self._compiled.get(id(network), network.extract)
-        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains):
-            return extract(images).float()
 
-    def run(self, network: Network, images: Tensor, *, rebalanced: bool) -> ModelOutput:
+        Raises:
+            UserError: The network cannot be compiled here.
+        """
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains):
+            return at_least_float(self.extract(network, images))
+
+    def features_and_maps(
+        self, network: Network, images: Tensor, *, backbone_trains: bool = True
+    ) -> tuple[Tensor, Maps]:
+        """Do what :meth:`features` does, and tell the map of each stage ``[K, B, c, h, w]``, in fp32 too."""
+
+        def flat(images: Tensor) -> tuple[Tensor, ...]:
+            features, maps = self._compiled.get((id(network), True), network.extract_maps)(images)
+            return (features, *maps)
+
+        gradients = torch.set_grad_enabled(torch.is_grad_enabled() and backbone_trains)
+        with self.autocast(), gradients, self._compiler_explained():
+            features, *maps = self.world.spread_all(flat, images)
+        return at_least_float(features), tuple(map(at_least_float, maps))
+
+    def extract(self, network: Network, images: Tensor) -> Tensor:
+        """Run stem and branches ``[K, B, D]``, each process its own rows, in whatever context there is."""
+        with self._compiler_explained():
+            return self.world.spread(self._compiled.get((id(network), False), network.extract), images)
+
+    @contextlib.contextmanager
+    def _compiler_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._compiled and type(error).__module__.startswith(COMPILERS):
+                raise UserError(
+                    f"step 'compile': torch.compile fails here ({type(error).__name__}: {short(error)}). A C++ "
+                    "compiler is needed on a CPU, Triton on a GPU; or set step: eager."
+                ) from error
+            raise
+
+    def run(self, network: Network, images: Tensor, *, rebalanced: bool, maps: bool = False) -> ModelOutput:
         """Ask a network: features under autocast, logits in fp32.
 
         Args:
             network: The bare one.
             images: ``[B, c, H, W]``.
             rebalanced: Read the logits as evaluation does.
+            maps: Tell the map of each stage too.
         """
+        if maps:
+            features, told = self.features_and_maps(network, images)
+            return network.classify(features, rebalanced, told)
         with self.autocast():
-            features = network.extract(images)
-        return network.classify(features.float(), rebalanced)
+            features = self.world.spread(network.extract, images)
+        return network.classify(at_least_float(features), rebalanced)
 
-    def backward(self, loss: Tensor, optimizer: Optimizer, retain_graph: bool) -> None:
-        """Run the backward pass; gradients are unscaled before plugins and clipping see them."""
+    def backward(self, loss: Tensor, optimizer: Optimizer, retain_graph: bool, network: Network) -> None:
+        """Run the backward pass; gradients are whole and unscaled before plugins and clipping see them."""
         self.scaler.scale(loss).backward(retain_graph=retain_graph)
+        self.world.reduce(network.backbone_parameters, network.other_parameters)
         if self.scaler.is_enabled():
             self.scaler.unscale_(optimizer)
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from incrlt.data.tensors import TensorBatches
+from incrlt.models.precision import at_least_float
 from incrlt.training.compute import Compute
 from incrlt.training.network import Network
 from incrlt.training.optim import held_by
@@ -42,5 +43,8 @@ def feature_batches(
         eval_batch_size: Images per pass.
     """
     with torch.no_grad(), compute.autocast():
-        parts = [network.extract(images).float() for images, *_ in batches.in_order(eval_batch_size)]
+        parts = [
+            at_least_float(compute.extract(network, images))
+            for images, *_ in batches.in_order(eval_batch_size)
+        ]
     return batches.with_images(torch.cat(parts, dim=1).transpose(0, 1).contiguous())

@@ -5,11 +5,16 @@ with their losses a thousand. A graph makes them one. What is captured is forwar
 the optimizer steps as ever, so that any optimizer, schedule and plugin of the update work unchanged. Heads, teacher
 and counts change only between experiences and stages, the loss of a method now and then within: the step is captured
 anew then.
+
+Where ``auto`` chose the graph, each captured step is replayed once beside the eager one before it is used: a graph that
+lies, cannot be captured or finds no memory gives way to eager steps, with one warning that names what to report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
@@ -19,6 +24,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins.evaluation import EvaluationPlugin
 from torch import Tensor, nn
 
+from incrlt.checks import short
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.training.compute import Compute
@@ -33,6 +39,13 @@ HOOKS = ("before_forward", "after_forward", "before_backward")
 
 WARM_UPS = 3
 """Eager runs before a capture: libraries choose algorithms and allocate in them."""
+
+SAME = {"fp32": 1e-3, "bf16": 5e-2}
+"""How far a captured step's numbers may be from an eager step's, by precision; ours.
+
+Of a term relative to its size or 1, of a gradient relative to the tensor's largest number and a thousandth of the
+network's. Sums of floats in another order leave a tenth of it; a wrong stride or a stale tensor much more.
+"""
 
 Captured = list[Tensor]
 """Tensors that a replay writes anew."""
@@ -101,12 +114,9 @@ class CapturedStep:
         self.names: list[str] = []
         self._with_gradient: list[nn.Parameter] = []
         self._graph = make()
-        buffers = [buffer.clone() for buffer in module.buffers()]
-        results = self._graph.capture(self._run)
+        with buffers_kept(module):  # warm-ups and capture move running means
+            results = self._graph.capture(self._run)
         self.terms, self._gradients = results[0], results[1:]
-        with torch.no_grad():  # what warm-ups and capture did to running means
-            for buffer, value in zip(module.buffers(), buffers, strict=True):
-                buffer.copy_(value)
 
     def _run(self) -> Captured:
         self.output, named = self._compute(self._x, self._y)
@@ -122,10 +132,63 @@ class CapturedStep:
         self._y.copy_(y)
         self._graph.replay()
 
+    def difference(self, module: nn.Module, allowed: float) -> str | None:
+        """Return how a replay differs from the eager step of the batch it was captured with, None if it does not.
+
+        Args:
+            module: What trains; its buffers and all random states stay as they are.
+            allowed: As in :data:`SAME`.
+        """
+        devices = [self._x.device] if self._x.is_cuda else []
+        kept = self.output, self.names, self._with_gradient
+        try:
+            with buffers_kept(module), torch.random.fork_rng(devices):
+                terms, *gradients = (result.clone() for result in self._run())
+            names, with_gradient = self.names, self._with_gradient
+        finally:
+            self.output, self.names, self._with_gradient = kept
+        if names != self.names or [id(p) for p in with_gradient] != [id(p) for p in self._with_gradient]:
+            return "it has other terms or gradients than the eager step"
+        with buffers_kept(module), torch.random.fork_rng(devices):
+            self._graph.replay()
+        if not terms.isfinite().all():
+            return None  # the run has diverged, and will be stopped
+        far = (self.terms - terms).abs() / terms.abs().clamp(min=1.0)
+        for name, value in zip(names, far.tolist(), strict=True):
+            if not value <= allowed:
+                return f"its term {name} is off by {value:.1e}"
+        return self._gradients_off(gradients, allowed)
+
+    def _gradients_off(self, right: Sequence[Tensor], allowed: float) -> str | None:
+        """Return how far the gradients of the last replay are from the right ones, None if near enough."""
+        if not right:
+            return None
+        sizes = torch.stack([gradient.abs().max().float() for gradient in right])
+        pairs = zip(self._gradients, right, strict=True)
+        far = torch.stack([(found - exact).abs().max().float() for found, exact in pairs])
+        value = float((far / (sizes + 1e-3 * sizes.max()).clamp(min=1e-12)).max())
+        return (
+            None
+            if value <= allowed or not sizes.isfinite().all()
+            else f"its gradients are off by {value:.1e}"
+        )
+
     def give_gradients(self) -> None:
         """Put the gradients where the optimizer finds them."""
         for parameter, gradient in zip(self._with_gradient, self._gradients, strict=True):
             parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put the buffers of a module back at the end."""
+    values = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(module.buffers(), values, strict=True):
+                buffer.copy_(value)
 
 
 class Stepper:
@@ -204,10 +267,34 @@ class Stepper:
             self._check()
             if self.name != "graph":
                 return None
-            self._step, self._key, self._shape = CapturedStep(module, terms, x, y, self.make), key, key[0]
+            self._step = self._captured(module, terms, x, y)
+            if self._step is None:
+                return None
+            self._key, self._shape = key, key[0]
             self.captures += 1
         self._step.replay(x, y)
         return self._step
+
+    def _captured(self, module: nn.Module, terms: Terms, x: Tensor, y: Tensor) -> CapturedStep | None:
+        """Capture a step; None where ``auto`` chose to and it cannot be believed: steps run eagerly from then on."""
+        if self.asked != "auto":
+            return CapturedStep(module, terms, x, y, self.make)
+        try:
+            step = CapturedStep(module, terms, x, y, self.make)
+            wrong = step.difference(module, SAME[self._compute.precision])
+        except UserError:
+            raise
+        except Exception as error:  # out of memory, a call that cannot be captured, a driver
+            wrong = f"{type(error).__name__}: {short(error)}"
+        if wrong is None:
+            return step
+        self.name, self.reason, self._compute.cast_cache = "eager", f"the captured step failed: {wrong}", True
+        warnings.warn(
+            f"step: the captured step is not used, {wrong}; steps run eagerly. Set training.step: eager, and report "
+            "this with the output of python -m incrlt.doctor --json.",
+            stacklevel=2,
+        )
+        return None
 
 
 def obstacle(
@@ -222,6 +309,8 @@ def obstacle(
         return f"graphs need a CUDA device, this is {compute.device.type}"
     if isinstance(network, ForeignNetwork):
         return "the model is not an expert network"
+    if compute.world.size > 1:
+        return "what processes exchange is not captured"
     if compute.scaler.is_enabled():
         return "fp16 scales the loss by a number that changes; bf16 does not"
     if experts.layout.contrast is not None:

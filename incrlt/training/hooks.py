@@ -15,7 +15,7 @@ from incrlt.data.stored import TensorCache
 from incrlt.data.tensors import TensorBatches
 from incrlt.experts.base import ExpertMethod
 from incrlt.models.network import ExpertNetwork
-from incrlt.roles import Experience, Memory, Rebalance, RouterStage, State
+from incrlt.roles import Dataset, Experience, Memory, Rebalance, RouterStage, State
 from incrlt.training.checks import no_second_view
 from incrlt.training.compute import Compute
 from incrlt.training.network import Network
@@ -75,6 +75,8 @@ class Hooks:
     needs_network: ClassVar[bool] = False
     needs_cosine: ClassVar[bool] = False
     needs_memory: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+    """``loss_terms`` reads ``output.maps``, the maps between the stages of the backbone."""
     steady: ClassVar[bool] = False
     """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
     strategy that says so has its steps captured once per stage, others once per epoch."""
@@ -138,6 +140,11 @@ class Hooks:
     def teacher(self) -> ExpertNetwork | None:
         """Frozen model of the experience before, or None."""
         return self.past.network
+
+    @property
+    def stream_dataset(self) -> Dataset:
+        """What this experience trains on: its images, exemplars, and what a replay plugin adds."""
+        return self.stream.known_dataset
 
     @property
     def class_counts(self) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from incrlt.errors import UserError
 from incrlt.models.heads import Replaced
+from incrlt.models.maps import Maps
 from incrlt.models.network import ExpertNetwork
 from incrlt.roles import State
 from incrlt.types import ModelOutput
@@ -22,6 +23,7 @@ class Network(Protocol):
     """A network as the template sees it; :class:`~incrlt.models.ExpertNetwork` is one."""
 
     class_ids: list[int]
+    tells_maps: bool
 
     @property
     def num_classes(self) -> int:
@@ -36,6 +38,14 @@ class Network(Protocol):
         """Parameters that serve a single expert."""
 
     @property
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Parameters behind :meth:`extract`."""
+
+    @property
+    def other_parameters(self) -> list[nn.Parameter]:
+        """All the others."""
+
+    @property
     def has_cosine_heads(self) -> bool:
         """Whether every head is a cosine head."""
 
@@ -45,11 +55,17 @@ class Network(Protocol):
     def extract(self, x: Tensor) -> Tensor:
         """Map images ``[B, c, H, W]`` to features ``[K, B, D]``."""
 
-    def classify(self, features: Tensor, rebalanced: bool) -> ModelOutput:
-        """Map features ``[K, B, D]`` to the output of all experts."""
+    def extract_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """Return the map of each stage beside the features."""
+
+    def classify(self, features: Tensor, rebalanced: bool, maps: Maps | None = None) -> ModelOutput:
+        """Map features ``[K, B, D]`` to the output of all experts; maps are passed on."""
 
     def to_labels(self, logits: Tensor, width: int = 0) -> Tensor:
         """Move columns from arrival order to label ids."""
+
+    def with_floor(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Make the loss of classes that have not arrived a number of ordinary size."""
 
     def positions(self, labels: Tensor) -> Tensor:
         """Map label ids ``[B]`` to arrival positions ``[B]``."""
@@ -79,11 +95,14 @@ class ForeignNetwork:
     """
 
     num_classes, num_experts, has_cosine_heads = 0, 1, False
+    tells_maps = False
 
     def __init__(self, model: nn.Module, tasks: Callable[[], Tensor]) -> None:
         self.model, self._tasks = model, tasks
         self.class_ids: list[int] = []
         self.own_parameters: list[nn.Parameter] = []
+        self.backbone_parameters: list[nn.Parameter] = []
+        self.other_parameters: list[nn.Parameter] = []
 
     def grow(self, new_class_ids: Sequence[int]) -> Replaced:
         """Nothing grows here."""
@@ -94,12 +113,20 @@ class ForeignNetwork:
         logits: Tensor = avalanche_forward(self.model, x, self._tasks())
         return logits[None]
 
-    def classify(self, features: Tensor, rebalanced: bool) -> ModelOutput:
+    def extract_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
+        """There are no maps to know."""
+        return self.extract(x), ()
+
+    def classify(self, features: Tensor, rebalanced: bool, maps: Maps | None = None) -> ModelOutput:
         """Return the logits."""
         return ModelOutput(features[0], features)
 
     def to_labels(self, logits: Tensor, width: int = 0) -> Tensor:
         """Columns are label ids already."""
+        return logits
+
+    def with_floor(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits are the module's own."""
         return logits
 
     def positions(self, labels: Tensor) -> Tensor:
@@ -143,6 +170,26 @@ def at_the_door(model: nn.Module, tasks: Callable[[], Tensor]) -> Network:
             "bare network. step='compile' compiles its backbone."
         )
     return ForeignNetwork(model, tasks)
+
+
+def follow(network: Network, model: nn.Module) -> None:
+    """Take the model that a plugin has put in ``strategy.model``, or refuse it.
+
+    Args:
+        network: What the template works with.
+        model: ``strategy.model`` as it is now.
+
+    Raises:
+        UserError: An expert network was replaced, or takes the place of another model.
+    """
+    if isinstance(network, ForeignNetwork) and not isinstance(model, ExpertNetwork):
+        network.model = model
+    elif network is not model:
+        raise UserError(
+            f"a plugin put another model ({type(model).__name__}) in strategy.model; heads, teacher and optimizer "
+            "belong to the one that the strategy was made with. Load its weights instead: "
+            "strategy.model.load_state_dict(other.state_dict())."
+        )
 
 
 def position_table(network: Network, device: torch.device) -> Tensor | None:

@@ -60,6 +60,10 @@ class StageRun:
         """
         if self.features_stored:
             features = images.transpose(0, 1)
+        elif network.tells_maps and self.stage.loss is None:  # losses of stages read no maps
+            trains = self.backbone_trains
+            features, maps = compute.features_and_maps(network, images, backbone_trains=trains)
+            return network.classify(features, self.stage.rebalanced, maps)
         else:
             features = compute.features(network, images, backbone_trains=self.backbone_trains)
         return network.classify(features, self.stage.rebalanced)

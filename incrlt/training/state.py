@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from incrlt.errors import UserError
@@ -70,6 +71,14 @@ class Counters:
         """Restore its counters."""
         for name, value in state.items():
             setattr(self._clock, name, value)
+
+
+def tensors_of(state: object) -> list[Tensor]:
+    """Return the tensors of a nested state, in its order."""
+    if isinstance(state, Tensor):
+        return [state]
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return [tensor for item in items for tensor in tensors_of(item)]
 
 
 def check(saved: State, name: str, has_memory: bool) -> None:

@@ -36,7 +36,8 @@ class Teacher:
         """Return its answer to a batch ``[B, c, H, W]``, or None where there is no network."""
         if self.network is None:
             return None
-        return self._compute.run(self.network, images, rebalanced=rebalanced)
+        maps = self.network.tells_maps
+        return self._compute.run(self.network, images, rebalanced=rebalanced, maps=maps)
 
     def state_dict(self) -> State | None:
         """Return the network's state, None where there is none."""

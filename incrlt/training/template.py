@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
+from incrlt.benchmarks.identity import check_names
+from incrlt.data.workers import close_loader
 from incrlt.errors import UserError
 from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
@@ -39,7 +41,7 @@ from incrlt.training.checks import Asked, check_batches, check_finite, check_set
 from incrlt.training.compute import Compute
 from incrlt.training.graph import CapturedStep, Stepper, obstacle
 from incrlt.training.hooks import Hooks
-from incrlt.training.network import ForeignNetwork, at_the_door
+from incrlt.training.network import ForeignNetwork, at_the_door, follow
 from incrlt.training.optim import replace_parameters
 from incrlt.training.stage import StageRun
 from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
@@ -179,8 +181,11 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
         self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
         check_settings(self._asked())
+        if self.needs_maps or self.experts.needs_maps:
+            self.network.tells_maps = True
         if router is not None:
             router.attach(self.model)
+        self.compute.share(self.network)
 
         self.past = Teacher(self.compute)
         self.guide = Teacher(self.compute, self.experts.guide())
@@ -220,9 +225,10 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def _before_training_exp(self, **kwargs: object) -> None:
         if DistributedHelper.is_distributed:
             raise UserError(
-                "several processes were started, but gradients would not be shared between them; "
-                "run one process per experiment"
+                "a process group exists that incrlt did not make, so that gradients would not be shared; build and "
+                "train the strategy inside `with incrlt.processes.joined():`."
             )
+        self.compute.draw_alike()
         self.memory_before = None if self.memory is None else self.memory.state_dict()
         begins = self._resume is None or bool(self._resume["progress"]["trained"])
         if begins:
@@ -246,6 +252,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
             if self.schedule is not None:
                 group["lr"] = lr
+        check_settings(self._asked())  # plugins may have put another criterion or optimizer in place
         if self.reset_optimizer:
             self.optimizer.state.clear()
         self.begin_experience(self.experience)
@@ -256,6 +263,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if self.uses_teacher:
             self.past.take(self.model)
         self.experience_index += 1
+        if self.memory is not None:
+            self.compute.world.check_same("the exemplar memory", state.tensors_of(self.memory.state_dict()))
 
     def make_train_dataloader(self, **kwargs: object) -> None:
         """Build Avalanche's training loader; a plugin may put another one in its place."""
@@ -274,6 +283,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if not isinstance(model, ExpertNetwork):
             return super().model_adaptation(model)
         if self.is_training:
+            model.class_names = check_names(model.class_names or {}, self.experience) or None
             new = [label for label in classes_of(self.experience) if label not in set(model.class_ids)]
             if new:
                 self._replaced += model.grow(new)
@@ -303,13 +313,16 @@ class IncrTemplate(Hooks, SupervisedTemplate):
 
     def forward(self) -> Tensor:
         """Run the model on the batch and return fp32 logits in the benchmark's label ids."""
+        follow(self.network, self.model)
         if self.is_training:
             return self._forward_in_training()
         output = self.compute.run(self.network, self.mb_x, rebalanced=True)
         if isinstance(self.network, ForeignNetwork):
             return output.logits
         self.mb_out = output
-        self.mb_scores = {**self.readouts(self.mb_out), **self._routed(self.mb_out)}
+        self.mb_scores = {
+            **self.readouts(self.mb_out), **self._beside(self.mb_out), **self._routed(self.mb_out),
+        }  # fmt: skip
         return self.network.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
 
     def _forward_in_training(self) -> Tensor:
@@ -319,6 +332,11 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         logits = self.network.to_labels(self.mb_out.logits)
         self._answered = Answered(self.mb_out, logits, logits._version)
         return logits
+
+    def _beside(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scores ``[B, C]`` that the second stage answers with beside the heads, where it does."""
+        tell = getattr(self.rebalance, "readouts", None)
+        return {} if tell is None else tell(self.model, output)
 
     def _routed(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
@@ -330,7 +348,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def criterion(self) -> Tensor:
         """Sum the loss terms in training; in evaluation, the plain criterion."""
         if not self.is_training:
-            return self._criterion(self.mb_output, self.mb_y)
+            return self._criterion(self.network.with_floor(self.mb_output, self.mb_y), self.mb_y)
         if self._captured is not None:
             return self.terms.add_captured(self._captured.names, self._captured.terms)
         assert self.mb_out is not None and self._answered is not None
@@ -367,7 +385,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if self._captured is not None:
             self._captured.give_gradients()
         else:
-            self.compute.backward(self.loss, self.optimizer, self.retain_graph)
+            self.compute.backward(self.loss, self.optimizer, self.retain_graph, self.network)
         self.work.pace(self.network.num_experts)
 
     def optimizer_step(self) -> None:
@@ -377,6 +395,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()
+        close_loader(self._own_loader)
+        self._own_loader = None
         self.mb_out, self._captured, self._answered = None, None, None
         self.work.batches, self.stream = None, self.stream.without_batches()
 
@@ -403,6 +423,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
             self.training_epoch(**kwargs)
             self.terms.collect(self._where())
+            self.compute.agree(self.network)
             check_finite(self.model, self._where())
             self.epoch_seconds = time.perf_counter() - begun
             self._after_training_epoch(**kwargs)
@@ -449,7 +470,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             yield start
         finally:
             self.stepper.forget()
-            self.optimizer = self.main_optimizer
+            if stage.lr is not None:  # else it is the strategy's, or what a plugin has put in its place
+                self.optimizer = self.main_optimizer
             self.work.close()
             stages_at_work.leave(self.network, self.model)
 

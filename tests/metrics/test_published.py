@@ -111,9 +111,9 @@ def test_nothing_published_is_none(protocol, method):
     assert published.distance(protocol, method, LUCIR) is None
 
 
-def test_undefined_number_says_none():
+def test_undefined_number_is_a_dash():
     line = published.distance("lfs-20", "DGR", summary(average_incremental_accuracy__over_tasks=None))
-    assert "none - 34.35" in line
+    assert "– (published 34.35)" in line
 
 
 def test_works_on_a_real_summary(worked_example):

@@ -66,7 +66,9 @@ def test_page_works_in_a_browser(browser, make_run, tmp_path, width, flags):
     assert probe["up"] == sorted(probe["up"])
     assert probe["left"] == 1
     matrix = report.read_run(folder).summaries["cnn"]["accuracy_matrix"]
-    assert probe["hover"] == f"after experience 1, classes of 0{matrix[1][0]:.1f} %"
+    assert probe["hover"] == f"after experience 1, classes of 0{matrix[1][0]:.1f} %" + ", ".join(
+        f"class {c}" for c in range(6)
+    )
     assert probe["first"] == ["over tasks", "over classes", "over seen images"]  # of the main read-out
     assert (probe["shown"], probe["all"], probe["everyName"]) == (["nme"], ["cnn", "nme"], 6)
     assert probe["dangling"] == []
@@ -75,7 +77,7 @@ def test_page_works_in_a_browser(browser, make_run, tmp_path, width, flags):
         assert x == [0, 1, 2]
         assert y[-1] == pytest.approx(last, abs=0.5)
     assert probe["emptied"]
-    assert probe["plots"] == probe["drawn"] == 28
+    assert probe["plots"] == probe["drawn"] == 30
     assert probe["paper"] == "rgb(245, 246, 249)"  # printed light whatever the screen
     assert probe["wide"] <= 0, "the page scrolls sideways"
 
@@ -122,8 +124,13 @@ def test_each_row_shows_the_images_of_its_class(browser, make_run, tmp_path, sid
 COMPARE_PROBE = """<script>
 const table = document.querySelector("table"), cells = (at) => [...table.tBodies[0].rows].map((row) => row.cells[at]);
 table.tHead.rows[0].cells[3].click(); const means = cells(3).map((cell) => parseFloat(cell.textContent));
-document.body.dataset.probe = JSON.stringify({ means,
-  links: [...document.querySelectorAll("a[href]")].map((link) => link.getAttribute("href")),
+const shown = () => [...document.querySelectorAll("table:first-of-type tbody tr")].filter((row) => !row.hidden)
+  .map((row) => row.dataset.readout);
+const own = [...new Set(shown())], nme = document.querySelector('[data-choose="nme"]');
+nme.click(); const chosen = [...new Set(shown())];
+const traces = document.querySelector('[data-figure="chart-1"]').data.map((trace) => trace.meta);
+document.body.dataset.probe = JSON.stringify({ means, own, chosen, traces,
+  links: [...document.querySelectorAll('a[href]:not([href^="#"])')].map((link) => link.getAttribute("href")),
   drawn: document.querySelectorAll(".plot:has(.main-svg)").length,
   wide: document.documentElement.scrollWidth - innerWidth });
 </script>"""
@@ -145,7 +152,8 @@ def test_comparison_works_in_a_browser(browser, make_run, tmp_path, width):
     assert len(probe["means"]) == 4 and probe["means"] == sorted(probe["means"], reverse=True)
     assert len(probe["links"]) == 3 + 4 * 2  # three formats; each of four runs with two read-outs
     assert all((path.parent / link).is_file() for link in probe["links"])
-    assert probe["drawn"] == 1
+    assert (probe["own"], probe["chosen"], probe["traces"]) == (["cnn own"], ["nme"], ["nme", "nme"])
+    assert probe["drawn"] == 5  # curves, and four numbers with a dot per seed
     assert probe["wide"] <= 0, "the page scrolls sideways"
 
 
@@ -185,8 +193,9 @@ def opened(browser, path, tmp_path, width):
     frame = path.with_name("frame.html")
     frame.write_text(
         f'<iframe src="{path.name}" style="width:{width}px;height:900px"></iframe><script>'
-        'setTimeout(() => document.body.dataset.probe = document.querySelector("iframe").contentDocument'
-        ".body.dataset.probe, 4000)</script>"
+        "const wait = setInterval(() => {"
+        'const probe = document.querySelector("iframe").contentDocument.body?.dataset.probe;'
+        "if (probe) { document.body.dataset.probe = probe; clearInterval(wait); } }, 100)</script>"
     )
     flags = ("--allow-file-access-from-files",)
     dom, _ = open_page(browser, frame, tmp_path / "profile", max(width, 500), *flags)
@@ -217,3 +226,54 @@ def test_all_numbers_are_seen_on_a_phone(browser, make_run, tmp_path):
     text = re.sub(r"(?s)<section id=\"(?!numbers).*?</section>", "", path.read_text())
     path.write_text(text.replace("<table class", "<p hidden><table class"))  # the published rows may scroll
     assert opened(browser, path, tmp_path, 400)["right"][0] <= 0
+
+
+FIGURE_PROBE = """<script>
+const figure = document.getElementById("chart-lost-cnn");
+const tool = (name) => [...figure.querySelectorAll(".figtools button")].find((button) => button.textContent === name);
+tool("data").click();
+const cells = [...figure.querySelectorAll(".data tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
+const opened = tool("data").getAttribute("aria-expanded");
+tool("data").click(); const closed = !figure.querySelector(".data");
+let saved = null; URL.createObjectURL = (blob) => { saved = blob; return "#"; };
+tool("CSV").click();
+let picture = null;
+Plotly.downloadImage = (made, { filename, scale }) => { picture = [filename, scale, made.layout.paper_bgcolor]; };
+tool("PNG").click();
+const row = document.querySelector("#class-table tbody tr");
+row.dispatchEvent(new KeyboardEvent("keydown", { key: " ", bubbles: true }));
+const picked = row.classList.contains("same");
+const find = document.querySelector("[data-filter]");
+find.value = "experience 1"; find.dispatchEvent(new Event("input"));
+const rows = [...document.querySelectorAll("#class-table tbody tr")].filter((one) => !one.hidden);
+const left = rows.map((one) => one.cells[1].textContent);
+location.hash = "#chart-lost-nme";
+const links = [...document.querySelectorAll("#verdict a")].map((link) => link.hash.slice(1));
+setTimeout(async () => document.body.dataset.probe = JSON.stringify({ cells, opened, closed, picture, picked, left,
+  csv: await saved.text(), shown: !document.getElementById("chart-lost-nme").hidden, search: location.search,
+  dangling: links.filter((name) => !document.getElementById(name)), links: links.length }), 1500);
+</script>"""
+
+
+def test_a_chart_gives_its_data_and_its_picture(browser, make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(6, 3, 3), epochs=1)
+    classes = json.loads((folder / "classes.json").read_text())
+    classes["class_names"][0] = '=1+1, "x"'
+    (folder / "classes.json").write_text(json.dumps(classes))
+    path = report.write(folder)
+    path.write_text(path.read_text().replace("</html>", "") + FIGURE_PROBE)
+    dom, console = open_page(browser, path, tmp_path / "profile", 1200)
+    assert console == []
+    probe = json.loads(unescape(re.search(r'data-probe="([^"]+)"', dom)[1]))
+    accuracy = report.read_run(folder).summaries["cnn"]["accuracy_matrix"]
+    head, *rows = probe["cells"]
+    assert head == ["after experience", "classes of experience", "value", "classes"]
+    assert [row[:2] for row in rows] == [["1", "0"], ["2", "0"], ["2", "1"]]
+    assert float(rows[0][2]) == pytest.approx(accuracy[0][0] - accuracy[1][0], abs=0.06)
+    first, line, *_ = probe["csv"].splitlines()
+    assert first == ",".join(head) and line.startswith("1,0,") and ',"\'=1+1, ""x"",' in line
+    assert (probe["opened"], probe["closed"], probe["picked"]) == ("true", True, True)
+    assert probe["picture"] == ["LUCIR-LWS-on-lfh-shuffled-10-lost-cnn", 3, "#fff"]
+    assert probe["left"] == ["1", "1", "1"]
+    assert probe["shown"] and probe["search"] == "?readout=nme"
+    assert probe["links"] >= 6 and probe["dangling"] == []

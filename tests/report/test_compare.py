@@ -205,3 +205,27 @@ def test_a_configuration_that_holds_itself_never_stops_the_comparison(make_run, 
     folders = [make_run(tmp_path, seed=seed, **SMALL) for seed in range(2)]
     (folders[1] / "config.yaml").write_text("a: &a {b: *a}\n")
     assert "<h1>Runs compared</h1>" in index_of(folders, tmp_path / "out")
+
+
+def test_every_seed_is_a_dot_and_their_mean_a_bar():
+    from incrlt.report.charts import over_seeds
+    from incrlt.report.seeds import estimate
+
+    values = {"weak": {"0": 20.0, "1": 24.0}, "strong": {"0": 30.0}, "unknown": {}}
+    chart = over_seeds(
+        {name: ("cnn own", own, estimate(list(own.values()))) for name, own in values.items()}, "last, %"
+    )
+    dots, mean, lone, lone_mean = chart["data"]
+    assert (dots["x"], dots["y"], dots["text"]) == ([20.0, 24.0], ["weak", "weak"], ["seed 0", "seed 1"])
+    assert (mean["x"], mean["error_x"]["array"], mean["text"]) == ([22.0], [2.0], ["n = 2"])  # |a - b| / 2
+    assert (lone["x"], lone_mean["text"]) == ([30.0], ["n = 1"]) and "error_x" not in lone_mean
+    assert {trace["meta"] for trace in chart["data"]} == {"cnn own"}
+    assert chart["layout"]["xaxis"]["title"]["text"] == "last, %"
+
+
+def test_where_every_line_has_one_seed_the_table_says_it_all():
+    from incrlt.report.charts import over_seeds
+    from incrlt.report.seeds import estimate
+
+    one = {name: ("cnn", {"0": 1.0}, estimate([1.0])) for name in ("a", "b")}
+    assert over_seeds(one, "x") is None

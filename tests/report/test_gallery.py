@@ -167,3 +167,90 @@ def test_damaged_files_are_refused_by_name(add_run, run, tmp_path, name, content
     (run / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name} is (damaged|not UTF-8).*files are whole"):
         add_run.add(run, "lucir", tmp_path / "gallery")
+
+
+@pytest.fixture
+def gallery(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    import gallery
+
+    return gallery
+
+
+LUCIR = "cifar100lt_10tasks_lucir_experts_recipe/aadac667-e083382e-s0"
+SHIKE = "cifar100lt_10tasks_lucir_shike/aadac667-03d0f72a-s0"
+ROUTED = "cifar100lt_10tasks_lucir_shike/aadac667-877e632d-s1"
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ([LUCIR, "cifar100lt_10tasks_finetune/d019fdd4-2007c2e2-s0"], "one protocol hash a picture"),
+        ([LUCIR, "cifar100lt_10tasks_lucir_shike/9ee155eb-26b4f5a6-s0"], "one protocol hash a picture"),
+        (
+            ["cifar100lt_10tasks_replay/c8dcf149-a9e487f0-s0", "cifar100lt_10tasks/c8dcf149-de92edbc-s0"],
+            r"one epochs \(base, later\) a picture; these differ: .*replay.*\(10, 10\); .*\(30, 30\)",
+        ),
+        (["cifar100lt_10tasks_lucir_shike"], "no run 'cifar100lt_10tasks_lucir_shike'; there are: "),
+    ],
+)
+def test_a_picture_refuses_runs_that_do_not_belong_together(gallery, names, reason):
+    with pytest.raises(gallery.ExtensionError, match=reason):
+        gallery.pictured(names)
+
+
+def test_pictures_of_the_pages_are_of_one_protocol_and_length(gallery):
+    pictures = [
+        line.split()[1:]
+        for path in DOCS.rglob("*.md")
+        for line in path.read_text("utf-8").splitlines()
+        if line.startswith("```{gallery-picture}")
+    ]
+    assert pictures
+    for names in pictures:
+        assert len(names) == len(gallery.pictured(names))
+
+
+def test_the_gallery_shows_the_read_out_a_run_answers_with(gallery):
+    icarl = gallery.find("cifar100lt_10tasks_icarl/c8dcf149-c7494921-s0")
+    assert icarl.readout == "nme"
+    assert round(icarl.numbers[gallery.FORGETTING], 1) == 4.2  # of the head it is 20.1
+    routed = gallery.find(ROUTED)
+    assert routed.readout == "routed"
+    assert round(routed.numbers[gallery.AVERAGE], 2) == 37.76  # of all experts it is 39.22
+
+
+def test_runs_of_one_method_are_told_apart_by_what_differs(gallery):
+    for shown in gallery.by_protocol(gallery.runs()).values():
+        names = gallery.labels(shown)
+        assert len(set(names)) == len(names), names
+        assert all(name.split(",")[0] == one.run.method for name, one in zip(names, shown, strict=True))
+    alike = [one for one in gallery.runs() if one.run.experiment == "cifar100lt_10tasks_lucir_lws_control"]
+    assert gallery.labels(alike) == [
+        "LUCIR+LWS, batch size 128, seed 1", "LUCIR+LWS, batch size 64, seed 0", "LUCIR+LWS, batch size 64, seed 1",
+    ]  # fmt: skip
+    assert gallery.labels(alike[:1]) == ["LUCIR+LWS"]
+
+
+def test_points_of_the_scatter_are_the_numbers_of_the_runs(gallery):
+    shown = [gallery.find(LUCIR), gallery.find(SHIKE)]
+    panels = {panel["title"]: panel for panel in gallery.scatter(shown)}
+    assert set(panels) == {"all classes", "many classes", "medium classes", "few classes"}
+    few = panels["few classes"]
+    assert [place for place, *_ in few["points"]] == [1, 2]
+    for (_, x, y, accuracy, forgotten), one in zip(few["points"], shown, strict=True):
+        numbers = one.numbers
+        assert accuracy == numbers["last_accuracy/few_over_classes"]
+        assert forgotten == pytest.approx(numbers["forgetting/few_over_classes"])
+        assert x * few["right"] / 100 == pytest.approx(accuracy)
+        assert few["low"] + y * (few["high"] - few["low"]) / 100 == pytest.approx(forgotten)
+    offline = [one for one in gallery.runs() if one.run.protocol_name == "offline"]
+    assert gallery.scatter(offline) == []
+
+
+def test_the_question_of_the_tail_is_answered(gallery):
+    (least, best) = gallery.tail(shown := [gallery.find(LUCIR), gallery.find(SHIKE)], ["a", "b"])
+    assert least[:3] == ("Forgot least of its few classes", "a", shown[0].page)
+    assert least[3] == "lost 6 % of the 9.4 points it had, 8.8 % at the end"
+    assert best[:3] == ("Ended best on few classes", "b", shown[1].page)

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 from incrlt import report
 from incrlt.metrics import save_confusions
@@ -67,9 +68,11 @@ def test_numbers_stand_on_the_page_with_their_conventions(written):
 def test_every_chart_has_its_figure(written):
     own = without_plotly(written[1].read_text())
     wanted = re.findall(r'data-figure="([^"]+)"', own)
-    assert len(wanted) == len(set(wanted)) == 22
+    assert len(wanted) == len(set(wanted)) == 24
     for name in wanted:
-        body = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', own, re.DOTALL)[1]
+        body = re.search(rf'<script type="application/json" id="{name}-data">(.*?)</script>', own, re.DOTALL)[
+            1
+        ]
         assert json.loads(body)["data"]
 
 
@@ -135,7 +138,7 @@ def test_damaged_files_never_stop_the_page(make_run, tmp_path, monkeypatch, seed
     whole = (folder / "evaluations.npz").read_bytes()
     damage = generator.choice([whole[: len(whole) // 2], generator.randbytes(200), b"", whole])
     (folder / "evaluations.npz").write_bytes(damage)
-    assert "<h1>" in report.write(folder).read_text()
+    assert "<h1 " in report.write(folder).read_text()
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -148,7 +151,7 @@ def test_fields_of_another_type_never_stop_the_page(make_run, spoil, tmp_path, m
         (folder / "confusions.npz").unlink()  # then the page is made of results.json
 
     spoil(folder, generator, ("protocol.json", "environment.json", "classes.json", "results.json"))
-    assert "<h1>" in report.write(folder).read_text()
+    assert "<h1 " in report.write(folder).read_text()
 
 
 @pytest.mark.slow
@@ -180,7 +183,7 @@ def test_evaluations_of_another_shape_never_stop_the_page(make_run, tmp_path, mo
         for t, step in record.steps.items()
     }
     save_evaluations(folder / "evaluations.npz", steps, {"labels": np.ones(3, dtype=int)})
-    assert "<h1>" in report.write(folder).read_text()
+    assert "<h1 " in report.write(folder).read_text()
 
 
 def test_damaged_evaluations_are_said(make_run, tmp_path):
@@ -288,7 +291,9 @@ def test_damaged_thumbnails_cost_the_pictures_alone(make_run, tmp_path, damage):
     (problem,) = read_run(folder).problems
     assert problem.endswith("pictures of the classes are not shown.") and "thumbnails.npz" in problem
     assert str(folder) not in problem
-    assert 'class="thumbnails' not in own and own.count("<svg") == 6  # curves of all but the newest classes
+    assert (
+        'class="thumbnails' not in own and own.split('id="class-table"')[1].count("<svg") == 6
+    )  # curves of all but the newest classes
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", ""])
@@ -316,7 +321,7 @@ def test_values_that_are_no_numbers_never_stop_an_older_page(make_run, tmp_path,
 
 def test_a_chart_that_cannot_be_written_is_a_problem(make_run, tmp_path, monkeypatch):
     broken = {"data": [{"y": [float("nan")]}], "layout": {"height": 1}}
-    monkeypatch.setattr(page.figures, "losses", lambda run: broken)
+    monkeypatch.setattr(page.charts, "losses", lambda run: broken)
     found = page.contents(read_run(make_run(tmp_path, sizes=(4, 2), epochs=1)))
     assert "losses" not in found["charts"]
     assert any(problem.startswith("The loss curves could not be made") for problem in found["problems"])
@@ -328,3 +333,65 @@ def test_text_that_no_file_can_hold_never_stops_the_page(make_run, tmp_path, mon
     classes = json.loads((folder / "classes.json").read_text()) | {"class_names": ["\udce9", "b", "c"]}
     (folder / "classes.json").write_text(json.dumps(classes))
     assert "caf?" in report.write(folder).read_text()
+
+
+def change_config(folder, **strategy):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["strategy"] |= strategy
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(
+    ("readouts", "chosen", "own"),
+    [
+        (("cnn", "nme"), "nme", "nme"),
+        (("cnn", "nme"), "cnn", "cnn"),
+        (("cnn", "nme"), None, "cnn"),
+        (("cnn", "nme", "routed"), "nme", "routed"),
+    ],
+)
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_page_is_headed_by_the_read_out_of_the_run(make_run, tmp_path, readouts, chosen, own, counts):
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1, readouts=readouts)
+    change_config(folder, readout=chosen)
+    if not counts:
+        (folder / "confusions.npz").unlink()
+    run = read_run(folder)
+    assert run.readout == own and set(run.summaries) == set(readouts)
+    found = page.contents(run)
+    assert all(tile.values[0][0] == own for tile in found["tiles"])
+    assert found["readouts"][0] == own
+    average = run.summaries[own]["numbers"]["average_incremental_accuracy/over_tasks"]
+    assert f"{average:.2f} - 39.00" in found["distance"]
+    assert (
+        found["experiences"][1]["over_tasks"]
+        == run.summaries[own]["per_experience"]["accuracy/over_tasks"][1]
+    )
+
+
+def test_an_unfinished_run_is_never_set_against_a_published_number(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2, 2), done=2, epochs=1)
+    found = page.contents(read_run(folder))
+    assert found["distance"].startswith("2 of 3 experiences: not compared with the published row of LUCIR,")
+    assert found["published"]
+    for row in found["published"]:
+        assert all(value is None for one in row["differences"] for value in one.values())
+    assert any("2 of 3 experiences" in remark for remark in found["remarks"])
+    assert all(tile.convention.endswith(", 2 of 3 experiences") for tile in found["tiles"])
+
+
+def test_a_finished_run_with_a_gap_is_not_compared_either(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2, 2), epochs=1)
+    (folder / "confusions.npz").unlink()
+    run = read_run(folder)
+    assert run.complete and "39.00" in page.distance(run)
+    results = json.loads((folder / "results.json").read_text())
+    protocol = json.loads((folder / "protocol.json").read_text())
+    protocol["classes_per_experience"] += [2]
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+    assert results and "39.00" not in page.distance(read_run(folder))
+
+
+def test_there_is_one_sign_for_what_is_undefined_and_no_negative_zero():
+    assert [page.shown(value) for value in (None, -0.04, 0.04, -0.06)] == ["–", "0.0", "0.0", "−0.1"]
+    assert [page.signed(value) for value in (None, -0.004, -0.006)] == ["–", "+0.00", "−0.01"]

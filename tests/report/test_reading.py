@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -165,3 +166,62 @@ def test_a_finished_run_whose_counts_have_a_gap_says_so(folder, lost):
     assert run.finished and not run.complete
     (problem,) = run.problems
     assert problem.startswith(f"The run has finished, but cnn has counts of {lost[-1]} of 3 experiences")
+
+
+def bomb(levels: int = 12) -> str:
+    """Anchors that stand for 9 ** 12 values in half a kilobyte."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.timeout(20)
+def test_anchors_that_stand_for_billions_of_values_are_left_out(folder):
+    (folder / "config.yaml").write_text(bomb())
+    run = read_run(folder)
+    assert run.config == {}
+    assert run.problems == (
+        "config.yaml is damaged (its anchors stand for 3.57e+11 values; at most 20,000 are read): the configuration is "
+        "not shown.",
+    )
+
+
+def test_anchors_of_an_ordinary_file_are_read(folder):
+    (folder / "config.yaml").write_text("training: &t {lr: 0.1}\nrebalance: *t\n")
+    run = read_run(folder)
+    assert run.problems == () and run.config["rebalance"] == {"lr": 0.1}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "protocol.json", "log.jsonl", "classes.json", "confusions.npz"]
+)
+def test_a_pipe_is_not_waited_for(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    (problem, *_) = read_run(folder).problems
+    assert name in problem and "it is no ordinary file" in problem
+
+
+def test_a_file_that_is_far_too_large_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr("incrlt.report.reading.LARGEST_LOG", 100)
+    monkeypatch.setattr("incrlt.metrics.record.LARGEST_ARRAYS", 100)
+    problems = " ".join(read_run(folder).problems)
+    assert (
+        "log.jsonl is damaged (it has more than 100 bytes): loss curves and cost are not shown." in problems
+    )
+    assert "bytes; at most 100 are read: curves per class are not shown." in problems
+
+
+def test_messages_are_cut(folder):
+    (folder / "config.yaml").write_text("? [" + "x" * 100_000 + "]\n: 1\n")
+    described = json.loads((folder / "results.json").read_text()) | {"format": "y" * 700_000}
+    (folder / "results.json").write_text(json.dumps(described))
+    problems = read_run(folder).problems
+    assert len(problems) == 2 and all(len(problem) <= 600 for problem in problems)
+
+
+def test_thousands_of_experiences_are_refused(folder, monkeypatch):
+    monkeypatch.setattr("incrlt.metrics.record.MOST_EXPERIENCES", 2)
+    (problem, _) = read_run(folder).problems
+    assert problem == "the counts name 3 experiences; at most 2 are read: curves per class are not shown."

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 
 import numpy as np
 import pytest
 import yaml
 
+from incrlt.metrics import StreamRecord, write_results
 from incrlt.metrics.evaluation import load_evaluations, save_evaluations
 from incrlt.report import export, read_run, seeds
 from incrlt.report.__main__ import main
@@ -131,7 +134,7 @@ def test_less_forgetting_is_better(methods, monkeypatch):
 def test_names_are_escaped(methods):
     (line, *_) = seeds.lines(methods, [LAST])
     strange = [seeds.Line("a_b|c&d%", "e", "cnn", ("0",), {}, {name: {} for name in export.PAPER})]
-    assert "| a\\_b\\|c&d% |" in export.as_markdown(strange)
+    assert "| a\\_b\\|c&amp;d% |" in export.as_markdown(strange)
     assert r"a\_b|c\&d\% & cnn & 1 & --" in export.as_latex("p", strange)
     assert line.label == "A"
 
@@ -177,3 +180,55 @@ def test_training_sets_drawn_anew_are_taken_together_other_tests_are_not(make_ru
 
 def test_runs_of_older_versions_have_no_bias(make_run, tmp_path):
     assert seeds.bias_rows([read_run(make_run(tmp_path, seed=s, **SMALL)) for s in range(2)]) == []
+
+
+HOSTILE = "=1+1\n\\input{x} <script>alert(1)</script> | [a](b)"
+
+
+def hostile(make_run, tmp_path):
+    runs = [read_run(make_run(tmp_path, f"e{k}", sizes=(3, 2), epochs=1, method=HOSTILE)) for k in range(2)]
+    return seeds.lines(runs, list(export.PAPER))
+
+
+def test_no_text_is_a_formula_in_a_spreadsheet(make_run, tmp_path):
+    lines = hostile(make_run, tmp_path)
+    rows = list(csv.DictReader(io.StringIO(export.as_csv("@SUM(A1)", "+1", lines))))
+    assert len(rows) == len(lines) * len(export.PAPER)
+    for row in rows:
+        assert (
+            row["method"].startswith("'=1+1")
+            and row["protocol"] == "'@SUM(A1)"
+            and row["protocol_hash"] == "'+1"
+        )
+        assert float(row["mean"]) == float(row["mean"]), "numbers stay numbers, negative ones too"
+
+
+def test_class_names_are_no_formulas_in_the_files_of_a_run(tmp_path):
+    record = StreamRecord((np.diag([2, 2]),), np.array([0, 0]), np.array([3, 3]), ("=cmd|x", "-cat"))
+    write_results(tmp_path, {"cnn": record})
+    names = [row["name"] for row in csv.DictReader(io.StringIO((tmp_path / "per_class.csv").read_text()))]
+    assert names == ["'=cmd|x", "'-cat"]
+
+
+def test_no_tag_and_no_line_break_stands_in_markdown(make_run, tmp_path):
+    lines = hostile(make_run, tmp_path)
+    text = export.as_markdown(lines)
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    head, _, *rows = text.splitlines()
+    cells = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    assert set(cells) == {len(re.findall(r"\|", head))}
+    assert "[a](b)" not in text
+
+
+def test_nothing_leaves_the_comment_of_a_latex_table(make_run, tmp_path):
+    text = export.as_latex("name\n\\input{/etc/passwd}\u2028x", hostile(make_run, tmp_path))
+    first, second, *_ = text.splitlines()
+    assert first.startswith("% name ") and second == "\\begin{tabular}{llrrrrrrrr}"
+    assert "\\input{x}" not in text
+
+
+def test_a_long_name_is_cut_and_stays_its_own(make_run, tmp_path):
+    long = [make_run(tmp_path, "x" * 180 + end, sizes=(3, 2), epochs=1, protocol="p" * 300) for end in "ab"]
+    assert main([*map(str, long), "-o", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").glob("*")}
+    assert max(map(len, names)) < 120 and len([name for name in names if name.startswith("xxx")]) == 2

@@ -28,7 +28,7 @@ def test_experience_rows_join_plan_log_and_metrics(run):
 
 
 def test_class_rows_carry_the_other_read_out(run):
-    rows = tables.classes(run.records)
+    rows = tables.classes(run)
     assert [row["others"] for row in rows] == [
         [row["accuracy_last"]] for row in class_rows(run.records["nme"])
     ]

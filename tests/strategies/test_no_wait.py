@@ -27,6 +27,7 @@ from incrlt.experts.ncl import NCL
 from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
+from incrlt.experts.tcl import TCL
 from incrlt.kernels import closed_form, ops
 from incrlt.stages.expert_assignment import ExpertAssignment
 from incrlt.stages.lws import LWS
@@ -171,6 +172,7 @@ EXPERTS = {
     "ncl": NCL(num_experts=2),
     "ride": RIDE(num_experts=2),
     "shike": SHIKE(num_experts=2, classifier_epochs=2, classifier_warmup=0),
+    "tcl": TCL(num_experts=2),
 }
 
 

@@ -151,3 +151,82 @@ def test_recorders_of_a_run_do_not_stand_in_the_way(repeated):
 
     strategy = toy.make(LUCIR, plugins=[ConfusionRecorder(), RoutingRecorder()])
     assert strategy.stepper.name == "graph", strategy.stepper.reason
+
+
+# ------------------------------------------------------------------------------------ a step that auto chose
+
+
+class Lying(toy.RepeatedCall):
+    """A graph whose replay writes something else."""
+
+    change = staticmethod(lambda results: None)
+
+    def replay(self):
+        super().replay()
+        self.change(self._results)
+
+
+class Raising(toy.RepeatedCall):
+    """A graph that fails: there is no memory, or a call that cannot be captured."""
+
+    error = None
+
+    def capture(self, function):
+        function()  # a warm-up that moves running means
+        raise self.error
+
+
+def stale(results):
+    results[-1].zero_()
+
+
+FAILURES = {
+    "a term": (Lying, lambda results: results[0].mul_(1.1), "its term cross_entropy is off by 1"),
+    "a NaN": (Lying, lambda results: results[0].fill_(torch.nan), "its term cross_entropy is off by nan"),
+    "a gradient": (Lying, lambda results: results[2].mul_(1.1), "its gradients are off by "),
+    "a gradient left out": (Lying, stale, "its gradients are off by"),
+    "no memory": (Raising, torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+    "a call": (
+        Raising,
+        RuntimeError("operation not permitted when stream is capturing\nmore"),
+        "RuntimeError: operation not permitted when stream is capturing;",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", FAILURES)
+def test_a_captured_step_that_auto_chose_and_that_fails_gives_way_to_eager_ones(monkeypatch, which):
+    eager, expected = run("finetune", "eager")
+    kind, what, reason = FAILURES[which]
+    key = "change" if kind is Lying else "error"
+    monkeypatch.setattr(kind, key, staticmethod(what) if kind is Lying else what)
+    monkeypatch.setattr(Stepper, "make", kind)
+    with pytest.warns(UserWarning, match="step: the captured step is not used") as said:
+        captured, terms = run("finetune", "auto")
+    (text,) = {str(w.message) for w in said if str(w.message).startswith("step: ")}
+    assert reason in text and "Set training.step: eager, and report this with the output" in text
+    assert captured.stepper.name == "eager" and captured.stepper.captures == 0
+    assert reason.rstrip(";") in captured.stepper.reason
+    assert terms == expected
+    assert toy.changed(toy.weights(eager.model), toy.weights(captured.model)) == set()
+
+
+def test_a_captured_step_that_was_asked_for_raises(monkeypatch):
+    monkeypatch.setattr(Raising, "error", RuntimeError("operation not permitted"))
+    monkeypatch.setattr(Stepper, "make", Raising)
+    with pytest.raises(RuntimeError, match="operation not permitted"):
+        run("finetune", "graph")
+
+
+def test_a_compiler_that_fails_is_one_sentence(monkeypatch):
+    failed = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "torch._dynamo.exc"})
+
+    def fake_compile(function):
+        def call(*_):
+            raise failed("backend='inductor' raised:\nCppCompileError: no g++")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    with pytest.raises(UserError, match=r"torch.compile fails here \(BackendCompilerFailed.*step: eager"):
+        run("finetune", "compile")

@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from incrlt.metrics import StreamRecord, class_rows
 from incrlt.metrics.confusion import group_confusion as confusion_by_group
+from incrlt.metrics.forgetting import drop_from_best
 from incrlt.metrics.groups import GROUPS
+from incrlt.metrics.numbers import nested
 from incrlt.report.reading import Json, Run, number
 from incrlt.report.seeds import Estimate
 
@@ -21,6 +25,10 @@ Series = Sequence[float | None]
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 MAX_POINTS = 3000
+MOST_LINES = 20
+"""Experiences that are drawn as a line each; more are drawn as bands."""
+BANDS = (10, 25, 50, 75, 90)
+"""Percentiles."""
 PALETTE = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
 """Colours of lines that stand for nothing in particular."""
 _CONVENTION_COLOURS = {"over_tasks": "@ink", "over_classes": "@teal", "over_seen_images": "@violet"}
@@ -108,20 +116,41 @@ def forgetting_over_time(summaries: Mapping[str, Json]) -> Figure | None:
     return experience_chart(_series(summaries, names), "forgetting, points", rangemode="tozero")
 
 
-def matrix(summary: Json) -> Figure | None:
-    """The accuracy matrix: row t after experience t, column j the classes of experience j."""
+def matrix(summary: Json, names: Sequence[str] = ()) -> Figure | None:
+    """The accuracy matrix: row t after experience t, column j the classes of experience j.
+
+    Args:
+        summary: Of one read-out.
+        names: Per experience the names of its classes, shown on hover.
+    """
+    return _heat(summary.get("accuracy_matrix"), "seq", "%", names)
+
+
+def lost(summary: Json, names: Sequence[str] = ()) -> Figure | None:
+    """The forgetting matrix: row t, column j the best accuracy on experience j before t minus that after t."""
     rows = summary.get("accuracy_matrix")
     if not rows or len(rows) < 2:
         return None
+    accuracies = np.array([[np.nan if value is None else value for value in row] for row in rows])
+    return _heat(nested(drop_from_best(accuracies)), "lost", "points", names)
+
+
+def _heat(rows: Any, scale: str, unit: str, names: Sequence[str]) -> Figure | None:
+    """Return a square table as a heat map over experiences; ``scale`` names its colours."""
+    if not rows or len(rows) < 2:
+        return None
     values = [[None if value is None else round(value, 1) for value in row] for row in rows]
+    hover = f"after experience %{{y}}, classes of %{{x}}<br><b>%{{z:.1f}} {unit}</b>" + "<br>%{text}" * bool(
+        names
+    )
     heat = {
         "type": "heatmap",
         "z": values,
         "zmin": 0,
-        "zmax": max((value for row in values for value in row if value is not None), default=1) or 1,
-        "colorscale": [[step / 4, f"@seq:{step / 4}"] for step in range(5)],
-        "colorbar": {"thickness": 10, "outlinewidth": 0, "title": {"text": "%"}},
-        "hovertemplate": "after experience %{y}, classes of %{x}<br><b>%{z:.1f} %</b><extra></extra>",
+        "zmax": max((value for row in values for value in row if value is not None and value > 0), default=1),
+        "colorscale": [[step / 4, f"@{scale}:{step / 4}"] for step in range(5)],
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "title": {"text": unit}},
+        "hovertemplate": f"{hover}<extra></extra>",
         "xgap": 1,
         "ygap": 1,
         "hoverongaps": False,
@@ -137,6 +166,8 @@ def matrix(summary: Json) -> Figure | None:
         yaxis={**ticks, "autorange": "reversed"},
         height=_matrix_height(len(rows)),
         hovermode="closest",
+        # a text per column, not per cell: 100 experiences have 10,000 cells
+        **({"meta": {"columns": list(names)}} if names else {}),
     )
 
 
@@ -150,15 +181,46 @@ def accuracy_per_experience(summary: Json) -> Figure | None:
     if not rows or len(rows) < 2:
         return None
     size = len(rows)
+    if size > MOST_LINES:
+        return _bands_by_age(rows)
     lines = [
         line(f"experience {j}", [row[j] for row in rows], f"@seq:{0.4 + 0.6 * j / max(1, size - 1):.3f}")
         for j in range(size)
     ]
     for trace in lines:
         trace["hovertemplate"] = "%{fullData.name} after %{x}: %{y:.1f} %<extra></extra>"
+        # its number stands at the end of every line: eleven shades of one colour are told apart by nobody
+        ends = {"mode": "lines+markers+text", "textposition": "middle right", "textfont": {"size": 10}}
+        trace |= {**ends, "text": [""] * (size - 1) + [trace["name"].removeprefix("experience ")]}
     ticks = _whole_ticks(size)
     layout = {"showlegend": False, "hovermode": "closest", "height": _matrix_height(size)}
     return figure(lines, "experience", "accuracy, %", xaxis=ticks, yaxis={"rangemode": "tozero"}, **layout)
+
+
+def _bands_by_age(rows: Sequence[Sequence[float | None]]) -> Figure:
+    """The same for very many experiences: by age of the classes the median, and where half and four fifths lie."""
+    ages = [[rows[j + age][j] for j in range(len(rows) - age)] for age in range(len(rows))]
+    found = [np.array([value for value in values if value is not None]) for values in ages]
+    shares = {
+        name: [round(float(np.percentile(one, name)), 2) if one.size else None for one in found]
+        for name in BANDS
+    }
+    traces = []
+    for low, high, label, share in ((10, 90, "four fifths", 0.3), (25, 75, "half", 0.55)):
+        edge = {
+            "mode": "lines",
+            "line": {"width": 0, "color": "@teal"},
+            "hoverinfo": "skip",
+            "hovertemplate": None,
+        }
+        traces.append({**line("", shares[low], "@teal"), **edge, "showlegend": False})
+        band = {"fill": "tonexty", "fillcolor": f"@seq:{share}"}
+        traces.append({**line(f"{label} of the experiences", shares[high], "@teal"), **edge, **band})
+    traces.append({**line("median experience", shares[50], "@ink"), "hovertemplate": "median %{y:.1f} %"})
+    return figure(
+        traces, "experiences since arrival", "accuracy, %",
+        xaxis={"tickformat": "d"}, yaxis={"rangemode": "tozero"}, height=_matrix_height(len(rows)),
+    )  # fmt: skip
 
 
 def forgetting_by_age(summary: Json, which: str) -> Figure | None:
@@ -358,8 +420,15 @@ def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
     return [{**common, "x0": position + 0.5, "x1": position + 0.5} for position in changes]
 
 
-def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
-    """One accuracy curve per method with its standard error over seeds, for the comparison page."""
+def compared(
+    series: Mapping[str, Sequence[Estimate]], readouts: Mapping[str, str] | None = None
+) -> Figure | None:
+    """One accuracy curve per method with its standard error over seeds, for the comparison page.
+
+    Args:
+        series: Name -> what is known after each experience.
+        readouts: Name -> its read-out, of which the page shows one.
+    """
     lines = [
         _with_errors(
             line(
@@ -367,6 +436,7 @@ def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
                 [step.mean for step in steps],
                 PALETTE[index % len(PALETTE)],
                 DASHES[index // len(PALETTE) % len(DASHES)],
+                meta=(readouts or {}).get(name, ""),
             ),
             [step.error for step in steps],
         )
@@ -374,6 +444,37 @@ def compared(series: Mapping[str, Sequence[Estimate]]) -> Figure | None:
         if sum(step.mean is not None for step in steps) > 1
     ]
     return experience_chart(lines, "accuracy, %, over tasks", rangemode="tozero")
+
+
+def over_seeds(values: Mapping[str, tuple[str, Mapping[str, float], Estimate]], title: str) -> Figure | None:
+    """A row per method: a dot per seed, the mean and its standard error.
+
+    Args:
+        values: Name -> read-out, seed -> value, their estimate.
+        title: What the number is.
+    """
+    known = {name: one for name, one in values.items() if one[1]}
+    if len(known) < 2 or all(len(seeds) < 2 for _, seeds, _ in known.values()):
+        return None  # one value a line: the table says it all
+    traces = []
+    for name, (readout, seeds, found) in known.items():
+        row = {"type": "scatter", "mode": "markers", "meta": readout, "showlegend": False}
+        dots = {
+            "x": [round(value, 2) for value in seeds.values()], "y": [name] * len(seeds), "name": "seeds",
+            "text": [f"seed {seed}" for seed in seeds], "marker": {"color": "@teal", "size": 7, "opacity": 0.7},
+            "hovertemplate": "%{text}: %{x}<extra></extra>",
+        }  # fmt: skip
+        mean = {
+            "x": [round(found.mean or 0.0, 2)], "y": [name], "name": "mean", "text": [f"n = {found.n}"],
+            "marker": {"color": "@ink", "size": 11, "symbol": "line-ns-open", "line": {"width": 2}},
+            "hovertemplate": "mean %{x}, %{text}<extra></extra>",
+        }  # fmt: skip
+        if found.error is not None:
+            size = [round(found.error, 2)]
+            mean["error_x"] = {"type": "data", "array": size, "thickness": 1.5, "width": 4, "color": "@ink"}
+        traces += [{**row, **dots}, {**row, **mean}]
+    y = {"type": "category", "autorange": "reversed", "showgrid": True}
+    return figure(traces, title, "", yaxis=y, hovermode="closest", height=110 + 34 * len(known))
 
 
 def _with_errors(trace: Figure, errors: Series) -> Figure:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from incrlt.metrics.evaluation import load_evaluations, save_evaluations
-from incrlt.report import page, read_run
+from incrlt.report import figures, page, read_run
 
 
 def concrete(value):
@@ -38,7 +38,7 @@ def charts(run):
 
 def test_every_chart_is_there(charts):
     once = {"accuracy", "groups", "forgetting", "losses", "rate", "memory"}
-    each = {"matrix", "curves", "age", "age-last", "old", "new", "size", "negatives"}
+    each = {"matrix", "lost", "curves", "age", "age-last", "old", "new", "size", "negatives"}
     assert set(charts) == once | {f"{name}-{readout}" for name in each for readout in ("cnn", "nme")}
 
 
@@ -52,7 +52,7 @@ def test_every_colour_is_a_variable_of_the_style(charts):
     style = (page._FOLDER / "page.css").read_text()
     for name, chart in charts.items():
         for colour in colours(chart):
-            assert re.fullmatch(r"seq:[01](\.\d+)?", colour) or f"--{colour}:" in style, (name, colour)
+            assert re.fullmatch(r"(seq|lost):[01](\.\d+)?", colour) or f"--{colour}:" in style, (name, colour)
 
 
 def test_accuracy_lines_are_the_summary(run, charts):
@@ -135,7 +135,7 @@ def test_experts_stand_beside_all_of_them_together(recorded):
     rates = 100 * counts / 50  # test images per class
     expected = [*rates[:, 0].mean(axis=0), rates[:, 1, 2].mean()]
     assert bars["over classes"]["y"] == pytest.approx(expected, abs=0.006)
-    assert bars["over classes"]["x"] == ["expert 1", "expert 2", "expert 3", "all 3 together"]
+    assert bars["over classes"]["x"] == ["expert 0", "expert 1", "expert 2", "all 3 together"]
 
 
 def test_curve_over_experts_starts_with_one(recorded):
@@ -173,3 +173,43 @@ def test_evaluations_that_begin_late_are_shown_from_there_on(make_run, tmp_path)
 
 def test_read_outs_are_marked_so_that_the_page_can_choose(charts):
     assert {trace["meta"] for trace in charts["groups"]["data"]} == {"cnn", "nme"}
+
+
+def test_the_forgetting_matrix_is_the_drop_from_the_best_so_far(run, charts):
+    accuracy = run.summaries["cnn"]["accuracy_matrix"]
+    found = charts["lost-cnn"]["data"][0]["z"]
+    assert found[0] == [None] * 3 and found[1][1:] == [None] * 2 and found[2][2] is None
+    assert found[1][0] == pytest.approx(accuracy[0][0] - accuracy[1][0], abs=0.06)
+    assert found[2][0] == pytest.approx(max(accuracy[0][0], accuracy[1][0]) - accuracy[2][0], abs=0.06)
+    assert found[2][1] == pytest.approx(accuracy[1][1] - accuracy[2][1], abs=0.06)
+    names = charts["lost-cnn"]["layout"]["meta"]["columns"]
+    assert names == [", ".join(f"class {c}" for c in own) for own in (range(6), range(6, 9), range(9, 12))]
+
+
+def test_very_many_experiences_are_bands_and_not_lines(make_run, tmp_path):
+    run = read_run(make_run(tmp_path, sizes=(2,) * 24, readouts=("cnn",), epochs=1))
+    chart = page.contents(run)["charts"]["curves-cnn"]
+    lines = {trace["name"]: trace["y"] for trace in chart["data"]}
+    assert set(lines) == {
+        "",
+        "four fifths of the experiences",
+        "half of the experiences",
+        "median experience",
+    }
+    matrix = run.summaries["cnn"]["accuracy_matrix"]
+    at_age = sorted(matrix[j + 21][j] for j in range(3))
+    assert lines["median experience"][21] == pytest.approx(at_age[1], abs=0.006)
+    assert lines["median experience"][23] == pytest.approx(matrix[23][0], abs=0.006)
+
+
+def test_a_notebook_gets_the_charts_of_the_page(run, charts):
+    pytest.importorskip("plotly.graph_objects")
+    found = figures(run.folder)
+    assert set(found) == set(charts)
+    lines = {line.name: list(line.y) for line in found["forgetting"].data}
+    expected = run.summaries["cnn"]["per_experience"]["forgetting/chaudhry_over_tasks"]
+    assert lines["cnn · over tasks"][1:] == pytest.approx(expected[1:], abs=0.006)
+    assert found["forgetting"].data[0].line.color == "#1a2030"  # ink on white
+    heat = found["lost-cnn"].data[0]
+    assert heat.colorscale[0][1] == "rgb(251,241,236)" and heat.text[2][1] == "class 6, class 7, class 8"
+    assert "@" not in json.dumps({name: one.to_plotly_json() for name, one in found.items()}, default=str)

@@ -10,7 +10,7 @@ from incrlt.metrics import StreamRecord, class_groups
 from incrlt.metrics.calibration import Reliability, reliability_by_group
 from incrlt.metrics.experts import Values, disagreement, expert_accuracy
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name
-from incrlt.report.figures import PALETTE, Figure, experience_chart, figure, line
+from incrlt.report.charts import PALETTE, Figure, experience_chart, figure, line
 from incrlt.report.reading import Json, Run, number
 
 COLOURS = {"over_classes": "@ink", **{group: f"@{group}" for group in GROUPS}}
@@ -101,7 +101,7 @@ def expert_bars(run: Run) -> Figure | None:
     if not rows:
         return None
     alone, together = rows[max(rows)]
-    names = [*(f"expert {k}" for k in range(1, len(alone) + 1)), f"all {len(alone)} together"]
+    names = [*(f"expert {k}" for k in range(len(alone))), f"all {len(alone)} together"]
     bars = [
         {
             "type": "bar",
@@ -126,7 +126,7 @@ def experts_over_time(run: Run) -> Figure | None:
     lines: list[Figure] = []
     for k in range(size):
         values = {t: alone[k]["over_classes"] for t, (alone, _) in rows.items()}
-        lines += _over_experiences(f"expert {k + 1}", values, palette[k % len(palette)], "dash")
+        lines += _over_experiences(f"expert {k}", values, palette[k % len(palette)], "dash")
     values = {t: together[-1]["over_classes"] for t, (_, together) in rows.items()}
     lines += _over_experiences(f"all {size} together", values, "@ink")
     return experience_chart(lines, "accuracy, %, over classes", rangemode="tozero")

@@ -1,0 +1,67 @@
+"""Post-hoc logit adjustment: take the prior out of the answers, without training.
+
+Menon et al., ICLR 2021 (prior of the counts); AdaPrior, CVPR 2026 (the network's own mean answer).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from incrlt.experiment.fields import NonNegative
+from incrlt.experiment.ranges import check_fields
+from incrlt.losses.prior import prior_adjusted, static_prior
+from incrlt.models.network import OFFSETS
+from incrlt.plugins.features import answers_of
+from incrlt.stages._measured import measured
+from incrlt.types import Stage
+
+
+@dataclass(frozen=True)
+class LogitAdjustment:
+    """Subtract the log of a prior from the logits, in evaluation alone; training goes on without it.
+
+    Counts: images per class in the stream, exemplars included (``prior: counts``).
+
+    Deviation: offsets are centred, which changes no answer: classes that have just arrived begin at the middle.
+    """
+
+    name = "logit_adjustment"
+    kind = "rebalance"
+    title = "logit adjustment"
+    later_stages = (("logit_adjustment", 1, "stream"),)
+
+    strength: NonNegative = 1.0
+    """Factor of the log prior: 1 for counts, 0.6 to 0.7 for answers (AdaPrior). With a loss that adds a prior, counts
+    correct twice."""
+    prior: Literal["counts", "answers"] = "counts"
+    """``counts``: share of each class in the stream. ``answers``: the mean answer to it, without augmentation."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+        """Return the strategy's first stage, which clears the offsets of before, and this one."""
+        first = dataclasses.replace(first, prepare=functools.partial(_clear, first.prepare))
+        return first, measured("logit_adjustment", functools.partial(self._adjust, strategy))
+
+    @torch.no_grad()
+    def _adjust(self, strategy: Any, network: Any, num_old: int) -> None:
+        if self.prior == "counts":
+            prior = static_prior(strategy.class_counts)
+        else:
+            prior = answers_of(strategy, strategy.stream_dataset)
+        offsets = prior_adjusted(torch.zeros_like(prior), prior, self.strength)
+        network.remember(OFFSETS, (offsets - offsets.mean()).float())
+
+
+def _clear(before: Callable[[Any, int], None] | None, network: Any, num_old: int) -> None:
+    """Take the offsets away: later stages of the experts read logits as evaluation does."""
+    if before is not None:
+        before(network, num_old)
+    network.remember(OFFSETS, torch.zeros(network.num_classes))
