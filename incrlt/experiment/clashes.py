@@ -30,7 +30,7 @@ class Answers(dict[str, Any]):
         return None
 
 
-def clashes(experiment: Experiment) -> list[str]:
+def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
     """Return all that does not go together, in the order of the sections."""
     problems = [
         *_split(experiment.benchmark),
@@ -43,7 +43,7 @@ def clashes(experiment: Experiment) -> list[str]:
         *_computation(experiment),
         *too_large(experiment),
     ]
-    if not problems:
+    if not problems and with_data:
         try:
             experiment.protocol()
         except UserError as error:

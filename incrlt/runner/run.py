@@ -23,7 +23,7 @@ from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.routing import RoutingRecorder
 from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
-from incrlt.runner import resume
+from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
 from incrlt.runner.build import build_strategy, choose_device, load_data
 from incrlt.runner.folder import RunFolder, environment, session
@@ -49,6 +49,7 @@ WRITTEN_LATER = (
     "routing_sweep.csv",
     "published.txt",
     "report.html",
+    *kept.FILES,
 )
 """Files of a run folder that a run begun anew must not find from the run before."""
 
@@ -155,6 +156,7 @@ class Run:
         self.routing = RoutingRecorder()
         self.image_shape = tuple(data.train_images.shape[1:])
         self.thumbnails = _first_images(data, resolved)
+        self._keep = kept.of_data(data, resolved)
         self.validation = _validation(experiment, data, resolved)
         recorders = [self.recorder, self.routing]
         self.strategy = build_strategy(experiment, self.image_shape[0], device, recorders)
@@ -208,6 +210,7 @@ class Run:
     # ------------------------------------------------------------------ beginning
 
     def _begin_anew(self) -> int:
+        resume.check_no_versions(self.folder.path)
         self.checkpoints.clear()
         self.folder.remove(WRITTEN_LATER)
         self.board.cut({})
@@ -468,6 +471,7 @@ class Run:
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
         self.board.close()
+        self._keep(self.folder.path, self.strategy)
         self.manifest.sync()
         self.manifest.renew(finished=True, session=self._sessions)
         self.folder.write_text("DONE", "")
@@ -486,8 +490,20 @@ class Run:
 
 
 def _validation(experiment: Experiment, data: Any, resolved: Any) -> Validation | None:
-    """Return what scores the held-out images, if ``output.validation`` asks for it."""
-    return Validation(data, resolved, experiment.training.eval_batch_size) if experiment.output.validation else None
+    """Return what scores the held-out images, if ``output.validation`` asks for it.
+
+    Raises:
+        UserError: Several processes: only the first would score.
+    """
+    if experiment.output.validation and world().size > 1:
+        raise UserError(
+            "output.validation scores in one process. Set output.validation: false, or start one."
+        )
+    return (
+        Validation(data, resolved, experiment.training.eval_batch_size)
+        if experiment.output.validation
+        else None
+    )
 
 
 def _first_images(data: Any, resolved: Any) -> list[Any]:
