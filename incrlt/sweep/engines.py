@@ -151,7 +151,9 @@ class Ray:
 
     def __init__(self, lanes: int, address: str | None = None, gpu: float = 0.0) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")  # else its node dies on a busy machine
+        os.environ.setdefault(
+            "RAY_agent_register_timeout_ms", "300000"
+        )  # else its node dies on a busy machine
         if address is None:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else it writes a token into the home folder
         self._ray = _module("ray", "ray")
