@@ -16,6 +16,7 @@ VERBS: Final = {
     "rollback": ("incrlt.rollback", "let answers come from an earlier version again"),
     "export": ("incrlt.export", "write a run as ONNX, to answer without incrlt and torch"),
     "sweep": ("incrlt.sweep.__main__", "train many settings and compare them"),
+    "sweep": ("incrlt.sweep.__main__", "run many experiments: settings, seeds, orders"),
     "report": ("incrlt.report.__main__", "write the pages of runs"),
     "doctor": ("incrlt.doctor", "look at this machine"),
 }
