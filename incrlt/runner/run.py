@@ -28,6 +28,7 @@ from incrlt.runner.board import Board
 from incrlt.runner.build import build_strategy, choose_device, load_data
 from incrlt.runner.folder import RunFolder, environment, session
 from incrlt.runner.follow import follow
+from incrlt.runner.memory import lack_of_memory_told
 from incrlt.runner.options import RunOptions
 from incrlt.runner.threads import Threads, choose_threads, cores
 from incrlt.training.template import IncrTemplate
@@ -59,9 +60,9 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     run again unless ``options.resume`` is ``restart``.
 
     Raises:
-        UserError: Bad data, an unwritable folder, a non-finite loss.
+        UserError: Bad data, an unwritable folder, a non-finite loss, too little memory.
     """
-    with joined(options.batch_norm) as processes:
+    with lack_of_memory_told(), joined(options.batch_norm) as processes:
         device = choose_device(experiment.device)
         data = load_data(experiment)
         resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
