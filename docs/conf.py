@@ -40,8 +40,11 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Names of other projects: their inventories would have to be fetched.
     (r"py:.*", r"(?!incrlt\.).*"),
-    # A type variable has no page.
+    # Type variables and checks of fields have no page.
     (r"py:class", r"incrlt\.types\.T"),
+    (r"py:class", r"incrlt\.processes\.T"),
+    (r"py:class", r"incrlt\.training\.compute\.M"),
+    (r"py:class", r"incrlt\.experiment\.fields\._\w+"),
 ]
 
 autosummary_generate = ["api.rst"]

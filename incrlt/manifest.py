@@ -32,7 +32,7 @@ CHUNK: Final = 1 << 22
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileEntry:
     """What a file held at the commit."""
 
     size: int
@@ -52,7 +52,7 @@ class Manifest:
     finished: bool = False
     commit: Mapping[str, Any] = field(default_factory=dict)
     """Number and time of the commit, and how many times the run had gone on by then."""
-    files: Mapping[str, Entry] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
     """By path inside the folder, with slashes."""
     noticed: tuple[str, ...] = ()
     """What differed whenever the run went on, a sentence each."""
@@ -111,7 +111,7 @@ def _parsed(content: dict[str, Any]) -> Manifest:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or type(size) is not int:
             raise ValueError("it names a file outside the folder")
-        files[name] = Entry(size, str(sha256))
+        files[name] = FileEntry(size, str(sha256))
     return Manifest(
         config=str(content["config"]),
         protocol=str(content["protocol"]),
@@ -127,7 +127,7 @@ def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _difference(path: Path, entry: Entry, may_be_longer: bool) -> str | None:
+def _difference(path: Path, entry: FileEntry, may_be_longer: bool) -> str | None:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -172,7 +172,7 @@ class Keeper:
         self, folder: Path, config: str, protocol: str, clock: Callable[[], float] = time.time
     ) -> None:
         self.folder, self.config, self.protocol, self._clock = folder, config, protocol, clock
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, FileEntry] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
         self._growing: dict[str, tuple[Any, int]] = {}
         self._noticed: tuple[str, ...] = ()
@@ -224,11 +224,11 @@ class Keeper:
         }
         write_atomic(self.folder / FILE, json.dumps({**content, "sha256": _seal(content)}, indent=1) + "\n")
 
-    def _measured(self, name: str, size: int) -> Entry:
+    def _measured(self, name: str, size: int) -> FileEntry:
         path = self.folder / name
         try:
             if not name.startswith(GROWING):
-                return Entry(size, _hashed(path, size).hexdigest())
+                return FileEntry(size, _hashed(path, size).hexdigest())
             hasher, start = self._growing.get(name, (None, 0))
             if start > size:  # it was cut back
                 hasher, start = None, 0
@@ -238,7 +238,7 @@ class Keeper:
                 f"cannot read {path}: {error.strerror}. See that the disk is well, then run the same command again."
             ) from error
         self._growing[name] = (hasher, size)
-        return Entry(size, hasher.hexdigest())
+        return FileEntry(size, hasher.hexdigest())
 
 
 def _marks(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

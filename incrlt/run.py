@@ -23,6 +23,8 @@ from incrlt.runner.options import RunOptions
 if TYPE_CHECKING:
     from incrlt.experiment.schema import Experiment
 
+MOST_LISTED: Final = 20
+"""Experiences whose classes a dry run names."""
 DONE, BAD_INPUT, STOPPED, TERMINATED = 0, 2, 130, 143
 
 EPILOG: Final = """\
@@ -130,12 +132,12 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     options = RunOptions(
         resume="restart" if given.restart else "auto", batch_norm=given.batch_norm, command=command
     )
-    with _ended_by_sigterm():
+    with ended_by_sigterm():
         return execute(experiment, options)
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does: files closed, the folder free, the reason said.
 
     Nothing more is saved, since the signal may come in the middle of a step. A second one ends the process at once.
@@ -182,6 +184,7 @@ def _dry_run(experiment: Experiment) -> None:
         "protocol": f"{protocol.name} of {protocol.dataset}, rule {protocol.rule_hash}",
         "config hash": experiment.hash()[:8],
         "cost": f"{epochs} epochs, {quantity(work)} images, about {quantity(steps)} steps",
+        **_pictures(experiment),
         **_not_counted(untold(experiment)),
         "results in": experiment.run_folder("<protocol hash>").with_name(
             f"<protocol hash>-{experiment.hash()[:8]}-s{experiment.seeds.all}"
@@ -189,6 +192,28 @@ def _dry_run(experiment: Experiment) -> None:
         "dry run": "nothing was trained; leave out --dry-run to run it",
     }
     Console().dry_run(facts, experiment.resolved_yaml(), rows)
+
+
+def _pictures(experiment: Experiment) -> dict[str, str]:
+    """Return what a folder holds: every file accounted for, and the classes of each experience with their counts."""
+    if experiment.benchmark.dataset != "folder":
+        return {}
+    from incrlt.benchmarks import folder
+
+    found, protocol = (
+        folder.scan(experiment.data.root, experiment.benchmark.image_size),
+        experiment.protocol(),
+    )
+    sizes = protocol.class_sizes()
+    untested = [name for name, own in zip(found.class_names, found.test, strict=True) if not own]
+    return {
+        "pictures": found.account,
+        **({"not tested": ", ".join(untested)} if untested else {}),
+        **{
+            f"experience {t + 1}": ", ".join(f"{found.class_names[c]} {sizes[c]}" for c in own)
+            for t, own in enumerate(protocol.classes[:MOST_LISTED])
+        },
+    }
 
 
 def _not_counted(methods: Sequence[str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ LIGHT = [
 LIGHT += [
     "incrlt.console",
     "incrlt.run",
+    "incrlt.sweep.__main__",
     "incrlt.benchmarks.longtail",
     "incrlt.benchmarks.protocols",
     "incrlt.benchmarks.facts",

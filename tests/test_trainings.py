@@ -1,54 +1,54 @@
-"""The queue of trainings: what is done is skipped, what was cut goes on, what is wrong is said before any work."""
+"""The table of full-length trainings is a sweep like any other, with what is usual for it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from incrlt.errors import UserError
+from incrlt.sweep import __main__ as command
+from incrlt.sweep import table
 from perf import trainings
-
-ROW = "- experiment: quickstart.yaml\n  seeds: [0, 1]\n  overrides: [training.epochs=1, rebalance=null]\n"
-
-
-def table(folder, text):
-    path = folder / "table.yaml"
-    path.write_text(text)
-    return path
-
-
-def test_a_queue_names_what_fails_trains_the_rest_and_skips_what_is_done(tmp_path, capsys):
-    no_data = "- experiment: cifar100lt_10tasks.yaml\n  overrides: [training.epochs=1]\n"
-    out = tmp_path / "out"
-    path = table(tmp_path, no_data + ROW)
-    words = [str(path), "--lanes", "2", "--out", str(out), "--data", str(tmp_path)]
-    assert trainings.main(words) == 1
-    told = capsys.readouterr().out
-    assert "FAILED    cifar100lt_10tasks" in told
-    assert told.count("done      quickstart") == 2
-    assert sorted(folder.name[-2:] for folder in (out / "quickstart").iterdir()) == ["s0", "s1"]
-    assert all(run.progress() == (4, 4) for run in trainings.read(path, out, None)[1:])
-
-    assert trainings.main(words) == 1
-    told = capsys.readouterr().out
-    assert told.count("  done      4 of 4 epochs") == 2
-    assert told.count("started") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("experiment: x.yaml\n", "must be a list of rows"),
-        ("- experiment: quickstart.yaml\n  seed: 1\n", "has seed; a row takes experiment, overrides, seeds"),
-        ("- experiment: quickstart.yaml\n  seeds: 1\n", "give a list of whole numbers"),
-        ("- experiment: quickstart.yaml\n  overrides: [training.epoch=3]\n", "epoch"),
-        ("- experiment: none.yaml\n", "none.yaml"),
-    ],
-)
-def test_a_wrong_table_is_refused_before_the_first_run(tmp_path, text, said):
-    with pytest.raises(UserError, match=said):
-        trainings.read(table(tmp_path, text), tmp_path, None)
 
 
 def test_the_table_of_the_repository_can_be_run(tmp_path):
-    runs = trainings.read(trainings.HERE / "trainings.yaml", tmp_path, None)
-    assert [run.progress() for run in runs[:3]] == [(0, 1760), (0, 1760), (0, 2090)]
+    sweep = table.from_file(trainings.TABLE, table.read(trainings.TABLE))
+    tasks = sweep.tasks(tmp_path)
+    assert [task.epochs for task in tasks[:3]] == [1760, 1760, 2090]
+    assert all(task.checked.benchmark.holdout == "long-tailed-cil" for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("words", "usual"),
+    [
+        ([], [str(trainings.TABLE), "--lanes", "2", "--out", "runs/queue"]),
+        (["own.yaml", "--lanes", "3"], ["own.yaml", "--lanes", "3", "--out", "runs/queue"]),
+        (["--out=here", "--dry-run"], [str(trainings.TABLE), "--out=here", "--dry-run", "--lanes", "2"]),
+    ],
+)
+def test_what_is_not_said_is_as_usual(monkeypatch, words, usual):
+    asked = []
+    monkeypatch.setattr(trainings, "sweep", lambda given: asked.append(given) or 0)
+    assert trainings.main(words) == 0 and asked == [usual]
+
+
+def test_two_runs_from_start_to_comparison_and_not_once_more(tmp_path, capsys):
+    experiments = Path(__file__).parent.parent / "experiments"
+    row = f"experiment: {experiments}/quickstart.yaml\nseeds: [0, 1]\n"
+    own = tmp_path / "own.yaml"
+    own.write_text(row + "overrides: [training.epochs=1, rebalance=null, model.width=2]\n")
+    words = [str(own), "--lanes", "2", "--out", str(tmp_path / "out")]
+    assert trainings.main(words) == 0
+    told = capsys.readouterr().out
+    assert told.count("running   quickstart") == 2 and told.count("done      quickstart") == 2
+    folders = sorted((tmp_path / "out" / "quickstart").iterdir())
+    assert [folder.name[-2:] for folder in folders] == ["s0", "s1"]
+    pages = next((tmp_path / "out" / "sweeps").glob("own-*/report"))
+    content = table.read(pages / "sweep.json")
+    assert content["runs"] == {"done": 2} and content["hash"].startswith(pages.parent.name[-8:])
+    page = (pages / "sweep.html").read_text()
+    assert content["hash"][:12] in page and "nothing is chosen" in page and 'href="index.html"' in page
+    assert (pages / "index.html").is_file() and (pages.parent / "sweep.yaml").is_file()
+
+    assert command.main(words) == 0
+    assert "running" not in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """The tutorials run as they stand: files are written, commands executed, code run, its assertions hold.
 
-A block whose first line is a comment with a file name is that file; ``$ python -m incrlt.run`` and
-``incrlt.report`` in console blocks are run, other commands are not; all other Python is run in one namespace.
+A block whose first line is a comment with a file name is that file; ``$ python -m incrlt.run``, ``incrlt.report`` and
+``$ incrlt VERB`` in console blocks are run, other commands are not; all other Python is run in one namespace.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ import pytest
 
 import incrlt.report.__main__
 import incrlt.run
+from incrlt import predict, rollback, update
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TUTORIALS = sorted((REPOSITORY / "docs" / "tutorials").glob("*.md"))
 FENCE = re.compile(r"^```(python|yaml|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")
 MODULES = {"incrlt.run": incrlt.run.main, "incrlt.report": incrlt.report.__main__.main}
+MODULES |= {"incrlt.predict": predict.main, "incrlt.update": update.main, "incrlt.rollback": rollback.main}
 
 
 def execute(line: str) -> None:
     """Run one command of a console block, as a shell in this folder would."""
     words = shlex.split(line, comments=True)
+    if words[0] == "incrlt":
+        words = ["python", "-m", f"incrlt.{words[1]}", *words[2:]]
     if words[:2] != ["python", "-m"]:
         return
     arguments = [path for word in words[3:] for path in (sorted(glob.glob(word)) if "*" in word else [word])]

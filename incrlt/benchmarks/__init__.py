@@ -1,20 +1,21 @@
 """What arrives, with which images and in which order.
 
 :mod:`~incrlt.benchmarks.protocols` holds the rules (NumPy only), :mod:`~incrlt.benchmarks.datasets` reads
-images and :mod:`~incrlt.benchmarks.streams` makes an Avalanche benchmark of both. The four functions here
+images and :mod:`~incrlt.benchmarks.streams` makes an Avalanche benchmark of both. The five functions here
 do all of it in one call; torch and Avalanche load when one is called.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
     from incrlt.benchmarks.streams import Benchmark
 
-__all__ = ["cifar10_lt", "cifar100_lt", "digits_lt", "folder_lt"]
+__all__ = ["cifar10_lt", "cifar100_lt", "digits_lt", "folder_lt", "from_dataset"]
 
 
 def cifar100_lt(
@@ -90,6 +91,43 @@ def folder_lt(
     options |= {"imbalance_ratio": imbalance_ratio, "image_seed": seed} | found.rule(imbalance_ratio is None)
     rule = _rule(found.name, protocol, options)
     return streams.build(datasets.read_folder(found), rule, augmentation)
+
+
+def from_dataset(
+    train: Any,
+    test: Any,
+    protocol: str | Protocol = "lfh-shuffled-5",
+    imbalance_ratio: float | None = None,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+    image_size: int = 32,
+    **options: Any,
+) -> Benchmark:
+    """Return pictures from Python as an Avalanche benchmark, with tail, protocol and hash like the built-in ones.
+
+    Args:
+        train: A torch data set of pictures and labels, or a pair ``(pictures, labels)`` of uint8 arrays or PIL
+            pictures; see :mod:`incrlt.benchmarks.given`.
+        test: The same.
+        protocol: As in :func:`cifar100_lt`.
+        imbalance_ratio: As in :func:`folder_lt`.
+        seed: Seed of the choice of the kept pictures.
+        names: Name of each label, where labels are whole numbers from 0.
+        image_size: Side in pixels to which PIL pictures are brought; arrays keep their size.
+        **options: As in :func:`cifar100_lt`, but for ``root`` and ``download``.
+
+    Returns:
+        As :func:`incrlt.benchmarks.streams.build`. As in a folder, class 0 is the most frequent one in training.
+
+    Raises:
+        UserError: Pictures of another type, range or size; labels without names; or the classes cannot be split so.
+    """
+    from incrlt.benchmarks import given, streams
+
+    augmentation = _own_augmentation(options)
+    data, rule = given.data_of(train, test, names, image_size, as_it_is=imbalance_ratio is None)
+    options |= {"imbalance_ratio": imbalance_ratio, "image_seed": seed} | rule
+    return streams.build(data, _rule(data.name, protocol, options), augmentation)
 
 
 def _build(

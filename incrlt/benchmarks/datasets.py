@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from incrlt.benchmarks import facts, folder
+from incrlt.benchmarks.listing import SHOWN
+from incrlt.benchmarks.preparing import read_picture
+from incrlt.benchmarks.reading import WORKERS
 from incrlt.data.machine import memory_bytes
 from incrlt.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def read_folder(found: folder.ImageFolder) -> ImageData:
     (train, train_labels), (test, test_labels) = (
         _read_pictures(part, found.image_size) for part in (found.train, found.test)
     )
-    mean, std = _statistics(train)
+    mean, std = statistics(train)
     return ImageData(found.name, train, train_labels, test, test_labels, found.class_names, mean, std)
 
 
@@ -194,53 +194,34 @@ def _read_pictures(classes: tuple[tuple[Path, ...], ...], size: int) -> tuple[Te
     """Return uint8 images ``[N, 3, size, size]`` and labels ``[N]``, class after class."""
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
     images = np.empty((len(labels), size, size, 3), dtype=np.uint8)
-    for index, path in enumerate(path for paths in classes for path in paths):
-        images[index] = _read_picture(path, size)
+
+    def one(index: int, path: Path) -> str | None:
+        try:
+            images[index] = read_picture(path, size, size)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, os.cpu_count() or 1))) as pool:
+        told = list(pool.map(one, range(len(labels)), (path for paths in classes for path in paths)))
+    _refuse([sentence for sentence in told if sentence is not None])
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
 
 
-def _read_picture(path: Path, size: int) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():  # PIL only warns of more pixels than a camera has
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                whole = _in_colour(ImageOps.exif_transpose(picture), path)  # as the camera was held
-    except UserError:
-        raise
-    except Exception as error:  # PIL raises whatever a damaged file provokes
-        raise UserError(
-            f"the picture {path} cannot be read ({type(error).__name__}: {error}); mend or remove it."
-        ) from error
-    return np.asarray(ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR))
+def _refuse(sentences: list[str]) -> None:
+    """Raise where pictures cannot be read: one sentence, or all of them at once."""
+    if len(sentences) == 1:
+        raise UserError(sentences[0])
+    if sentences:
+        more = f"\n  and {len(sentences) - SHOWN:,} more" if len(sentences) > SHOWN else ""
+        listed = "".join(f"\n  {sentence}" for sentence in sentences[:SHOWN])
+        raise UserError(f"{len(sentences):,} pictures cannot be read:{listed}{more}")
 
 
-def _in_colour(picture: Image.Image, path: Path) -> Image.Image:
-    """Return a picture in 8-bit colour: 16-bit grey is scaled, transparent parts lie on white.
-
-    Raises:
-        UserError: The values are 32-bit, of which nobody knows what is white.
-    """
-    from PIL import Image
-
-    if picture.mode in ("I", "F"):
-        raise UserError(
-            f"the picture {path} has 32-bit values (mode {picture.mode}), whose white is not known; allowed are 8 and "
-            "16 bits a channel. Convert or remove it."
-        )
-    if picture.mode.startswith("I;16"):
-        values = np.asarray(picture).astype(np.uint32)
-        picture = Image.fromarray(np.round(values / 257).astype(np.uint8))  # 65535 = 255 * 257
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    coloured = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
-
-
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation per channel of uint8 images, in units of [0, 1]; a flat channel counts as one step."""
-    histograms = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in range(3)])
+    channels = range(images.shape[1])
+    histograms = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in channels])
     share = histograms.double() / histograms.sum(1, keepdim=True)
     values = torch.arange(256).double() / 255
     mean = share @ values

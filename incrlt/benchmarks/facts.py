@@ -37,6 +37,11 @@ class DatasetInfo:
 DIGITS_TRAIN_PER_CLASS = 130
 """Images of each digit that go to the training set; the remaining 44 to 53 are the test set."""
 
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+"""Class names of CIFAR-10, by class id."""
+
 # CIFAR standard deviations: the literature's 0.20 is the mean over images of the per-image deviation, not
 # the deviation over all pixels (0.26). LUCIR and Long-Tailed-CIL use these values, so we do.
 _DATASETS = {
@@ -96,3 +101,8 @@ def info(name: str) -> DatasetInfo:
             f"{did_you_mean(name, _DATASETS)}"
         )
     return _DATASETS[name]
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Return the name of each class id of a dataset; empty where only its files tell."""
+    return {"digits": tuple(map(str, range(10))), "cifar10": CIFAR10_CLASSES}.get(name, ())

@@ -1,7 +1,8 @@
-"""Pictures of your own, a folder per class: found, counted and named without reading a picture.
+"""Pictures of your own, a folder per class or a list: found, counted and named without reading a picture.
 
-``ROOT/train/CLASS/*.png`` and ``ROOT/test/CLASS/*.png``, as torchvision's ``ImageFolder`` has them. Standard library
-only, so that ``--dry-run`` knows the counts at once.
+``ROOT/train/CLASS/*.png`` and ``ROOT/test/CLASS/*.png``, as torchvision's ``ImageFolder`` has them; or ``ROOT/CLASS``,
+or a list file, of which a test part is split off where none is given. Standard library only, so that ``--dry-run``
+knows the counts at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, labelled_pictures
+from incrlt.benchmarks.testpart import with_tests
 from incrlt.errors import UserError
 
 IMAGE_SIZE = 32
@@ -19,8 +22,6 @@ IMAGE_SIZE = 32
 
 SMALLEST, LARGEST = 8, 1024
 """Sides in pixels that may be asked for."""
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 _LAYOUT = "pictures belong into ROOT/train/CLASS and ROOT/test/CLASS"
 
@@ -35,7 +36,9 @@ class ImageFolder:
         class_names: Names of the class folders, most frequent in training first (ties by name): the position is the
             class id, so that class 0 is the head as in every dataset here.
         train: Paths of the training pictures by class id, sorted.
-        test: Paths of the test pictures by class id, sorted.
+        test: Paths of the test pictures by class id, sorted; a class may have none.
+        account: How many pictures there are, what was left out and why, what was split off for testing.
+        identity: What the pictures are known by where they lie in no ``train`` and ``test``; enters the name.
     """
 
     root: Path
@@ -43,6 +46,8 @@ class ImageFolder:
     class_names: tuple[str, ...]
     train: tuple[tuple[Path, ...], ...]
     test: tuple[tuple[Path, ...], ...]
+    account: str = ""
+    identity: str = ""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -57,6 +62,9 @@ class ImageFolder:
         another set of pictures is not.
         """
         digest = hashlib.sha256(str(self.image_size).encode())
+        if self.identity:
+            digest.update(self.identity.encode())
+            return f"folder-{digest.hexdigest()[:10]}"
         for path in (path for part in (self.train, self.test) for own in part for path in own):
             line = f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
@@ -97,15 +105,64 @@ def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> 
             f"for {IMAGE_SIZE}."
         )
     place = Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
+    if _is_listed(place):
+        return _of_listing(labelled_pictures(place), size)
     train, test = (_classes(place, part) for part in ("train", "test"))
     _check_same(place, train, test)
+    listed = labelled_pictures(place)
+    listed.check(skip_broken=False)
     names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
     return ImageFolder(
         place,
         size,
         names,
         tuple(train[name] for name in names),
-        tuple(test[name] for name in names),
+        tuple(test.get(name, ()) for name in names),
+        listed.account,
+    )
+
+
+def _is_listed(place: Path) -> bool:
+    """Tell whether a source is a list, or a folder that has no ``train`` and ``test`` side by side."""
+    if place.is_file():
+        return place.suffix.lower() in LISTS
+    if (place / "train").is_dir():
+        return not (place / "test").is_dir()
+    return not (place / "test").exists() and any(_has_picture(path) for path in _folders(place))
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _has_picture(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+
+
+def _of_listing(found: Listing, size: int) -> ImageFolder:
+    """Return what a list names, or a folder of classes, with a test part."""
+    found.check(skip_broken=False)
+    found, split = with_tests(found)
+    parts: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
+    digest = hashlib.sha256()
+    for entry in found.entries:
+        parts[entry.part].setdefault(entry.label, []).append(entry.path)
+        line = f"{entry.part}\0{entry.label}\0{entry.name}\0{entry.path.stat().st_size}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    train, test = parts["train"], parts["test"]
+    _check_same(found.source, {n: tuple(p) for n, p in train.items()}, {n: tuple(p) for n, p in test.items()})
+    names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
+    return ImageFolder(
+        found.source,
+        size,
+        names,
+        tuple(tuple(train[name]) for name in names),
+        tuple(tuple(test.get(name, ())) for name in names),
+        found.account + (f"; {split}" if split else ""),
+        digest.hexdigest(),
     )
 
 
@@ -161,12 +218,11 @@ def _is_hidden(inner: Path) -> bool:
 
 
 def _check_same(root: Path, train: dict[str, tuple[Path, ...]], test: dict[str, tuple[Path, ...]]) -> None:
-    only = {"train": sorted(train.keys() - test.keys()), "test": sorted(test.keys() - train.keys())}
-    found = [f"only in {part}: {_some(names)}" for part, names in only.items() if names]
-    if found:
+    lost = sorted(test.keys() - train.keys())
+    if lost or not train:
         raise UserError(
-            f"{root}: {len(train)} classes in train, {len(test)} in test; {'; '.join(found)}. "
-            "Every class needs pictures in both."
+            f"{root}: {len(train)} classes in train, {len(test)} in test; only in test: {_some(lost)}. "
+            "Every class needs pictures to learn from."
         )
 
 

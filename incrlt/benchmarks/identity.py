@@ -83,7 +83,14 @@ class PastData:
 
     def beside(self, dataset: Any) -> list[Any]:
         """Return the past data sets in training mode, without pictures that ``dataset`` has, in order of arrival."""
-        taken, found = [self.pictures.keys(dataset)], []
+        return self._without([self.pictures.keys(dataset)])
+
+    def all(self) -> list[Any]:
+        """Return the past data sets in training mode, each picture once, in order of arrival."""
+        return self._without([])
+
+    def _without(self, taken: list[Indices]) -> list[Any]:
+        found = []
         for past in self._datasets:
             keys = self.pictures.keys(past)
             new = ~_in(keys, taken)

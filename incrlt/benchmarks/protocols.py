@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -154,7 +154,7 @@ class Protocol:
         cls,
         dataset: str,
         base_classes: int,
-        increment: int,
+        increment: int | Sequence[int],
         order: splits.OrderSpec = "shuffled",
         num_classes: int | None = None,
         *,
@@ -166,7 +166,7 @@ class Protocol:
         Args:
             dataset: As in :meth:`named`.
             base_classes: Classes of the first experience; 0 starts with an ordinary increment ("B0").
-            increment: Classes of every later experience.
+            increment: Classes of every later experience, or of each of them.
             order: ``shuffled``, ``ordered`` (head to tail), ``reverse``, or all class ids by arrival.
             num_classes: As in :meth:`named`.
             order_seed: Seed of a shuffled order.
@@ -179,7 +179,8 @@ class Protocol:
         sizes = splits.base_and_increments(rule["num_classes"], base_classes, increment)
         rule["class_order"] = splits.class_order(order, rule["num_classes"], order_seed)
         label = order if isinstance(order, str) else "explicit"
-        rule.setdefault("name", f"base{base_classes}-inc{increment}-{label}")
+        told = increment if isinstance(increment, int) else ".".join(map(str, increment))
+        rule.setdefault("name", f"base{base_classes}-inc{told}-{label}")
         return cls(dataset=dataset, classes_per_experience=sizes, **rule)
 
     @property

@@ -65,8 +65,40 @@ def equal_parts(name: str, num_classes: int, parts: int, from_half: bool) -> tup
     return ((base,) if base else ()) + (rest // parts,) * parts
 
 
-def base_and_increments(num_classes: int, base: int, increment: int) -> tuple[int, ...]:
-    """Return the classes per experience of a base and equal increments; a base of 0 is left out.
+def ids_of(order: Sequence[int] | Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Return an order of class names as class ids; one of ids as it is.
+
+    Args:
+        order: Ids, or names of all classes.
+        names: Name of each class id; empty where they are not known before the data are read.
+
+    Raises:
+        UserError: A name is unknown, missing, or there twice.
+    """
+    given = [str(name) for name in order if isinstance(name, str)]
+    if not given:
+        return tuple(int(label) for label in order)
+    if not names:
+        raise UserError(
+            "the names of these classes are only known with their data; give the order as class ids."
+        )
+    times = Counter(given)
+    unknown = [name for name in times if name not in names]
+    words = {
+        "unknown": [f"{name}{did_you_mean(name, names)}" for name in unknown],
+        "missing": [name for name in names if name not in times],
+        "twice": [name for name, number in times.items() if number > 1],
+    }
+    found = [f"{word}: {_listed(classes[:5])}" for word, classes in words.items() if classes]
+    if found or len(given) != len(order):
+        told = "; ".join(found) or "it mixes names and ids"
+        raise UserError(f"the class order must hold every class name once; {told}.")
+    place = {name: label for label, name in enumerate(names)}
+    return tuple(place[name] for name in given)
+
+
+def base_and_increments(num_classes: int, base: int, increment: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the classes per experience of a base and increments, equal ones or a list; a base of 0 is left out.
 
     Raises:
         UserError: They do not add up to ``num_classes``.
@@ -74,6 +106,14 @@ def base_and_increments(num_classes: int, base: int, increment: int) -> tuple[in
     if not 0 <= base <= num_classes:
         raise UserError(f"base_classes is {base}; with {num_classes} classes it must be 0 to {num_classes}.")
     rest = num_classes - base
+    if not isinstance(increment, int):
+        sizes = ((base,) if base else ()) + tuple(increment)
+        if sum(sizes) != num_classes:
+            raise UserError(
+                f"the experiences have {_listed(sizes)} classes, {sum(sizes)} in all, and there are {num_classes}. "
+                "Change increment (or experiences), so that they add up."
+            )
+        return sizes
     if rest == 0:
         return (base,)
     if increment < 1 or rest % increment:

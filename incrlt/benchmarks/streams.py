@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import incrlt._compat  # noqa: F401  before avalanche
 
 import numpy as np
-from avalanche.benchmarks import NCScenario, nc_benchmark
+from avalanche.benchmarks import NCScenario, benchmark_from_datasets, nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -54,6 +55,8 @@ def build(
     shape = (channels, height, width)
     train = augmentation or augment.build(rule.augmentation, shape, data.mean, data.std, train=True)
     kept = np.concatenate(resolved.train_indices)
+    if len(data.test_labels.unique()) < rule.num_classes:
+        return _with_names(_without_some_tests(data, resolved, train), data, resolved)
     benchmark = nc_benchmark(
         _kept(data, kept),
         ImageTensors(data.test_images, data.test_labels),
@@ -65,9 +68,72 @@ def build(
         train_transform=train,
         eval_transform=augment.build("none", shape, data.mean, data.std, train=False),
     )
+    return _with_names(benchmark, data, resolved)
+
+
+def _with_names(benchmark: Any, data: ImageData, resolved: ResolvedProtocol) -> Any:
     benchmark.protocol = resolved
-    benchmark.class_names = tuple(data.class_names[c] for c in rule.class_order)
+    benchmark.class_names = tuple(data.class_names[c] for c in resolved.protocol.class_order)
     benchmark.groups = tuple(resolved.groups)
+    return benchmark
+
+
+def _without_some_tests(data: ImageData, resolved: ResolvedProtocol, train: Callable[[Any], Tensor]) -> Any:
+    """Return the benchmark of data that have no test pictures of some classes, which ``nc_benchmark`` cannot split.
+
+    A test experience without any picture is left out of the test stream.
+    """
+    rule = resolved.protocol
+    place = np.argsort(rule.class_order)
+    shape = (int(data.train_images.shape[1]), *map(int, data.train_images.shape[2:]))
+    evaluated = augment.build("none", shape, data.mean, data.std, train=False)  # type: ignore[arg-type]
+    groups = {"train": (train, None), "eval": (evaluated, None)}
+    tested = place[data.test_labels.numpy()]
+    rows = [np.flatnonzero((tested >= own.start) & (tested < own.stop)) for own in rule.ranges]
+
+    def part(images: Tensor, labels: Any, chosen: Indices) -> Any:
+        tensors = ImageTensors(images[chosen], place[labels[chosen]])
+        return as_classification_dataset(tensors, transform_groups=groups)
+
+    labels = data.train_labels.numpy()
+    return benchmark_from_datasets(
+        train=[part(data.train_images, labels, own) for own in resolved.train_indices],
+        test=[part(data.test_images, data.test_labels.numpy(), own) for own in rows if len(own)],
+    )
+
+
+def of_parts(
+    train: Sequence[ImageTensors],
+    test: ImageTensors,
+    class_names: Sequence[str],
+    augmentation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Any:
+    """Return a benchmark whose experiences are given as they are: new classes, known ones, or both, of any number.
+
+    Args:
+        train: Pictures of each experience; labels are arrival positions.
+        test: Pictures of the one test experience.
+        class_names: In arrival order.
+        augmentation: Name of the training augmentation.
+        mean: Per channel, in units of [0, 1].
+        std: Per channel, in units of [0, 1].
+
+    Returns:
+        An Avalanche ``CLScenario`` with the attribute ``class_names``.
+    """
+    channels, height, width = test.images.shape[1:]
+    shape, numbers = (channels, height, width), (tuple(mean), tuple(std))
+    groups = {
+        "train": (augment.build(augmentation, shape, *numbers, train=True), None),
+        "eval": (augment.build("none", shape, *numbers, train=False), None),
+    }
+    benchmark = benchmark_from_datasets(
+        train=[as_classification_dataset(part, transform_groups=groups) for part in train],
+        test=[as_classification_dataset(test, transform_groups=groups)],
+    )
+    benchmark.class_names = tuple(class_names)
     return benchmark
 
 

@@ -30,11 +30,12 @@ class Answers(dict[str, Any]):
         return None
 
 
-def clashes(experiment: Experiment) -> list[str]:
+def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
     """Return all that does not go together, in the order of the sections."""
     problems = [
         *_split(experiment.benchmark),
         *_images(experiment.benchmark),
+        *_held_out(experiment),
         *_model(experiment.model.name),
         *_methods(experiment),
         *_memory(experiment),
@@ -42,7 +43,7 @@ def clashes(experiment: Experiment) -> list[str]:
         *_computation(experiment),
         *too_large(experiment),
     ]
-    if not problems:
+    if not problems and with_data:
         try:
             experiment.protocol()
         except UserError as error:
@@ -88,6 +89,15 @@ def _images(b: Benchmark) -> list[str]:
             "Leave the profile out, or give a ratio."
         )
     return found
+
+
+def _held_out(experiment: Experiment) -> list[str]:
+    if experiment.output.validation and experiment.benchmark.holdout == "none":
+        return [
+            "output.validation scores held-out training images, and benchmark.holdout 'none' holds out none. Set "
+            "benchmark.holdout: long-tailed-cil, or output.validation: false."
+        ]
+    return []
 
 
 def _model(name: str) -> list[str]:

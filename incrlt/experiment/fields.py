@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 LARGEST: Final = 1_000_000_000
 """No epoch, seed or weight above this makes sense; larger ones are typing errors that would overflow later."""
 LARGEST_SIZE: Final = 100_000
-"""No batch, width or queue above this: memory is asked for in its proportion."""
+"""No batch, width or queue above this, since memory is asked for in its proportion."""
 LONGEST_TUPLE: Final = 10_000
 """Items of a hyper-parameter that is a list."""
 LONGEST_PATH, LONGEST_NAME = 4_000, 255

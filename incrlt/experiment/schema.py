@@ -25,6 +25,7 @@ from pydantic import (
     PrivateAttr,
     SerializeAsAny,
     ValidationError,
+    model_validator,
 )
 
 from incrlt.errors import UserError
@@ -77,15 +78,19 @@ class Benchmark(Section):
     """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
     base_classes: Index | None = None
     """Classes of the first experience; 0 starts with an ordinary increment."""
-    increment: Count | None = None
-    """Classes of every later experience."""
+    increment: Count | Annotated[list[Count], Field(max_length=50_000)] | None = None
+    """Classes of every later experience; a list has a number for each, such as ``[5, 3, 1]``."""
     order: (
-        Literal["shuffled", "ordered", "reverse"] | Annotated[list[Index], Field(max_length=50_000)] | None
+        Literal["shuffled", "ordered", "reverse"]
+        | Annotated[list[Index], Field(max_length=50_000)]
+        | Annotated[list[str], Field(max_length=50_000)]
+        | None
     ) = None
-    """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids."""
+    """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids or names. In place
+    of it, ``base_classes`` and ``increment``, ``experiences`` may list the names of each: ``[[cat, dog], [heron]]``."""
     imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] | None = 100.0
-    """Images of the head class over those of the rarest; 1 is balanced, the literature has 100. null keeps every
-    picture of a ``folder``, whose tail is then its own."""
+    """Images of the head class over those of the rarest; 1 is balanced, the literature has 100. A ``folder`` keeps
+    every picture unless one is given: its tail is its own (null)."""
     profile: Literal["exponential", "step", "pareto"] = "exponential"
     """Shape of the long tail that is cut."""
     image_choice: Literal["shuffled", "file-order"] = "shuffled"
@@ -96,6 +101,40 @@ class Benchmark(Section):
     """Training augmentation; by default the dataset's own."""
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
     """Side in pixels to which the pictures of a ``folder`` are brought; null: 32. Other datasets have a size."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, values: Any) -> Any:
+        """Give a folder its own tail, and write ``experiences`` as order and sizes."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if values.get("dataset") == "folder":
+            values.setdefault("imbalance_ratio", None)
+        if "experiences" in values:
+            values |= _experiences(values, values.pop("experiences"))
+        return values
+
+
+def _experiences(values: Mapping[str, Any], given: Any) -> dict[str, Any]:
+    """Return ``[[cat, dog], [heron]]`` as order and sizes.
+
+    Raises:
+        UserError: It is no list of lists of names, or something else divides the classes too.
+    """
+    other = [key for key in ("protocol", "base_classes", "increment", "order") if values.get(key) is not None]
+    if other:
+        raise UserError(f"experiences already decides the split; remove {', '.join(other)}")
+    fits = isinstance(given, list) and given and all(isinstance(own, list) and own for own in given)
+    if not fits or not all(isinstance(name, str) for own in given for name in own):
+        raise UserError(
+            f"experiences must list the class names of each, such as [[cat, dog], [heron]]; got {explain.show(given)}"
+        )
+    return {
+        "order": [name for own in given for name in own],
+        "base_classes": 0,
+        "increment": [len(own) for own in given],
+    }
 
 
 class ModelSection(Section):
@@ -213,6 +252,9 @@ class Output(Section):
     """Folder of all run folders."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")] | None = None
     """Name of the experiment, letters, digits and ``_.-``; null takes the file's name."""
+    validation: bool = False
+    """Write the accuracy on the held-out training images (``benchmark.holdout``) to the log after every epoch: what
+    settings are chosen by. Does not change results."""
 
 
 def _entry(kind: Kind, *, optional: bool = False, usual: str | None = None) -> PlainValidator:
@@ -306,7 +348,7 @@ class Experiment(Section):
         Raises:
             UserError: The classes cannot be split so.
         """
-        from incrlt.benchmarks import folder
+        from incrlt.benchmarks import facts, folder, splits
         from incrlt.benchmarks.protocols import Protocol  # NumPy is not needed to refuse a typing error
 
         b = self.benchmark
@@ -324,10 +366,14 @@ class Experiment(Section):
         if dataset == "folder":
             pictures = folder.scan(self.data.root, b.image_size)
             dataset, rule = pictures.name, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
+            names: Sequence[str] = pictures.class_names
+        else:
+            names = facts.class_names(dataset)
         if b.protocol is not None:
             return Protocol.named(b.protocol, dataset, **rule)
         assert b.base_classes is not None and b.increment is not None, "checked by clashes()"
-        return Protocol.free(dataset, b.base_classes, b.increment, b.order or "shuffled", **rule)
+        order = splits.ids_of(b.order, names) if isinstance(b.order, list) else b.order or "shuffled"
+        return Protocol.free(dataset, b.base_classes, b.increment, order, **rule)
 
     def memory_rule(self) -> dict[str, Any]:
         """Return the memory's part of the protocol hash: the budget, and what departs from the usual."""
@@ -372,30 +418,33 @@ class Experiment(Section):
         return Path(self.output.folder).expanduser() / self.name / leaf
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load(path: str | Path, overrides: Sequence[str] = (), *, with_data: bool = True) -> Experiment:
     """Read, merge and validate an experiment file.
 
     Args:
         path: The YAML file.
         overrides: ``section.key=value`` strings, applied in order over the file.
+        with_data: Check that the classes can be split so, for which a folder is listed; a finished run can do without.
 
     Raises:
         UserError: Everything that is wrong, one clear sentence each.
     """
     path = Path(path)
     values = yamlfile.merge(yamlfile.read(path), yamlfile.overrides(overrides))
-    experiment = parse(values, where=f"{path} with its overrides" if overrides else str(path))
+    where = f"{path} with its overrides" if overrides else str(path)
+    experiment = parse(values, where, with_data=with_data)
     experiment._source = path
     experiment._overrides = tuple(overrides)
     return experiment
 
 
-def parse(values: Mapping[str, Any], where: str = "the experiment") -> Experiment:
+def parse(values: Mapping[str, Any], where: str = "the experiment", *, with_data: bool = True) -> Experiment:
     """Validate a mapping of sections.
 
     Args:
         values: Nested plain data, as an experiment file has it.
         where: What to call it in an error.
+        with_data: As in :func:`load`.
 
     Raises:
         UserError: Everything that is wrong, one clear sentence each.
@@ -404,7 +453,7 @@ def parse(values: Mapping[str, Any], where: str = "the experiment") -> Experimen
         experiment = Experiment.model_validate(dict(values))
     except ValidationError as error:
         raise explain.user_error(where, explain.sentences(error, Experiment, values)) from error
-    problems = clashes(experiment)
+    problems = clashes(experiment, with_data)
     if problems:
         raise explain.user_error(where, problems)
     return experiment

@@ -22,7 +22,7 @@ MAX_BASES: Final = 2
 """A file may have a base, and that a base of its own; deeper chains hide where a value comes from."""
 
 ALTERNATIVES: Final[dict[str, tuple[frozenset[str], ...]]] = {
-    "benchmark": (frozenset({"protocol"}), frozenset({"base_classes", "increment", "order"})),
+    "benchmark": (frozenset({"protocol"}), frozenset({"base_classes", "increment", "order", "experiences"})),
     "memory": (frozenset({"per_class"}), frozenset({"total"})),
 }
 """Keys that replace one another: a child that sets one of a group drops the base's keys of the others."""

@@ -85,7 +85,7 @@ def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bo
     """Make a backbone.
 
     Args:
-        name: A variant in :mod:`incrlt.models.backbones`, ``my_pkg.my_mod:MyNet``, or such a class itself.
+        name: A variant in ``incrlt.models.backbones``, ``my_pkg.my_mod:MyNet``, or such a class itself.
         in_channels: Channels of the images.
         width: Channels to start with.
         last_relu: Keep the last ReLU.

@@ -15,6 +15,7 @@ from incrlt.experiment.schema import DOES_NOT_CHANGE_RESULTS, Experiment
 from incrlt.experiment.yamlfile import leaves
 from incrlt.experiment.yamltext import BROKEN
 from incrlt.manifest import Manifest
+from incrlt.words import counted
 
 SAME_ROUNDING: Final = (
     "incrlt", "python", "torch", "torchvision", "avalanche", "numpy", "device", "gpu", "processor", "threads",
@@ -30,6 +31,8 @@ WRITTEN_AGAIN: Final = frozenset(
 """Files written anew at the end of each experience: a kill between them and the commit is no damage."""
 SHOWN: Final = 4
 """Differences that a sentence names."""
+VERSIONS: Final = "versions"
+"""Folder of the versions that ``incrlt update`` makes of a run."""
 LARGEST: Final = 1_000_000
 """Bytes of the largest configuration or environment that is read."""
 
@@ -93,6 +96,20 @@ def _of_results(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key])[:60] if key in values else "not set"
+
+
+def check_no_versions(folder: Path) -> None:
+    """Refuse to begin a run anew that versions were made from: they would stand beside another parent.
+
+    Raises:
+        UserError: There are versions.
+    """
+    found = sorted(path.name for path in (folder / VERSIONS).glob("[0-9]*") if path.is_dir())
+    if found:
+        raise UserError(
+            f"{folder} has been updated ({counted(len(found), 'version')} in {VERSIONS}/), and running it anew would "
+            f"take their parent away. Choose another folder with --out, or delete {folder / VERSIONS}."
+        )
 
 
 def is_own_config(folder: Path, experiment: Experiment) -> bool:

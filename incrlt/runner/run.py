@@ -23,7 +23,7 @@ from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.routing import RoutingRecorder
 from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
-from incrlt.runner import resume
+from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
 from incrlt.runner.build import build_strategy, choose_device, load_data
 from incrlt.runner.folder import RunFolder, environment, session
@@ -31,6 +31,7 @@ from incrlt.runner.follow import follow
 from incrlt.runner.memory import lack_of_memory_told
 from incrlt.runner.options import RunOptions
 from incrlt.runner.threads import Threads, choose_threads, cores
+from incrlt.runner.validation import Validation
 from incrlt.training.template import IncrTemplate
 from incrlt.words import counted
 
@@ -49,6 +50,7 @@ WRITTEN_LATER = (
     "routing_sweep.csv",
     "published.txt",
     "report.html",
+    *kept.FILES,
 )
 """Files of a run folder that a run begun anew must not find from the run before."""
 
@@ -155,6 +157,8 @@ class Run:
         self.routing = RoutingRecorder()
         self.image_shape = tuple(data.train_images.shape[1:])
         self.thumbnails = _first_images(data, resolved)
+        self._keep = kept.of_data(data, resolved)
+        self.validation = _validation(experiment, data, resolved)
         recorders = [self.recorder, self.routing]
         self.strategy = build_strategy(experiment, self.image_shape[0], device, recorders)
         self.strategy.on_epoch_end = self._epoch_end
@@ -207,6 +211,7 @@ class Run:
     # ------------------------------------------------------------------ beginning
 
     def _begin_anew(self) -> int:
+        resume.check_no_versions(self.folder.path)
         self.checkpoints.clear()
         self.folder.remove(WRITTEN_LATER)
         self.board.cut({})
@@ -344,12 +349,17 @@ class Run:
             "terms": strategy.epoch_terms,
             "images_per_second": strategy.epoch_images / seconds,
             "seconds": seconds,
+            **self._validated(),
         }
         self._epochs += 1
         self.folder.log(event)
         self.board.epoch(self._epochs, event)
         self._save(trained=False)
         self.console.epoch(event)
+
+    def _validated(self) -> dict[str, Any]:
+        """Return what the log says of the held-out images, nothing where the run is not asked to look at them."""
+        return {} if self.validation is None else {"validation": self.validation.score(self.strategy)}
 
     def _refuse_non_finite(self, state: dict[str, Any]) -> None:
         """Stop a run that has diverged before anything of it is evaluated, shown or saved."""
@@ -400,6 +410,7 @@ class Run:
             "eval_seconds": eval_seconds,
             "classes_seen": len(self.recorder.class_ids),
             "memory_images": 0 if memory is None else len(memory),
+            **self._validated(),
         }
         self.folder.log(event)
         counts = self._write_counts()
@@ -461,6 +472,7 @@ class Run:
         if line is not None:
             self.folder.write_text("published.txt", line + "\n")
         self.board.close()
+        self._keep(self.folder.path, self.strategy)
         self.manifest.sync()
         self.manifest.renew(finished=True, session=self._sessions)
         self.folder.write_text("DONE", "")
@@ -476,6 +488,23 @@ class Run:
         training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
         differs = published.what_differs(self.resolved.describe(), row_name, training)
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line
+
+
+def _validation(experiment: Experiment, data: Any, resolved: Any) -> Validation | None:
+    """Return what scores the held-out images, if ``output.validation`` asks for it.
+
+    Raises:
+        UserError: Several processes: only the first would score.
+    """
+    if experiment.output.validation and world().size > 1:
+        raise UserError(
+            "output.validation scores in one process. Set output.validation: false, or start one."
+        )
+    return (
+        Validation(data, resolved, experiment.training.eval_batch_size)
+        if experiment.output.validation
+        else None
+    )
 
 
 def _first_images(data: Any, resolved: Any) -> list[Any]:

@@ -46,6 +46,10 @@ class Joint(IncrTemplate):
         """Keep the images of the experience."""
         self._past.add(experience.dataset)
 
+    def past_data(self) -> list[Any]:
+        """Return the data sets of the experiences so far, each picture once, in order of arrival."""
+        return self._past.all()
+
     def load_state_dict(self, state: dict[str, Any], train_stream: Any) -> None:
         """Restore the state; images of past experiences are looked up in ``train_stream``.
 

@@ -147,12 +147,8 @@ def test_what_does_not_go_together_is_said(birds, change, message):
         experiment(birds, **change)
 
 
-def remove_test(root):
-    shutil.rmtree(root / "test")
-
-
 def remove_class(root):
-    shutil.rmtree(root / "test" / "coot")
+    shutil.rmtree(root / "train" / "coot")
 
 
 def empty_class(root):
@@ -164,8 +160,7 @@ def empty_class(root):
     ("spoil", "message"),
     [
         (shutil.rmtree, "cannot be read .*ROOT/train/CLASS.*--data"),
-        (remove_test, "test cannot be read"),
-        (remove_class, "4 classes in train, 3 in test; only in train: coot"),
+        (remove_class, "3 classes in train, 4 in test; only in test: coot"),
         (empty_class, "no pictures in coot"),
     ],
 )
@@ -173,6 +168,80 @@ def test_a_folder_that_is_not_right_is_refused_before_any_work(birds, spoil, mes
     spoil(birds)
     with pytest.raises(UserError, match=message):
         experiment(birds)
+
+
+def test_a_class_without_test_pictures_stops_nothing(birds):
+    shutil.rmtree(birds / "test" / "coot")
+    benchmark = folder_lt(birds, "lfs-ordered-2", image_size=8, augmentation="none")
+    assert [len(experience.dataset) for experience in benchmark.test_stream] == [4, 2]
+
+
+def test_a_test_part_is_split_off_where_there_is_none(birds):
+    shutil.rmtree(birds / "test")
+    for place in (birds, birds / "train"):  # with and without the folder of the part
+        found = folder.scan(place, 8)
+        assert found.class_names == ("swan", "heron", "coot", "wren")
+        assert [len(own) for own in found.test] == [2, 1, 1, 1]  # a fifth, one at least
+        assert found.counts == (10, 6, 2, 2)
+        assert not {p for own in found.train for p in own} & {p for own in found.test for p in own}
+        assert "25 pictures; 5 of 25 pictures were split off for testing (seed 0)" in found.account
+    again = shutil.copytree(birds / "train", birds.parent / "moved")
+    assert folder.scan(again, 8).name == folder.scan(birds / "train", 8).name
+    assert [p.name for p in folder.scan(again, 8).test[0]] == [p.name for p in found.test[0]]
+
+
+def test_a_list_is_a_dataset_like_a_folder(birds):
+    files = [(path, part) for part in ("train", "test") for path in (birds / part).rglob("*.png")]
+    lines = [f"{path},{path.parent.name},{part}" for path, part in files]
+    (birds / "list.csv").write_text("\n".join(["path,label,split", *lines]))
+    places = (birds / "list.csv", birds)
+    listed, usual = (folder_lt(place, "lfs-2", image_size=8, augmentation="none") for place in places)
+    assert listed.class_names == usual.class_names
+    assert listed.protocol.counts.tolist() == usual.protocol.counts.tolist()
+
+
+def test_all_damaged_pictures_are_named_at_once(birds):
+    for name in ("heron/03.png", "swan/01.png", "swan/02.png"):
+        (birds / "train" / name).write_bytes(b"no picture")
+    with pytest.raises(UserError) as told:
+        datasets.load_folder(birds)
+    lines = str(told.value).splitlines()
+    assert lines[0] == "3 pictures cannot be read:"
+    assert [line.split(" cannot")[0][-9:] for line in lines[1:]] == ["an/01.png", "an/02.png", "on/03.png"]
+
+
+def test_classes_may_be_ordered_by_name_in_experiences_of_any_size(birds):
+    def made(**benchmark):
+        chosen = {"dataset": "folder", **benchmark}
+        values = {"benchmark": chosen, "strategy": {"name": "finetune"}, "data": {"root": str(birds)}}
+        return config.parse(values)
+
+    asked = made(experiences=[["coot", "wren"], ["swan"], ["heron"]])
+    assert asked.protocol().class_order == (2, 3, 0, 1)
+    assert asked.protocol().classes_per_experience == (2, 1, 1)
+    assert asked.benchmark.imbalance_ratio is None, "a folder keeps its own tail"
+    again = config.parse(asked.resolved())
+    assert again.hash() == asked.hash() and again.protocol() == asked.protocol()
+    sizes = made(base_classes=0, increment=[1, 3], order=["wren", "coot", "heron", "swan"])
+    assert sizes.protocol().classes_per_experience == (1, 3)
+    for wrong, said in (
+        ({"experiences": [["coot", "wrn"], ["swan"], ["heron"]]}, "unknown: wrn Did you mean 'wren'"),
+        ({"experiences": [["coot"], ["swan"], ["heron"]]}, "missing: wren"),
+        ({"experiences": [["coot", "wren", "coot"], ["swan"], ["heron"]]}, "twice: coot"),
+        ({"experiences": ["coot"]}, "must list the class names of each"),
+        ({"experiences": [["coot"]], "protocol": "lfs-2"}, "already decides the split"),
+        ({"base_classes": 2, "increment": [1, 3]}, "2, 1, 3 classes, 6 in all, and there are 4"),
+    ):
+        with pytest.raises(UserError, match=said):
+            made(**wrong)
+
+
+def test_what_may_have_been_a_picture_stops_and_what_lies_beside_is_counted(birds):
+    (birds / "train" / "heron" / "notes.txt").write_text("by the lake")
+    assert "33 pictures, 1 left out: 1 .txt beside pictures" in folder.scan(birds).account
+    (birds / "train" / "heron" / "raw.cr2").write_bytes(b"")
+    with pytest.raises(UserError, match=r"heron/raw\.cr2: a raw photograph; develop it"):
+        folder.scan(birds)
 
 
 def test_a_damaged_picture_is_named(birds):

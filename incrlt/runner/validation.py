@@ -1,0 +1,74 @@
+"""How a run answers training images that its protocol holds out: what settings may be chosen by, unlike test images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from incrlt.data import augment
+from incrlt.training.template import IncrTemplate
+
+
+class Validation:
+    """Scores the held-out training images of the classes that have arrived, without a trace in the run.
+
+    Neither random states nor statistics of the network change, so that a run with it has the bits of one without.
+
+    Args:
+        data: The dataset, an :class:`~incrlt.benchmarks.datasets.ImageData`.
+        resolved: The protocol on it; its held-out images are used, and no test image.
+        batch_size: Images per step.
+    """
+
+    def __init__(self, data: Any, resolved: Any, batch_size: int) -> None:
+        held = np.concatenate(resolved.holdout_indices).astype(np.int64)
+        arrival = np.argsort(resolved.protocol.class_order)  # the benchmark's labels are arrival positions
+        self.images: Tensor = data.train_images[held]
+        self.labels = torch.as_tensor(arrival[data.train_labels[held].numpy()])
+        channels, height, width = self.images.shape[1:]
+        self._prepare = augment.build("none", (channels, height, width), data.mean, data.std, train=False)
+        self._batch_size = batch_size
+
+    @torch.no_grad()
+    def score(self, strategy: IncrTemplate) -> dict[str, float | int | None]:
+        """Return the accuracy of the main read-out over the classes seen so far.
+
+        Args:
+            strategy: Whose network answers, by its first read-out, as in evaluation.
+
+        Returns:
+            ``accuracy`` in percent, every class that has a held-out image counting the same (None without any), and
+            how many ``classes`` and ``images`` it is over. A class of up to five images has no held-out one.
+        """
+        known = torch.tensor(strategy.seen_classes, dtype=torch.long)
+        of_seen = torch.isin(self.labels, known)
+        images, labels = self.images[of_seen], self.labels[of_seen]
+        if not len(labels):
+            return {"accuracy": None, "classes": 0, "images": 0}
+        with _evaluating(strategy.model):
+            answers = [self._answers(strategy, batch) for batch in images.split(self._batch_size)]
+        right = known[torch.cat(answers).cpu()] == labels
+        shares = [right[labels == label].double().mean().item() for label in labels.unique().tolist()]
+        return {"accuracy": 100 * sum(shares) / len(shares), "classes": len(shares), "images": len(labels)}
+
+    def _answers(self, strategy: IncrTemplate, images: Tensor) -> Tensor:
+        prepared = self._prepare(images.to(strategy.device))
+        output = strategy.compute.run(strategy.network, prepared, rebalanced=True)
+        return next(iter(strategy.readouts(output).values())).argmax(1)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and every part of it back into its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
