@@ -465,7 +465,7 @@ def test_sigterm_ends_the_run_with_143_and_the_same_command_goes_on(tmp_path, mo
     )
     assert signal.getsignal(signal.SIGTERM) == handler
     assert run(tmp_path) == 0
-    assert "resuming after experience 1" in text_of(capsys)
+    assert "resuming after experience 0" in text_of(capsys)
 
 
 def test_a_run_that_diverges_in_its_last_step_saves_nothing_more(tmp_path, monkeypatch, capsys):
@@ -489,7 +489,7 @@ def test_a_run_that_diverges_in_its_last_step_saves_nothing_more(tmp_path, monke
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
     assert torch.load(newest(folder), weights_only=True)["strategy"]["progress"]["experience"] == 1
     assert run(tmp_path) == 0
-    assert "resuming after experience 1" in text_of(capsys)
+    assert "resuming after experience 0" in text_of(capsys)
 
 
 def test_momentum_that_is_not_finite_names_the_same_place(tmp_path, monkeypatch, capsys):

@@ -250,6 +250,14 @@ def mutated_text(content: bytes, rng: random.Random) -> bytes:
     return b"".join(lines)
 
 
+def worth_mutating(folder: Path, rng: random.Random) -> Path:
+    """Choose the newest checkpoint in one of four cases, else any file that is read."""
+    files = [path for path in files_of(folder) if path.name not in WRITTEN_AGAIN]
+    newest = max(path for path in files if path.suffix == ".pt")
+    others = [path for path in files if "tensorboard" not in path.parts and path != newest]
+    return newest if rng.random() < 0.25 else rng.choice(others)
+
+
 def mutate(path: Path, rng: random.Random) -> None:
     """Rewrite a file with a mutation that its reader may take for sound."""
     content = path.read_bytes()
@@ -269,7 +277,12 @@ def mutate(path: Path, rng: random.Random) -> None:
     if path.suffix == ".pt" and rng.random() < 0.8:
         state = torch.load(path, weights_only=True)
         buffer = io.BytesIO()
-        torch.save(mutated_state(state, rng), buffer)
+        changed = mutated_state(state, rng)
+        if isinstance(state["strategy"], dict) and rng.random() < 0.5:  # where load and resume look first
+            part = rng.choice(["model", "progress", "memory"])
+            inside = {**state["strategy"], part: mutated_state(state["strategy"].get(part), rng)}
+            changed = {**state, "strategy": inside}
+        torch.save(changed, buffer)
         path.unlink()
         number = path.name.split("-")[0]
         (path.parent / f"{number}-{_digest(buffer.getvalue())}.pt").write_bytes(buffer.getvalue())
@@ -324,7 +337,7 @@ def test_mutated_run_folders_end_in_a_sentence(trained, tmp_path, cases, figure)
     for number in cases(MUTATED):
         rng = random.Random(number)
         folder = copied(trained, tmp_path / "run")
-        path = rng.choice([path for path in files_of(folder) if path.name not in WRITTEN_AGAIN])
+        path = worth_mutating(folder, rng)
         mutate(path, rng)
         seal(folder, rng)
         for what in ("report", "load", "resume")[: 3 if number % 5 == 0 else 2]:
