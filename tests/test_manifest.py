@@ -264,6 +264,19 @@ def test_a_flipped_bit_is_named_and_mended_when_the_run_goes_on(unfinished, tmp_
     assert any(sentence.startswith(name) for sentence in found.noticed)
 
 
+def test_a_damaged_sweep_of_a_router_is_named_when_nothing_is_left_to_train(unfinished, tmp_path, capsys):
+    """It is written after an evaluation alone. Before: it stayed as it was, and nobody said so but the report."""
+    sweep = unfinished / "routing_sweep.csv"
+    sweep.write_text("threshold\n1.0\n")
+    found = manifest.read(unfinished)
+    kept = Keeper(unfinished, found.config, found.protocol)
+    kept.take_over(found)
+    kept.renew()
+    sweep.write_text("thresh")
+    assert run(tmp_path) == 0
+    assert "routing_sweep.csv differs from its manifest: it has 6 bytes" in text_of(capsys)
+
+
 def test_a_log_that_lost_its_end_is_named(unfinished, tmp_path, capsys):
     os.truncate(unfinished / "log.jsonl", 100)
     assert run(tmp_path) == 0

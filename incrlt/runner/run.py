@@ -258,13 +258,16 @@ class Run:
             )  # before this process writes: what it writes is then hashed anew
         with one_sentence(f"checkpoint {self.checkpoints.chosen}", "Start the run anew with --restart."):
             where = self._restore(state)
+        to_train = int(state["strategy"]["progress"]["experience"])
+        if to_train == len(self.benchmark.train_stream):
+            noticed += resume.sweep_differs(self.folder.path, manifest)
         noticed += self._put_in_order(noticed)
         for sentence in noticed:
             self.console.warning(sentence)
         self.manifest.notice(noticed)
         self._note_session(where, noticed)
         self.console.plain(f"resuming {where}")
-        return int(state["strategy"]["progress"]["experience"])
+        return to_train
 
     def _restore(self, state: dict[str, Any]) -> str:
         """Load a checkpoint, cut what came after it, and return where in the run it stands."""

@@ -174,6 +174,31 @@ def test_an_optimizer_that_cannot_step_is_refused_at_once(name, words):
         toy.make(Finetune, memory=0, optimizer=lambda p: getattr(torch.optim, name)(p, lr=1e-3))
 
 
+class Pooled(torch.nn.Module):
+    """Normalises over the batch after pooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 10)
+
+    def forward(self, x):
+        return self.head(self.norm(x.mean((2, 3))))
+
+
+def test_one_image_before_a_norm_over_the_batch_is_one_sentence():
+    """96 images in batches of 19: the last batch has one. Before: PyTorch's own error."""
+
+    def made(size):
+        model = Pooled()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return Finetune(model=model, optimizer=optimizer, train_mb_size=size, evaluator=toy.quiet())
+
+    words = r"stage 'train' has 96 images, in batches of 19 the last one holds a single image.* to 18, for example"
+    with pytest.raises(UserError, match=words):
+        made(19).train(toy.stream().train_stream[0])
+    made(18).train(toy.stream().train_stream[0])
+
+
 # --- classes that come again -------------------------------------------------------------------------------
 
 
