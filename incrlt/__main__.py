@@ -15,7 +15,7 @@ VERBS: Final = {
     "update": ("incrlt.update", "let a finished run learn new pictures and classes"),
     "rollback": ("incrlt.rollback", "let answers come from an earlier version again"),
     "export": ("incrlt.export", "write a run as ONNX, to answer without incrlt and torch"),
-    "sweep": ("incrlt.sweep.__main__", "train many settings and compare them"),
+    "sweep": ("incrlt.sweep.__main__", "run a grid or a search of experiments and compare them"),
     "report": ("incrlt.report.__main__", "write the pages of runs"),
     "doctor": ("incrlt.doctor", "look at this machine"),
 }

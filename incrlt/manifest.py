@@ -46,7 +46,7 @@ class Manifest:
     """What a run folder held at its last commit."""
 
     config: str
-    """Hash of the experiment, :meth:`incrlt.experiment.schema.Experiment.hash`."""
+    """Hash of the experiment, :meth:`incrlt.experiment.sections.Experiment.hash`."""
     protocol: str
     """Hash of the protocol on its data."""
     finished: bool = False

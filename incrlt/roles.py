@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from incrlt.types import ModelOutput, Stage
 
@@ -99,3 +101,18 @@ class RouterStage(Protocol):
 
     def read_out(self, router: Any, output: ModelOutput) -> tuple[Tensor, Tensor]:
         """Return the scores ``[B, C]`` of the experts that would have run, and how many ``[B]``."""
+
+
+class Strategy(Protocol):
+    """A strategy of Avalanche or of ours, as plugins see it; what only some have is asked for by ``getattr``."""
+
+    model: Any
+    device: torch.device
+    optimizer: Optimizer
+    experience: Any
+    adapted_dataset: Any
+    eval_mb_size: int
+    train_epochs: int
+    mb_x: Tensor
+    mb_y: Tensor
+    mb_output: Tensor

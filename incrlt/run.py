@@ -21,7 +21,7 @@ from incrlt.errors import UserError
 from incrlt.runner.options import RunOptions
 
 if TYPE_CHECKING:
-    from incrlt.experiment.schema import Experiment
+    from incrlt.experiment.sections import Experiment
 
 MOST_LISTED: Final = 20
 """Experiences whose classes a dry run names."""

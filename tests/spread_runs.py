@@ -20,7 +20,7 @@ from incrlt.experts.ncl import NCL
 from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
-from incrlt.plugins import EvaluationRecorder
+from incrlt.plugins import EvaluationRecorder, ExemplarMemory
 from incrlt.stages.expert_assignment import ExpertAssignment
 from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR
@@ -60,7 +60,7 @@ def run(name, experiences=3):
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4),
         experts=experts,
-        memory=toy.ExemplarMemory(per_class=3),
+        memory=ExemplarMemory(per_class=3),
         rebalance=LWS(epochs=1),
         router=ExpertAssignment(epochs=1, batch_size=16) if experts.layout.num_experts > 1 else None,
         train_mb_size=13,

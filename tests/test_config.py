@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from incrlt.errors import UserError
-from incrlt.experiment import explain, schema, yamlfile, yamltext
+from incrlt.experiment import explain, fields, schema, yamlfile, yamltext
+from incrlt.experiment import sections as parts
 from incrlt.experiment.json_schema import json_schema
 from incrlt.experiment.methods import names
 
@@ -178,8 +179,8 @@ def test_hash_tells_apart_what_changes_results(minimal, override):
 
 
 def test_every_field_is_either_hashed_or_listed_as_harmless():
-    sections = {name: field.annotation for name, field in schema.Experiment.model_fields.items()}
-    for section, keys in schema.DOES_NOT_CHANGE_RESULTS.items():
+    sections = {name: field.annotation for name, field in parts.Experiment.model_fields.items()}
+    for section, keys in parts.DOES_NOT_CHANGE_RESULTS.items():
         assert section in sections
         assert keys is None or keys <= sections[section].model_fields.keys()
 
@@ -191,7 +192,7 @@ def test_run_folder(minimal):
 
 
 def test_seeds_left_out_follow_all():
-    seeds = schema.Seeds(all=3, batches=7)
+    seeds = parts.Seeds(all=3, batches=7)
     assert seeds.filled() == {
         "all": 3, "class_order": 1993, "images": 0, "init": 3, "batches": 7, "augmentation": 3,
     }  # fmt: skip
@@ -628,7 +629,7 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-KEYS = st.sampled_from([*schema.Experiment.model_fields, "nothing"])
+KEYS = st.sampled_from([*parts.Experiment.model_fields, "nothing"])
 
 
 @settings(max_examples=150, deadline=None)
@@ -657,13 +658,13 @@ def test_merging_a_mapping_with_nothing_or_itself_changes_nothing(values):
 def test_choices_are_those_of_the_modules_that_honour_them():
     from incrlt.benchmarks import facts, holdout, longtail, splits
 
-    fields = schema.Benchmark.model_fields
-    assert set(get_args(schema.Dataset)) == {*facts.names(), "folder"}
-    assert set(get_args(fields["profile"].annotation)) == set(longtail.PROFILES)
-    assert set(get_args(fields["holdout"].annotation)) == set(holdout.RULES)
-    assert set(get_args(get_args(fields["order"].annotation)[0])) == set(splits.ORDERS)
+    known = parts.Benchmark.model_fields
+    assert set(get_args(parts.Dataset)) == {*facts.names(), "folder"}
+    assert set(get_args(known["profile"].annotation)) == set(longtail.PROFILES)
+    assert set(get_args(known["holdout"].annotation)) == set(holdout.RULES)
+    assert set(get_args(get_args(known["order"].annotation)[0])) == set(splits.ORDERS)
     for name in facts.names():
-        assert facts.info(name).augmentation in get_args(schema.Augmentation)
+        assert facts.info(name).augmentation in get_args(parts.Augmentation)
 
 
 def test_choices_of_models_and_augmentations_are_those_of_torch_modules():
@@ -671,15 +672,15 @@ def test_choices_of_models_and_augmentations_are_those_of_torch_modules():
     from incrlt.models import heads
     from incrlt.models.backbone import variants
 
-    assert set(get_args(schema.ModelSection.model_fields["head"].annotation)) == set(heads.HEADS)
-    assert set(get_args(schema.Model)) == set(variants())
-    for name in get_args(schema.Augmentation):
+    assert set(get_args(parts.ModelSection.model_fields["head"].annotation)) == set(heads.HEADS)
+    assert set(get_args(fields.Model)) == set(variants())
+    for name in get_args(parts.Augmentation):
         augment.build(name, (3, 32, 32), (0.5,) * 3, (0.2,) * 3, train=True)
 
 
 def test_every_field_is_documented():
-    sections = [schema.Benchmark, schema.ModelSection, schema.Memory, schema.Training, schema.Seeds]
-    for section in (*sections, schema.Data, schema.Output, schema.Experiment):
+    sections = [parts.Benchmark, parts.ModelSection, parts.Memory, parts.Training, parts.Seeds]
+    for section in (*sections, parts.Data, parts.Output, parts.Experiment):
         for name, field in section.model_fields.items():
             assert field.description, f"{section.__name__}.{name}"
 

@@ -14,6 +14,15 @@ from incrlt.testing.learners import Learner
 from incrlt.testing.methods import PROMISES
 
 PAIRS = list(itertools.product(names("strategy"), names("experts")))
+SHORT = {(strategy, "single") for strategy in names("strategy")} | {
+    ("lucir", experts) for experts in names("experts")
+}
+"""Pairs of the default suite: every method once; ``make soak`` takes the product."""
+
+
+def case(pair):
+    marks = () if pair in SHORT else (pytest.mark.soak,)
+    return pytest.param(pair, id="-".join(pair), marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +39,6 @@ def learner():
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.name)
-@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("pair", [case(pair) for pair in PAIRS])
 def test_promise(pair, promise, learner):
     promise(learner(pair))

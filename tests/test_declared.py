@@ -18,7 +18,7 @@ from incrlt.errors import UserError
 from incrlt.experiment import expressions, methods, schema
 from incrlt.experiment.plan import plan, untold
 from incrlt.experiment.source import find_class, lineage
-from incrlt.strategies import LUCIR
+from incrlt.strategies import LUCIR, Replay
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
@@ -326,17 +326,18 @@ def test_lengths_that_are_told_are_those_of_the_stages(kind):
         elif kind == "router":
             stages = (made.stage(),)
         else:
-            stages = toy.make(LUCIR, memory=5, rebalance=made).rebalance.stages(
-                a_strategy(), first(a_strategy())
-            )[1:]
+            strategy = a_strategy(
+                "linear" if name == "tau_norm" else "cosine"
+            )  # which looks at lengths of rows
+            stages = made.stages(strategy, first(strategy))[1:]
         assert [(stage.name, stage.epochs, stage.data) for stage in stages] == [
             (stage.name, stage.epochs, stage.data) for stage in told
         ], name
 
 
-def a_strategy():
+def a_strategy(head="cosine"):
     """A strategy in its second experience, as far as stages ask."""
-    made = toy.make(LUCIR, memory=5, train_epochs=3)
+    made = toy.make(LUCIR if head == "cosine" else Replay, head=head, memory=5, train_epochs=3)
     made.experience = toy.benchmark("nc").train_stream[1]
     made.num_old = 4
     return made

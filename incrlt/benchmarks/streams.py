@@ -96,10 +96,11 @@ def _without_some_tests(data: ImageData, resolved: ResolvedProtocol, train: Call
         return as_classification_dataset(tensors, transform_groups=groups)
 
     labels = data.train_labels.numpy()
-    return benchmark_from_datasets(
+    benchmark = benchmark_from_datasets(
         train=[part(data.train_images, labels, own) for own in resolved.train_indices],
         test=[part(data.test_images, data.test_labels.numpy(), own) for own in rows if len(own)],
     )
+    return _known_to_its_streams(benchmark)
 
 
 def of_parts(
@@ -134,6 +135,13 @@ def of_parts(
         test=[as_classification_dataset(test, transform_groups=groups)],
     )
     benchmark.class_names = tuple(class_names)
+    return _known_to_its_streams(benchmark)
+
+
+def _known_to_its_streams(benchmark: Any) -> Any:
+    """Let experiences find their benchmark, and with it the names of classes: Avalanche only does so elsewhere."""
+    for stream in benchmark.streams.values():
+        stream.benchmark = benchmark
     return benchmark
 
 

@@ -7,17 +7,15 @@ What a method cannot do without, and what it does not go together with, its clas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from incrlt.errors import UserError
 from incrlt.experiment.declared import NEEDS, Declared
 from incrlt.experiment.explain import show
 from incrlt.experiment.fields import Model
-from incrlt.experiment.methods import KINDS, Entry, Kind, external, find
+from incrlt.experiment.methods import Entry, Kind, external
+from incrlt.experiment.sections import Benchmark, Experiment, Training
 from incrlt.experiment.sizes import too_large
-
-if TYPE_CHECKING:
-    from incrlt.experiment.schema import Benchmark, Experiment, Training
 
 
 class Answers(dict[str, Any]):
@@ -49,12 +47,6 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
         except UserError as error:
             problems.append(f"benchmark: {error}")
     return problems
-
-
-def chosen(experiment: Experiment) -> dict[Kind, tuple[Declared, Entry]]:
-    """Return the methods that an experiment names, each with what its class tells."""
-    entries = {kind: getattr(experiment, kind) for kind in KINDS}
-    return {kind: (find(kind, entry.name), entry) for kind, entry in entries.items() if entry is not None}
 
 
 def _split(b: Benchmark) -> list[str]:
@@ -112,7 +104,7 @@ def _model(name: str) -> list[str]:
 
 def _methods(experiment: Experiment) -> list[str]:
     """Ask every method what it needs and what it does not go together with."""
-    methods = chosen(experiment)
+    methods = experiment.chosen
     try:
         return [*_told(experiment, methods), *_router(methods)]
     except UserError as error:  # a class that tells what cannot be understood

@@ -6,7 +6,7 @@ from typing import Any
 
 from incrlt.experiment import methods
 from incrlt.experiment.methods import KINDS, Kind
-from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 
 
 def json_schema() -> dict[str, Any]:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from incrlt.experiment.clashes import chosen
 from incrlt.experiment.declared import LaterStage
 
 if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
-    from incrlt.experiment.schema import Experiment, Memory
+    from incrlt.experiment.sections import Experiment, Memory
 
 
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
@@ -30,7 +29,7 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
     """
     protocol = experiment.protocol()
     counts = _counts_by_arrival(protocol)
-    strategy, _ = chosen(experiment)["strategy"]
+    strategy, _ = experiment.chosen["strategy"]
     rows: list[dict[str, Any]] = []
     seen = 0
     for row in protocol.plan():
@@ -54,7 +53,7 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
 
 def untold(experiment: Experiment) -> list[str]:
     """Return the methods whose later stages the plan cannot count: their classes make some and tell no lengths."""
-    return [declared.place for declared, _ in chosen(experiment).values() if not declared.tells_its_stages]
+    return [declared.place for declared, _ in experiment.chosen.values() if not declared.tells_its_stages]
 
 
 def _counts_by_arrival(protocol: Protocol) -> list[int]:
@@ -78,7 +77,7 @@ def _epochs(experiment: Experiment, num_old: int, num_new: int, images: int) -> 
     first = training.epochs if num_old else training.base_epochs or training.epochs
     about = {"num_old": num_old, "num_new": num_new, "images": images}
     later: list[LaterStage] = []
-    for declared, entry in chosen(experiment).values():
+    for declared, entry in experiment.chosen.values():
         values = entry.hyper_parameters | about
         first = declared.first_epochs(values | {"train_epochs": first})
         later += declared.later_stages(values)

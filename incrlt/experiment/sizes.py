@@ -7,10 +7,9 @@ of 1,024 channels) is estimated here.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 
 MOST_GIGABYTES: Final = 256
 """Memory that the weights, gradients and momentum of a network may take: more than any accelerator has."""

@@ -111,11 +111,11 @@ class ExpertMethod:
         """Return a network trained before that the method distils, or None; called once per run."""
         return None
 
-    def begin_experience(self, network: Any) -> None:
+    def begin_experience(self, network: ExpertNetwork) -> None:
         """Prepare the grown network before the first epoch; not called when a run is resumed."""
 
 
-def _with_combination(layout: Callable[[Any], Layout]) -> Callable[[Any], Layout]:
+def _with_combination(layout: Callable[[ExpertMethod], Layout]) -> Callable[[ExpertMethod], Layout]:
     @functools.wraps(layout)
     def named(method: ExpertMethod) -> Layout:
         cls, wanted = type(method), layout(method)

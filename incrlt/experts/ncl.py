@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from incrlt.losses import (
     momentum_contrast,
     online_distillation,
 )
+from incrlt.models import ExpertNetwork
 from incrlt.models.layout import ContrastLayout, Layout
 from incrlt.models.precision import at_least_float
 from incrlt.types import LossContext, LossTerms, ModelOutput
@@ -172,7 +173,7 @@ class NCL(ExpertMethod):
         contrast.enqueue(keys)
         return loss
 
-    def begin_experience(self, network: Any) -> None:
+    def begin_experience(self, network: ExpertNetwork) -> None:
         """Copy the networks into the momentum encoder and empty its queue: old keys are of another model."""
         if network.contrast is not None and self.flavor == "sane":
             network.contrast.restart(network.branches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from incrlt.experiment.fields import Count, ExpertCount, Fraction, NonNegative, 
 from incrlt.experts.base import ExpertMethod, fused, ldam_tensors, log_prior
 from incrlt.kernels import TermSpec, TermTensors
 from incrlt.losses.prior import prior_cross_entropy, running_prior, static_prior
+from incrlt.models import ExpertNetwork
 from incrlt.models.layout import Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput
 
@@ -71,7 +72,7 @@ class Single(ExpertMethod):
         """LDAM re-weights late."""
         return self.objective == "ldam" and context.epoch >= self.reweight_after * context.epochs
 
-    def begin_experience(self, network: Any) -> None:
+    def begin_experience(self, network: ExpertNetwork) -> None:
         """Let the running prior begin anew: it takes the counts when the first batch tells them."""
         if self.objective == "running_prior":
             network.remember(RUNNING_PRIOR, torch.full((network.num_classes,), torch.nan))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from incrlt.losses.trust import (
     running_accuracy,
     trusted_distillation,
 )
+from incrlt.models import ExpertNetwork
 from incrlt.models.layout import Layout
 from incrlt.types import LossContext, LossTerms, ModelOutput
 
@@ -80,7 +81,7 @@ class TCL(ExpertMethod):
         """The loss stays the same; what runs over is a buffer."""
         return None
 
-    def begin_experience(self, network: Any) -> None:
+    def begin_experience(self, network: ExpertNetwork) -> None:
         """Give new classes an accuracy of 0; old ones keep theirs."""
         accuracy = torch.zeros(network.num_classes)
         before = network.recall(ACCURACY)
@@ -112,7 +113,7 @@ class TCL(ExpertMethod):
         )
 
     @torch.no_grad()
-    def _weights(self, network: Any, output: ModelOutput, labels: Tensor) -> Tensor:
+    def _weights(self, network: ExpertNetwork, output: ModelOutput, labels: Tensor) -> Tensor:
         """Return class weights of the accuracy so far ``[C]``, then let the batch move it."""
         accuracy = None if network is None else network.recall(ACCURACY)
         if accuracy is None:

@@ -17,7 +17,7 @@ from incrlt.benchmarks import given, listing, reading
 from incrlt.benchmarks.datasets import statistics
 from incrlt.errors import UserError
 from incrlt.experiment import schema
-from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 from incrlt.lifecycle import learned as models
 from incrlt.lifecycle import versions
 from incrlt.lifecycle.answers import Answerer

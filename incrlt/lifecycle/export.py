@@ -241,7 +241,7 @@ def card(model: Learned, answerer: Answerer, number: int, difference: float, che
     """Return the model card as Markdown: what it is, what it saw, what it reaches by group, what it is not for."""
     group_of = groups(model.facts.seen)
     lines = [
-        f"# {model.experiment.name}, version {number}",
+        f"# Model card, version {number} of a run",
         "",
         f"A classifier of {len(model.class_names)} classes, trained by incrlt {incrlt.__version__} "
         f"({model.experiment.method}, {model.experiment.model.name}, {answerer.network.num_experts} experts) in "

@@ -12,7 +12,7 @@ import torch
 from incrlt.checkpoint import CheckpointFolder, one_sentence
 from incrlt.errors import UserError
 from incrlt.experiment import schema
-from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 from incrlt.manifest import Keeper
 from incrlt.metrics import StreamRecord
 from incrlt.plugins.evaluation import EvaluationRecorder

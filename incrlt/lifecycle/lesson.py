@@ -20,7 +20,7 @@ from incrlt.benchmarks import facts, streams
 from incrlt.benchmarks.identity import contents
 from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
-from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 from incrlt.lifecycle.learned import Learned, labels_of
 from incrlt.metrics import main_readout
 from incrlt.plugins import saved_exemplars

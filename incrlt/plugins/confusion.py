@@ -16,6 +16,7 @@ from incrlt.benchmarks.identity import labels_of
 from incrlt.errors import UserError
 from incrlt.metrics import StreamRecord
 from incrlt.plugins.steps import Steps
+from incrlt.roles import State, Strategy
 
 
 class ConfusionRecorder(SupervisedPlugin):
@@ -48,15 +49,15 @@ class ConfusionRecorder(SupervisedPlugin):
         """Number of the experience trained last."""
         return self._steps.number
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training(self, strategy: Strategy, **kwargs: object) -> None:
         """Evaluations from here on (``eval_every``) happen inside training and are not kept."""
         self._inside_training = True
 
-    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training(self, strategy: Strategy, **kwargs: object) -> None:
         """Evaluations from here on are kept."""
         self._inside_training = False
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: object) -> None:
         """Take note of the classes that arrive; an experience trained again (resumed) is not counted twice.
 
         Raises:
@@ -70,7 +71,7 @@ class ConfusionRecorder(SupervisedPlugin):
                 self.experience_of_class.append(self._experience)
                 self.images_of_class.append(count)
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def before_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Start counting."""
         self._counting = {}
         size = max(self.class_ids, default=-1) + 1
@@ -83,7 +84,7 @@ class ConfusionRecorder(SupervisedPlugin):
         order = None if same else [known.index(label) for label in self.class_ids]
         self._order = None if order is None else torch.as_tensor(order, device=strategy.device)
 
-    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval_iteration(self, strategy: Strategy, **kwargs: object) -> None:
         """Count a batch, without a host sync."""
         if not self.class_ids:
             return
@@ -91,7 +92,7 @@ class ConfusionRecorder(SupervisedPlugin):
         for readout, values in self._scores_of(strategy).items():
             self._add(readout, true, values.argmax(1))
 
-    def _scores_of(self, strategy: Any) -> dict[str, Tensor]:
+    def _scores_of(self, strategy: Strategy) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` of the batch by read-out, classes in the order of arrival.
 
         The first one is ``mb_output``, which plugins may have changed.
@@ -114,7 +115,7 @@ class ConfusionRecorder(SupervisedPlugin):
         )  # the last cell takes unseen classes
         self._counting[readout].index_add_(0, cell, torch.ones_like(cell))
 
-    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Keep the counts under the experience trained last, unless this evaluation happened inside training.
 
         A record has no gaps: where an experience was left out, what follows is dropped, with a warning. So is an
@@ -171,7 +172,7 @@ class ConfusionRecorder(SupervisedPlugin):
             if len(kept) == longest
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return classes and counts as plain data and tensors."""
         return {
             "class_ids": list(self.class_ids),
@@ -181,7 +182,7 @@ class ConfusionRecorder(SupervisedPlugin):
             "confusions": {k: [torch.as_tensor(m) for m in v] for k, v in self.confusions.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore :meth:`state_dict`."""
         self.class_ids = list(state["class_ids"])
         self.experience_of_class = list(state["experience_of_class"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from incrlt.losses.routing import running_means
 from incrlt.metrics.evaluation import BINS, EVALUATIONS_FILE, MILLION, save_evaluations
 from incrlt.models import cost
 from incrlt.plugins.confusion import ConfusionRecorder, arrival_of
+from incrlt.roles import State, Strategy
 from incrlt.types import ModelOutput
 
 LOGITS = ("cnn", "routed")
@@ -39,12 +39,12 @@ class EvaluationRecorder(ConfusionRecorder):
         self._parts: dict[str, list[Tensor]] = {}
         self._image_shape: tuple[int, ...] = ()
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def before_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Start counting."""
         super().before_eval(strategy, **kwargs)
         self._sums, self._parts = {}, {}
 
-    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval_iteration(self, strategy: Strategy, **kwargs: object) -> None:
         """Count a batch, without a host sync."""
         super().after_eval_iteration(strategy, **kwargs)
         if self._inside_training or not self.class_ids:
@@ -75,7 +75,7 @@ class EvaluationRecorder(ConfusionRecorder):
         row = torch.where(true >= 0, true, len(self.class_ids))
         self._sums[name].index_add_(0, row, values)
 
-    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Keep the sums under the experience trained last, unless this evaluation happened inside training."""
         seen_any = bool(self._parts) and any(bool((part >= 0).any()) for part in self._parts["labels"])
         super().after_eval(strategy, **kwargs)
@@ -87,14 +87,14 @@ class EvaluationRecorder(ConfusionRecorder):
             self.answers = {name: column[seen].to(torch.int32) for name, column in columns.items()}
         self._sums, self._parts = {}, {}
 
-    def _memory(self, strategy: Any) -> dict[str, Tensor]:
+    def _memory(self, strategy: Strategy) -> dict[str, Tensor]:
         memory = getattr(strategy, "memory", None)
         if not hasattr(memory, "counts"):
             return {}
         kept = memory.counts()
         return {"memory": torch.tensor([kept.get(label, 0) for label in self.class_ids])}
 
-    def _costs(self, strategy: Any) -> dict[str, Tensor]:
+    def _costs(self, strategy: Strategy) -> dict[str, Tensor]:
         if "right" not in self._sums:
             return {}
         costs = cost.macs_by_experts(strategy.model, self._image_shape)
@@ -106,12 +106,12 @@ class EvaluationRecorder(ConfusionRecorder):
             steps = {t: _arrays(step) for t, step in self.evaluations.items()}
             save_evaluations(Path(folder) / EVALUATIONS_FILE, steps, _arrays(self.answers))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return classes, counts, sums and answers as plain data and tensors."""
         steps = {t: dict(step) for t, step in self.evaluations.items()}
         return {**super().state_dict(), "evaluations": steps, "answers": dict(self.answers)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore :meth:`state_dict`, or that of a :class:`ConfusionRecorder`: then earlier sums are missing."""
         super().load_state_dict(state)
         self.evaluations = {t: dict(step) for t, step in state.get("evaluations", {}).items()}

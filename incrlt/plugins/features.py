@@ -25,12 +25,13 @@ from incrlt.data.quiet import quiet_random
 from incrlt.errors import UserError
 from incrlt.models.precision import at_least_float
 from incrlt.processes import world
+from incrlt.roles import Strategy
 
 Extract = Callable[[Tensor, Tensor | None], Tensor]
 """``extract(images [B, ...], task labels [B] or None)`` returns features ``[K, B, D]``."""
 
 
-def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
+def features_of(strategy: Strategy, dataset: Any, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
     """Run a data set through the strategy's feature extractor.
 
     The features are the first of these that the model offers: ``model.forward_all(x).features``
@@ -40,7 +41,7 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
     product of two rows is the sum of the experts' cosines. ``row.reshape(K, D)`` gives them back.
 
     Args:
-        strategy: Any Avalanche strategy; ``model``, ``device`` and ``eval_mb_size`` are used, and where it
+        strategy: Strategy Avalanche strategy; ``model``, ``device`` and ``eval_mb_size`` are used, and where it
             has them ``autocast()`` (a context manager) and ``tensor_cache`` (decoded images, for speed).
         dataset: An ``AvalancheDataset``; its evaluation transforms are used, whatever group is active.
         mirror: Average the normalised features of each image ``[C, H, W]`` and of its horizontal mirror
@@ -74,7 +75,7 @@ def features_of(strategy: Any, dataset: Any, *, mirror: bool = False) -> tuple[T
     return torch.cat(parts).cpu(), torch.cat(labels).long().cpu()
 
 
-def answers_of(strategy: Any, dataset: Any) -> Tensor:
+def answers_of(strategy: Strategy, dataset: Any) -> Tensor:
     """Return the mean of an expert network's answers to a data set, as evaluation reads them: softmax ``[C]``, float64.
 
     Args:
@@ -159,14 +160,14 @@ def _rows(extract: Extract, mirror: bool, images: Tensor, tasks: Tensor | None =
     return rows
 
 
-def _batches(strategy: Any, dataset: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _batches(strategy: Strategy, dataset: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Iterate images, labels and task labels (None where there are none) on the strategy's device."""
     for batch in _loader(strategy, dataset):
         images, targets, *rest = (column.to(strategy.device, non_blocking=True) for column in batch)
         yield images, targets, rest[-1] if rest else None
 
 
-def _loader(strategy: Any, dataset: Any) -> Iterable[Any]:
+def _loader(strategy: Strategy, dataset: Any) -> Iterable[Any]:
     """Return batches in the stored order, from the strategy's decoded images where that is possible."""
     dataset = dataset.eval()
     loader = DataLoader(dataset, batch_size=strategy.eval_mb_size, collate_fn=dataset.collate_fn)

@@ -28,6 +28,7 @@ from incrlt.errors import UserError, did_you_mean
 from incrlt.plugins import saved_exemplars
 from incrlt.plugins.features import features_of
 from incrlt.plugins.herding import Flavor, check_flavor, herding
+from incrlt.roles import Experience, State, Strategy
 
 Selection = Literal["herding", "random"]
 
@@ -131,7 +132,7 @@ class ExemplarMemory(SupervisedPlugin):
 
     # Avalanche's callbacks
 
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, strategy: Strategy, **kwargs: object) -> None:
         """Concatenate the exemplars to the data that are trained on, without pictures that are there already.
 
         Raises:
@@ -142,13 +143,13 @@ class ExemplarMemory(SupervisedPlugin):
         if exemplars is not None:
             strategy.adapted_dataset = strategy.adapted_dataset.concat(exemplars)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: object) -> None:
         """Choose exemplars of the classes just learnt, unless a stage has done so already."""
         self.update(strategy, strategy.experience)
 
     # What others use
 
-    def update(self, strategy: Any, experience: Any) -> None:
+    def update(self, strategy: Strategy, experience: Experience) -> None:
         """Choose exemplars of an experience's classes and cut the older ones to their new quota.
 
         Old classes keep their ranking. A second call with the same data changes nothing. Model modes
@@ -195,7 +196,7 @@ class ExemplarMemory(SupervisedPlugin):
     def __len__(self) -> int:
         return sum(self.counts().values())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return plain tensors and data that ``torch.load(weights_only=True)`` accepts.
 
         Returns:
@@ -302,7 +303,7 @@ class ExemplarMemory(SupervisedPlugin):
         return dict(zip(available, shares, strict=True))
 
     def _choose(
-        self, strategy: Any, candidates: Mapping[int, Tensor], quota: Mapping[int, int]
+        self, strategy: Strategy, candidates: Mapping[int, Tensor], quota: Mapping[int, int]
     ) -> dict[int, Tensor]:
         """Rank the candidates ``[n, 2]`` of each label, best first, as far as its quota goes."""
         takes = [quota[label] for label in candidates]

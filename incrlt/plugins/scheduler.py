@@ -8,7 +8,6 @@ time, from the rate the optimizer was made with.
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from incrlt.errors import UserError
+from incrlt.roles import State, Strategy
 from incrlt.types import Schedule
 
 
@@ -44,18 +44,18 @@ class SchedulerFactory(SupervisedPlugin):
         self._epochs_done = 0
         self._pending: int | None = None
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: object) -> None:
         """Start the schedule of this experience: of its first stage, where it trains in stages."""
         stages = getattr(strategy, "stages", None)
         epochs = stages(strategy.experience)[0].epochs if callable(stages) else strategy.train_epochs
         self.start(strategy.optimizer, max(1, epochs))  # a first stage that is skipped has none
 
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, strategy: Strategy, **kwargs: object) -> None:
         """Step once; later stages have optimizers and schedules of their own."""
         if getattr(strategy, "stage_index", 0) == 0:
             self.step()
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: object) -> None:
         """Let the scheduler go; the rate stays as it is until the next experience starts."""
         self.scheduler = None
         self._epochs_done = 0
@@ -85,7 +85,7 @@ class SchedulerFactory(SupervisedPlugin):
             self.scheduler.step()
             self._epochs_done += 1
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return how many epochs of the running schedule are done (0 between experiences).
 
         That is all there is: the rates follow by replaying the steps from the initial rates, bit by bit.
@@ -93,7 +93,7 @@ class SchedulerFactory(SupervisedPlugin):
         running = self.scheduler is not None
         return {"epochs_done": self._epochs_done if running else (self._pending or 0)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from a state: at once when a schedule is running, else at the next :meth:`start`."""
         self._pending = int(state["epochs_done"])
         if self.scheduler is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from incrlt.benchmarks.identity import Pictures, check_names, contents, labels_of
 from incrlt.data.contents import labels_hash
 from incrlt.plugins.saved_exemplars import place_in_stream
+from incrlt.roles import Experience, State
 
 LOOKED_AT = 8
 """Pictures of an experience whose content is noted, evenly spaced: labels alone may be those of another one."""
@@ -33,11 +34,11 @@ class Steps:
         self._last: Any = None  # data set of the step; None in a process that has not seen it yet
         self._mark: list[int] = []  # what it is known by in another process
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """Leave the images out of a pickle; the mark is enough to know them by."""
         return vars(self) | {"_last": None}
 
-    def arrive(self, experience: Any) -> int:
+    def arrive(self, experience: Experience) -> int:
         """Take note of the experience that is trained on now; return its number.
 
         Raises:
@@ -55,7 +56,7 @@ class Steps:
         """Say whether a mark is that of the last step; older states tell no more than the place in the stream."""
         return mark == self._mark if self._mark else mark[0] == self.number
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return plain data."""
         return {"experience": self.number, "mark": list(self._mark), "names": dict(self.names)}
 
@@ -65,7 +66,7 @@ class Steps:
         self._mark, self.names = list(state.get("mark", [])), dict(state.get("names", {}))
 
 
-def _mark_of(experience: Any) -> list[int]:
+def _mark_of(experience: Experience) -> list[int]:
     """Return place in the stream, images, hash of the labels, and contents of some pictures."""
     dataset = experience.dataset
     targets = labels_of(dataset)

@@ -13,7 +13,7 @@ import incrlt.models
 from incrlt.benchmarks import datasets
 from incrlt.errors import UserError
 from incrlt.experiment.methods import Kind, load_class
-from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 from incrlt.plugins.memory import ExemplarMemory
 from incrlt.processes import local_device, world
 from incrlt.schedules import cosine, multistep_with_warmup

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from incrlt.benchmarks import streams
-from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 from incrlt.processes import World
 from incrlt.runner.build import build_strategy
 

@@ -11,7 +11,7 @@ import yaml
 
 from incrlt import manifest
 from incrlt.errors import UserError
-from incrlt.experiment.schema import DOES_NOT_CHANGE_RESULTS, Experiment
+from incrlt.experiment.sections import DOES_NOT_CHANGE_RESULTS, Experiment
 from incrlt.experiment.yamlfile import leaves
 from incrlt.experiment.yamltext import BROKEN
 from incrlt.manifest import Manifest
@@ -73,7 +73,7 @@ def what_differs(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
     """Return a phrase for each value that changes results and differs.
 
     Args:
-        theirs: Nested values, as :meth:`~incrlt.experiment.schema.Experiment.resolved` gives them.
+        theirs: Nested values, as :meth:`~incrlt.experiment.sections.Experiment.resolved` gives them.
         ours: The same of this run.
 
     Example:

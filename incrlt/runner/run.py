@@ -15,7 +15,7 @@ from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite
 from incrlt.console import Console
 from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
-from incrlt.experiment.schema import Experiment
+from incrlt.experiment.sections import Experiment
 from incrlt.manifest import Keeper
 from incrlt.metrics import StreamRecord, experience_rows, main_readout, published, summarise
 from incrlt.models import cost

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
+from incrlt.models.network import ExpertNetwork
 from incrlt.stages.lws import classification
 from incrlt.types import Stage
 
 
-def measured(name: str, prepare: Callable[[Any, int], None]) -> Stage:
+def measured(name: str, prepare: Callable[[ExpertNetwork, int], None]) -> Stage:
     """Return a stage of one epoch at learning rate 0, for classifiers that are computed and not trained.
 
     Args:

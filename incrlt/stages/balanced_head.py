@@ -21,6 +21,7 @@ from incrlt.experiment.ranges import check_fields
 from incrlt.losses.ridge import balancing_weights, ridge_solution
 from incrlt.plugins.features import features_of
 from incrlt.stages._measured import measured
+from incrlt.training.hooks import Hooks
 from incrlt.types import ModelOutput, Stage, class_counts
 
 ROWS = "balanced_head"
@@ -65,7 +66,7 @@ class BalancedHead:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+    def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
         if not self.beside and any(hasattr(head, "num_proxies") for head in strategy.model.final_heads):
             raise UserError(
@@ -75,7 +76,7 @@ class BalancedHead:
         return first, measured("balanced_head", functools.partial(self._solve, strategy))
 
     @torch.no_grad()
-    def _solve(self, strategy: Any, network: Any, num_old: int) -> None:
+    def _solve(self, strategy: Hooks, network: Any, num_old: int) -> None:
         features, labels = features_of(strategy, strategy.stream_dataset)
         labels = network.positions(labels)
         counts = class_counts(labels, network.num_classes)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
 from incrlt.experiment.fields import Count, Positive
 from incrlt.experiment.ranges import check_fields
+from incrlt.models.network import ExpertNetwork
 from incrlt.schedules import cosine
 from incrlt.stages.lws import classification
+from incrlt.training.hooks import Hooks
 from incrlt.types import Stage
 
 
@@ -47,7 +49,7 @@ class CRT:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+    def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
         return first, Stage(
             "crt",
@@ -71,6 +73,6 @@ def _rows(model: nn.Module) -> list[dict[str, object]]:
     return [{"params": [parameter for name, parameter in named if name in ("weight", "bias")]}]
 
 
-def _restart(network: Any, num_old: int) -> None:
+def _restart(network: ExpertNetwork, num_old: int) -> None:
     for head in network.final_heads:
         head.restart()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,10 @@ from incrlt.errors import UserError
 from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.virtual import class_means, covariance_of, factor_of, majority_class, virtual_features
+from incrlt.models.network import ExpertNetwork
 from incrlt.plugins.features import features_of
 from incrlt.stages._measured import measured
+from incrlt.training.hooks import Hooks
 from incrlt.types import Stage
 
 FACTORS = "gvalign_factors"
@@ -67,7 +68,7 @@ class GVAlign:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+    def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
         if not strategy.model.has_cosine_heads:
             raise UserError(
@@ -76,7 +77,7 @@ class GVAlign:
             )
         return first, measured("gvalign", functools.partial(self._align, strategy))
 
-    def _align(self, strategy: Any, network: Any, num_old: int) -> None:
+    def _align(self, strategy: Hooks, network: ExpertNetwork, num_old: int) -> None:
         features, labels = features_of(strategy, strategy.stream_dataset)
         labels = network.positions(labels)
         features_KND = features.unflatten(1, (network.num_experts, -1)).transpose(0, 1)

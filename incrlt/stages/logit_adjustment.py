@@ -9,16 +9,17 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from incrlt.experiment.fields import NonNegative
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.prior import prior_adjusted, static_prior
-from incrlt.models.network import OFFSETS
+from incrlt.models.network import OFFSETS, ExpertNetwork
 from incrlt.plugins.features import answers_of
 from incrlt.stages._measured import measured
+from incrlt.training.hooks import Hooks
 from incrlt.types import Stage
 
 
@@ -45,13 +46,13 @@ class LogitAdjustment:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+    def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage, which clears the offsets of before, and this one."""
         first = dataclasses.replace(first, prepare=functools.partial(_clear, first.prepare))
         return first, measured("logit_adjustment", functools.partial(self._adjust, strategy))
 
     @torch.no_grad()
-    def _adjust(self, strategy: Any, network: Any, num_old: int) -> None:
+    def _adjust(self, strategy: Hooks, network: ExpertNetwork, num_old: int) -> None:
         if self.prior == "counts":
             prior = static_prior(strategy.class_counts)
         else:
@@ -60,7 +61,7 @@ class LogitAdjustment:
         network.remember(OFFSETS, (offsets - offsets.mean()).float())
 
 
-def _clear(before: Callable[[Any, int], None] | None, network: Any, num_old: int) -> None:
+def _clear(before: Callable[[ExpertNetwork, int], None] | None, network: ExpertNetwork, num_old: int) -> None:
     """Take the offsets away: later stages of the experts read logits as evaluation does."""
     if before is not None:
         before(network, num_old)

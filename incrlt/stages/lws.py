@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from incrlt.experiment.fields import Count, Fraction, Index, Positive
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses import cross_entropy
+from incrlt.training.hooks import Hooks
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 
@@ -56,7 +57,7 @@ class LWS:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+    def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
         images = len(strategy.experience.dataset) / max(1, strategy.num_new)
         if strategy.num_old and images <= self.skip_below:

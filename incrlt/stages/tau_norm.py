@@ -16,6 +16,7 @@ from incrlt.experiment.fields import NonNegative
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.norms import tau_factors
 from incrlt.stages._measured import measured
+from incrlt.training.hooks import Hooks
 from incrlt.types import Stage
 
 
@@ -49,7 +50,7 @@ class TauNorm:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def stages(self, strategy: Any, first: Stage) -> Sequence[Stage]:
+    def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
         if any(hasattr(head, "cosines") for head in strategy.model.final_heads):
             raise UserError(

@@ -7,6 +7,7 @@ distillation pulls hardest at the classes that lost most images. Mathematics in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,6 +24,7 @@ from incrlt.losses.gradients import (
     gradient_weights,
     rewritten,
 )
+from incrlt.roles import Experience, State
 from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput
 
@@ -84,7 +86,7 @@ class DGR(IncrTemplate):
         self.prior, self.reweight, self.largest_ratio = prior, reweight, largest_ratio
         self.arrived = torch.zeros(0, dtype=torch.long)
 
-    def begin_experience(self, experience: Any) -> None:
+    def begin_experience(self, experience: Experience) -> None:
         """Count the images that arrived, and forget what rows have gathered."""
         self.arrived = torch.cat([self.arrived[: self.num_old], self.class_counts[self.num_old :].cpu()])
         gathered = torch.zeros(self.model.num_experts, self.model.num_classes, dtype=torch.float64)
@@ -146,11 +148,11 @@ class DGR(IncrTemplate):
                 total = total + (parameter[rows] * (wanted - g - d)).sum()
         return total - total.detach()
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> State:
         """Return the images of each class when it arrived."""
         return {"arrived": self.arrived}
 
-    def load_extra_state(self, state: dict[str, Any]) -> None:
+    def load_extra_state(self, state: State) -> None:
         """Restore the images of each class when it arrived."""
         self.arrived = state["arrived"]
 
@@ -161,7 +163,7 @@ def _trained(head: nn.Module) -> list[nn.Parameter]:
     return [named[name] for name in ("weight", "bias") if name in named]
 
 
-def _gradients(term: Tensor | None, parameters: list[nn.Parameter]) -> Any:
+def _gradients(term: Tensor | None, parameters: list[nn.Parameter]) -> Iterator[Tensor]:
     """Yield the gradient of a term with respect to each parameter, zeros where there is none."""
     if term is None:
         return iter([torch.zeros_like(p) for p in parameters])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from incrlt.experiment.fields import Index, NonNegative, Positive
 from incrlt.losses.per_head import gradient_noise_std, per_head_distillation
+from incrlt.roles import Experience, State
 from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput, Stage
 
@@ -67,7 +68,7 @@ class EEIL(IncrTemplate):
         self.balanced_epochs, self.balanced_lr = balanced_epochs, balanced_lr
         self.sizes: list[int] = []
 
-    def begin_experience(self, experience: Any) -> None:
+    def begin_experience(self, experience: Experience) -> None:
         """Take note of how many classes arrived."""
         if self.num_new:
             self.sizes.append(self.num_new)
@@ -107,7 +108,7 @@ class EEIL(IncrTemplate):
         total = std * torch.stack(drawn).sum()
         return total - total.detach()
 
-    def stages(self, experience: Any) -> tuple[Stage, ...]:
+    def stages(self, experience: Experience) -> tuple[Stage, ...]:
         """Add the balanced finetune from the second experience on."""
         stages = super().stages(experience)
         if not (self.balanced_epochs and self.num_old):
@@ -117,11 +118,11 @@ class EEIL(IncrTemplate):
         )
         return (stages[0], balanced, *stages[1:])
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> State:
         """Return the classes of each experience."""
         return {"sizes": list(self.sizes)}
 
-    def load_extra_state(self, state: dict[str, Any]) -> None:
+    def load_extra_state(self, state: State) -> None:
         """Restore the classes of each experience."""
         self.sizes = list(state["sizes"])
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from incrlt.errors import UserError
 from incrlt.experiment.fields import NonNegative, Positive
 from incrlt.losses import knowledge_distillation, sigmoid_distillation
+from incrlt.roles import Experience, State
 from incrlt.training.class_means import ClassMeans
 from incrlt.training.template import IncrTemplate, classes_of
 from incrlt.types import LossTerms, ModelOutput
@@ -54,7 +55,7 @@ class ICaRL(IncrTemplate):
         self.objective, self.distillation, self.temperature = objective, distillation, temperature
         self.class_means = ClassMeans(first=readout == "nme")
 
-    def begin_experience(self, experience: Any) -> None:
+    def begin_experience(self, experience: Experience) -> None:
         """Refuse labels that the sigmoid objective would not look at.
 
         Raises:
@@ -80,7 +81,7 @@ class ICaRL(IncrTemplate):
             terms["distillation"] = self.expert_scale * self.distillation * distance
         return terms
 
-    def end_experience(self, experience: Any) -> None:
+    def end_experience(self, experience: Experience) -> None:
         """Compute the means of the exemplars of all classes."""
         self.class_means.update(self)
 
@@ -88,10 +89,10 @@ class ICaRL(IncrTemplate):
         """Return the scores of both read-outs."""
         return self.class_means.readouts(output)
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> State:
         """Return the class means."""
         return self.class_means.state_dict()
 
-    def load_extra_state(self, state: dict[str, Any]) -> None:
+    def load_extra_state(self, state: State) -> None:
         """Restore the class means."""
         self.class_means.load_state_dict(state)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from incrlt.benchmarks.identity import PastData, check_names
 from incrlt.errors import UserError
+from incrlt.roles import Experience, State
 from incrlt.training.template import IncrTemplate
 
 
@@ -36,13 +38,13 @@ class Joint(IncrTemplate):
         self._past = PastData()
         self._names: dict[int, str] = {}  # label -> name, where benchmarks tell it
 
-    def _after_train_dataset_adaptation(self, **kwargs: Any) -> None:
+    def _after_train_dataset_adaptation(self, **kwargs: object) -> None:
         self._names = check_names(self._names, self.experience)
         for dataset in self._past.beside(self.experience.dataset):
             self.adapted_dataset = self.adapted_dataset.concat(dataset)
         super()._after_train_dataset_adaptation(**kwargs)
 
-    def end_experience(self, experience: Any) -> None:
+    def end_experience(self, experience: Experience) -> None:
         """Keep the images of the experience."""
         self._past.add(experience.dataset)
 
@@ -50,7 +52,7 @@ class Joint(IncrTemplate):
         """Return the data sets of the experiences so far, each picture once, in order of arrival."""
         return self._past.all()
 
-    def load_state_dict(self, state: dict[str, Any], train_stream: Any) -> None:
+    def load_state_dict(self, state: State, train_stream: Sequence[Experience]) -> None:
         """Restore the state; images of past experiences are looked up in ``train_stream``.
 
         Args:

@@ -19,6 +19,7 @@ from incrlt.experiment.fields import Count, Index, NonNegative
 from incrlt.kernels import TermSpec, TermTensors, expert_loss, less_forget
 from incrlt.losses import adaptive_weight, mimic_scores
 from incrlt.plugins.features import features_of
+from incrlt.roles import Experience, State
 from incrlt.training.class_means import ClassMeans
 from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput, Stage
@@ -117,7 +118,7 @@ class LUCIR(IncrTemplate):
             return self.less_forget
         return adaptive_weight(self.less_forget, self.num_old, self.num_new)
 
-    def begin_experience(self, experience: Any) -> None:
+    def begin_experience(self, experience: Experience) -> None:
         """Imprint the new rows with features of the model as it was before this experience."""
         if not (self.imprint and self.num_old and self.num_new):
             return
@@ -162,7 +163,7 @@ class LUCIR(IncrTemplate):
         tensors = TermTensors(cosines=output.known_cosines)
         return expert_loss(output.expert_logits, labels, spec, tensors, kernels=self.kernels)["ranking"]
 
-    def stages(self, experience: Any) -> tuple[Stage, ...]:
+    def stages(self, experience: Experience) -> tuple[Stage, ...]:
         """Add the class-balanced finetune from the second experience on."""
         stages = super().stages(experience)
         if not (self.class_balanced_finetune and self.num_old):
@@ -179,7 +180,7 @@ class LUCIR(IncrTemplate):
         )
         return (stages[0], finetune, *stages[1:])
 
-    def end_experience(self, experience: Any) -> None:
+    def end_experience(self, experience: Experience) -> None:
         """Compute the means of the exemplars of all classes."""
         if self.memory is not None:
             self.class_means.update(self)
@@ -188,11 +189,11 @@ class LUCIR(IncrTemplate):
         """Return the scores of both read-outs."""
         return self.class_means.readouts(output)
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> State:
         """Return the class means."""
         return self.class_means.state_dict()
 
-    def load_extra_state(self, state: dict[str, Any]) -> None:
+    def load_extra_state(self, state: State) -> None:
         """Restore the class means."""
         self.class_means.load_state_dict(state)
 

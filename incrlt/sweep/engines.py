@@ -18,6 +18,8 @@ LOST: Final = -1
 """Code of a run whose worker was lost: killed, its node gone, its time over."""
 PATIENCE: Final = 30.0
 """Seconds in which a run that is asked to stop must have stopped; a step of training lasts less."""
+STARTS: Final = 3
+"""Times that Ray is started before it is given up."""
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -149,16 +151,29 @@ class Ray:
 
     def __init__(self, lanes: int, address: str | None = None, gpu: float = 0.0) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault(
+            "RAY_agent_register_timeout_ms", "300000"
+        )  # else its node dies on a busy machine
         if address is None:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else it writes a token into the home folder
         self._ray = _module("ray", "ray")
         here = {} if address else {"num_cpus": lanes, "include_dashboard": False}
-        try:
-            self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"Ray cannot be reached at {address or 'this machine'}: {error}") from error
+        self._join(address or "local", here)
         # max_calls: a process that has trained once has state; retries: a run that was lost is our own business
         self._perform = self._ray.remote(num_cpus=1, num_gpus=gpu, max_calls=1, max_retries=0)(perform)
+
+    def _join(self, address: str, here: Mapping[str, object]) -> None:
+        """Start Ray or join a cluster; Ray gives itself 30 seconds, which a busy machine may not have."""
+        for start in range(1, STARTS + 1):
+            try:
+                self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
+                return
+            except Exception as error:  # Ray raises Exception itself
+                self._ray.shutdown()
+                if start == STARTS:
+                    raise UserError(
+                        f"Ray does not start at {address}, tried {STARTS} times: {error}"
+                    ) from error
 
     def start(self, words: Sequence[str], log: Path) -> RayJob:
         """Begin a run on whichever node has room."""

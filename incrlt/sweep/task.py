@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from incrlt.errors import UserError
 from incrlt.experiment import schema
 from incrlt.experiment.plan import plan
+from incrlt.experiment.sections import Experiment
 
 Cell = tuple[tuple[str, object], ...]
 """Keys with the values that they have here."""
@@ -48,7 +49,7 @@ class Task:
         return [str(self.experiment), *self.overrides, "--out", str(self.out), *data]
 
     @cached_property
-    def checked(self) -> schema.Experiment:
+    def checked(self) -> Experiment:
         """The experiment, read and checked without data.
 
         Raises:

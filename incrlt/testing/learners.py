@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from incrlt.errors import UserError
+from incrlt.experiment.methods import Kind, find
 from incrlt.experts.base import ExpertMethod
+from incrlt.models.named import name_of
 from incrlt.testing import digits
 from incrlt.training.randomness import global_state
 from incrlt.training.template import IncrTemplate
@@ -24,9 +26,20 @@ FIRST = 16
 """Epochs on the first experience, where it is to be learned."""
 
 
-def short(experts: type[ExpertMethod]) -> dict[str, object]:
+def has_a_file(cls: type) -> bool:
+    """Return whether YAML could name a class: at the top of a module that can be found."""
+    if "<" in cls.__qualname__ or cls.__module__ == "__main__":
+        return False
+    try:
+        return importlib.util.find_spec(cls.__module__) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def short(kind: Kind, cls: type) -> dict[str, object]:
     """Settings that make later stages of a method two epochs long, without warm-up."""
-    names = [field.name for field in dataclasses.fields(experts)]  # type: ignore[arg-type]
+    fields = getattr(cls, "__dataclass_fields__", {})
+    names = list(find(kind, name_of(cls)).parameters) if has_a_file(cls) else list(fields)
     stages: dict[str, object] = {name: 2 for name in names if name.endswith("_epochs")}
     return stages | {name: 0 for name in names if name.endswith("_warmup")}
 
@@ -49,7 +62,8 @@ class Learner:
         expert_settings: Settings | None = None,
     ) -> None:
         self.strategy, self.experts = strategy, experts
-        self.settings, self.expert_settings = dict(settings or {}), dict(expert_settings or {})
+        self.settings = {**short("strategy", strategy), **(settings or {})}
+        self.expert_settings = {**short("experts", experts), **(expert_settings or {})}
 
     @property
     def subject(self) -> str:
@@ -58,8 +72,7 @@ class Learner:
 
     def method(self, **options: object) -> ExpertMethod:
         """Make the expert method."""
-        settings = {**short(self.experts), **self.expert_settings, **options}
-        return self.experts(**settings)
+        return self.experts(**{**self.expert_settings, **options})
 
     def build(self, experts: ExpertMethod | None = None, **options: float | str) -> IncrTemplate:
         """Make a strategy on a tiny network; with a memory where it takes one."""
@@ -93,12 +106,15 @@ class Learner:
         return digits.weights(strategy.model)
 
     def context(self, epoch: int, epochs: int, constants: dict[object, object]) -> LossContext:
-        """Return a context of a loss in the trained network's last experience, one class with a single image."""
+        """Return a context of a loss in the trained network's last experience, one class with a single image.
+
+        Its network is a copy, since a loss may write into buffers: each context starts alike.
+        """
         strategy = self.trained.strategy
         counts = torch.full((strategy.network.num_classes,), 24)
         counts[-1], counts[0] = 1, 0
         return LossContext(
-            counts, strategy.num_old, epoch, epochs, network=strategy.model, constants=constants,
+            counts, strategy.num_old, epoch, epochs, network=copy.deepcopy(strategy.model), constants=constants,
             second_view=lambda name: batch()[0],
         )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError
@@ -15,7 +14,7 @@ from incrlt.experts.base import ExpertMethod
 from incrlt.models.named import name_of
 from incrlt.plugins.features import evaluation
 from incrlt.testing import digits
-from incrlt.testing.learners import FIRST, Learner, Weights, batch, plain, resumed
+from incrlt.testing.learners import FIRST, Learner, Weights, batch, has_a_file, plain, resumed
 from incrlt.testing.promises import Promise, check_all, expect, promise
 from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput
@@ -376,17 +375,7 @@ def _kinds(case: Learner) -> list[tuple[Kind, type, dict[str, object]]]:
         ("strategy", case.strategy, case.settings),
         ("experts", case.experts, expert_settings),
     )
-    return [one for one in both if _has_a_file(one[1])]
-
-
-def _has_a_file(cls: type) -> bool:
-    """Return whether YAML could name the class: at the top of a module that can be found."""
-    if "<" in cls.__qualname__ or cls.__module__ == "__main__":
-        return False
-    try:
-        return importlib.util.find_spec(cls.__module__) is not None
-    except (ImportError, ValueError):
-        return False
+    return [one for one in both if has_a_file(one[1])]
 
 
 PROMISES: tuple[Promise[Learner], ...] = (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from incrlt.plugins.features import features_of
 from incrlt.roles import State
+from incrlt.training.hooks import Hooks
 from incrlt.types import ModelOutput
 
 
@@ -38,7 +37,7 @@ class ClassMeans:
         self.first = first
         self.means: Tensor | None = None
 
-    def update(self, strategy: Any) -> None:
+    def update(self, strategy: Hooks) -> None:
         """Compute the mean of each class's exemplars with the current model."""
         dataset = strategy.memory.dataset()
         features, labels = features_of(strategy, dataset, mirror=True)

@@ -9,7 +9,9 @@ import contextlib
 from collections.abc import Hashable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from incrlt.data.stored import TensorCache
 from incrlt.data.tensors import TensorBatches
@@ -39,6 +41,7 @@ class Hooks:
         base_epochs: The same in the first experience; None: as in the others.
         model: What trains, as it was given.
         network: The same as the template sees it.
+        experience: The one that trains.
         num_old: Classes that arrived before this experience.
         experience_index: Experiences trained before this one.
         stream: What this experience trains on.
@@ -59,6 +62,7 @@ class Hooks:
     base_epochs: int | None
     model: Any
     network: Network
+    experience: Experience
     num_old: int
     experience_index: int
     stream: Stream
@@ -68,7 +72,13 @@ class Hooks:
     past: Teacher
     guide: Teacher
     terms: TermLog
+    device: torch.device
+    optimizer: Optimizer
+    adapted_dataset: Any
+    eval_mb_size: int
     mb_x: Tensor
+    mb_y: Tensor
+    mb_output: Tensor
 
     name: ClassVar[str] = "template"
     uses_teacher: ClassVar[bool] = False

@@ -8,8 +8,10 @@ import torch
 
 from incrlt import benchmarks
 from incrlt.benchmarks import datasets, streams
+from incrlt.benchmarks.identity import class_names
 from incrlt.benchmarks.protocols import Protocol, resolve
 from incrlt.data import augment
+from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
 
 
@@ -132,3 +134,10 @@ def test_images_are_held_once_where_most_are_kept():
             [(stored, rows, _, _)] = stored_parts(experience.dataset)
             assert (stored.images.data_ptr() == digits.train_images.data_ptr()) is shared
             assert (stored.images[rows] == digits.train_images[chosen]).all()
+
+
+def test_experiences_given_as_they_are_know_the_names_of_their_classes():
+    pictures = ImageTensors(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), [0, 2, 2])
+    benchmark = streams.of_parts([pictures], pictures, ("swan", "coot", "teal"), "none", (0.5,), (0.5,))
+    assert class_names(benchmark.train_stream[0]) == {0: "swan", 2: "teal"}
+    assert class_names(benchmark.test_stream[0]) == {0: "swan", 2: "teal"}

@@ -7,10 +7,12 @@ import dataclasses
 
 import pytest
 import torch
+import toy
 
 from incrlt.benchmarks import datasets, protocols, streams
 from incrlt.errors import UserError
 from incrlt.experiment import schema
+from incrlt.experiment.methods import names
 from incrlt.lifecycle import learned as models
 from incrlt.lifecycle.learned import Learned
 from incrlt.lifecycle.lesson import Batch, Lesson, measure
@@ -43,6 +45,9 @@ CASES = {
     "joint": {"strategy": {"name": "joint"}},
     "finetune": {"strategy": {"name": "finetune"}},
 }
+
+NEEDS = {"podnet": {"model": {"name": "resnet8", "width": 4, "head": "proxies"}}}
+"""What a strategy must have beside its name."""
 
 
 def experiment(case):
@@ -136,13 +141,13 @@ def test_new_and_known_classes_and_both_can_arrive_in_any_number(case, straight)
     run = straight(case)
     now, known = run.before, run.before.class_names
     images = run.last.images
-    for names in ([known[2]] * 3 + [known[0]], ["heron", known[1], "heron", known[5]], ["wren", "coot"]):
-        batch = Batch(images[: len(names)], tuple(names), images[:0], ())
-        images = images[len(names) :]
+    for arriving in ([known[2]] * 3 + [known[0]], ["heron", known[1], "heron", known[5]], ["wren", "coot"]):
+        batch = Batch(images[: len(arriving)], tuple(arriving), images[:0], ())
+        images = images[len(arriving) :]
         before, now = now, Lesson(now, batch, CPU).learn()
-        new = list(dict.fromkeys(name for name in names if name not in before.class_names))
+        new = list(dict.fromkeys(name for name in arriving if name not in before.class_names))
         assert now.class_names == (*before.class_names, *new)
-        assert sum(now.facts.seen) == sum(before.facts.seen) + len(names)
+        assert sum(now.facts.seen) == sum(before.facts.seen) + len(arriving)
         assert now.experiences == before.experiences + 1
         assert now.facts.stream != before.facts.stream
     counts = measure(now, now.tests, CPU)
@@ -204,3 +209,19 @@ def test_a_kept_picture_that_was_changed_is_refused(straight, tmp_path):
     path.write_bytes(content.replace(changed.hashes()[3].encode(), lie))
     with pytest.raises(UserError, match="damaged"):
         kept.read_pictures(path, before.facts)
+
+
+@pytest.mark.parametrize("name", [name for name in names("strategy") if name not in ("joint", "finetune")])
+def test_every_strategy_goes_on_from_its_exemplars(name):
+    """Found by listing the package: a new strategy joins alone."""
+    asked = schema.parse(
+        TINY | {"strategy": {"name": name}, "memory": {"per_class": 3}} | NEEDS.get(name, {})
+    )
+    images, labels = (part[:60] for part in toy.digits())
+    now = models.nothing(asked, Preparation(8, 8, 1, (0.3,), (0.4,)))
+    for own in ((0, 1, 2, 3), (1, 4), (2,)):
+        chosen = torch.isin(labels, torch.tensor(own))
+        names_of = tuple(f"class {label}" for label in labels[chosen].tolist())
+        now = Lesson(now, Batch(images[chosen], names_of, images[:0], ()), CPU).learn()
+    assert now.experiences == 3 and len(now.class_names) == 5
+    assert now.exemplars.labels.bincount().tolist() == [3] * 5

@@ -1,0 +1,421 @@
+"""What an experiment file may say: every field, its default, its range and its meaning, once.
+
+``incrlt.experiment.schema`` reads files and refuses what does not go together. Importing this module loads neither
+torch nor Avalanche; ``python -m incrlt.experiment`` writes the JSON schema for editors.
+
+Hyper-parameters of ``strategy``, ``experts``, ``rebalance`` and ``router`` stand in the classes of those names
+(``incrlt.experiment.methods``); YAML chooses, Python has the defaults and their documentation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    SerializeAsAny,
+    model_validator,
+)
+
+from incrlt.errors import UserError
+from incrlt.experiment import explain, methods, yamltext
+from incrlt.experiment.declared import Declared
+from incrlt.experiment.fields import Count, Fraction, Index, Model, NonNegative, PathText, Positive, Size
+from incrlt.experiment.methods import Entry, Kind
+
+if TYPE_CHECKING:
+    from incrlt.benchmarks.protocols import Protocol
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What NumPy's legacy generator takes."""
+
+Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
+OwnModel = Annotated[str, Field(pattern=f"^{methods.EXTERNAL.pattern}$", title="my_pkg.my_mod:MyNet")]
+Augmentation = Literal[
+    "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
+]
+
+DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
+    "output": None,
+    "device": None,
+    "data": frozenset({"root", "download"}),
+    "training": frozenset({"threads"}),
+}
+"""Section to the keys that the content hash passes over; None stands for the whole section."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, nothing unknown, no silent conversion, only finite numbers."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class Benchmark(Section):
+    """What arrives, and in which order."""
+
+    dataset: Dataset
+    """Images: ``digits`` (in scikit-learn, no download), ``cifar10``, ``cifar100``, or ``folder``: your own, in
+    ``train/CLASS`` and ``test/CLASS`` below ``data.root``."""
+    protocol: Annotated[str, Field(pattern=r"^[!-~]{1,100}$")] | None = None
+    """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
+    base_classes: Index | None = None
+    """Classes of the first experience; 0 starts with an ordinary increment."""
+    increment: Count | Annotated[list[Count], Field(max_length=50_000)] | None = None
+    """Classes of every later experience; a list has a number for each, such as ``[5, 3, 1]``."""
+    order: (
+        Literal["shuffled", "ordered", "reverse"]
+        | Annotated[list[Index], Field(max_length=50_000)]
+        | Annotated[list[str], Field(max_length=50_000)]
+        | None
+    ) = None
+    """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids or names. In place
+    of it, ``base_classes`` and ``increment``, ``experiences`` may list the names of each: ``[[cat, dog], [heron]]``."""
+    imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] | None = 100.0
+    """Images of the head class over those of the rarest; 1 is balanced, the literature has 100. A ``folder`` keeps
+    every picture unless one is given: its tail is its own (null)."""
+    profile: Literal["exponential", "step", "pareto"] = "exponential"
+    """Shape of the long tail that is cut."""
+    image_choice: Literal["shuffled", "file-order"] = "shuffled"
+    """Which images the tail keeps: ``shuffled`` by ``seeds.images``, or the first of each class (SHIKE's code)."""
+    holdout: Literal["none", "long-tailed-cil"] = "none"
+    """``long-tailed-cil`` removes the 10 % of images that the published numbers do without."""
+    augmentation: Augmentation | None = None
+    """Training augmentation; by default the dataset's own."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Side in pixels to which the pictures of a ``folder`` are brought; null: 32. Other datasets have a size."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, values: Any) -> Any:
+        """Give a folder its own tail, and write ``experiences`` as order and sizes."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if values.get("dataset") == "folder":
+            values.setdefault("imbalance_ratio", None)
+        if "experiences" in values:
+            values |= _experiences(values, values.pop("experiences"))
+        return values
+
+
+def _experiences(values: Mapping[str, Any], given: Any) -> dict[str, Any]:
+    """Return ``[[cat, dog], [heron]]`` as order and sizes.
+
+    Raises:
+        UserError: It is no list of lists of names, or something else divides the classes too.
+    """
+    other = [key for key in ("protocol", "base_classes", "increment", "order") if values.get(key) is not None]
+    if other:
+        raise UserError(f"experiences already decides the split; remove {', '.join(other)}")
+    fits = isinstance(given, list) and given and all(isinstance(own, list) and own for own in given)
+    if not fits or not all(isinstance(name, str) for own in given for name in own):
+        raise UserError(
+            f"experiences must list the class names of each, such as [[cat, dog], [heron]]; got {explain.show(given)}"
+        )
+    return {
+        "order": [name for own in given for name in own],
+        "base_classes": 0,
+        "increment": [len(own) for own in given],
+    }
+
+
+class ModelSection(Section):
+    """The network."""
+
+    name: Model | OwnModel = "resnet32"
+    """Backbone for small images, or ``my_pkg.my_mod:MyNet`` for one of your own."""
+    head: Literal["cosine", "linear", "proxies"] = "cosine"
+    """Classification layer; LUCIR needs ``cosine``, or ``proxies``: ten cosine rows per class, as PODNet has."""
+    last_relu: bool | None = None
+    """Keep the ReLU before pooling; null: only for linear heads, since cosine ones want signed features."""
+    width: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Channels of the first stage; features have four times as many."""
+
+
+class Memory(Section):
+    """Exemplars that are kept of old classes; exactly one of ``per_class`` and ``total``."""
+
+    per_class: Count | None = None
+    """Exemplars of each class; the memory grows with the classes. The literature keeps 20."""
+    total: Count | None = None
+    """Exemplars of all classes together, shared equally among those seen."""
+    selection: Literal["herding", "random"] = "herding"
+    """``herding`` keeps the images whose running mean of features follows the class mean (iCaRL)."""
+    redistribute: bool = False
+    """Hand the quota that small classes cannot fill to the others."""
+
+
+class Training(Section):
+    """Optimisation of each experience, and how it is computed."""
+
+    epochs: Count = 160
+    """Epochs of every experience (LUCIR: 160)."""
+    base_epochs: Count | None = None
+    """Epochs of the first experience when they differ."""
+    batch_size: Size = 128
+    """Images per step."""
+    lr: Positive = 0.1
+    """Learning rate of SGD at the start of every experience."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum (RIDE, NCL)."""
+    weight_decay: NonNegative = 5e-4
+    """L2 penalty (LUCIR: 5e-4)."""
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    """Fresh in every experience: ``multistep`` multiplies the rate by ``gamma`` at the ``milestones``."""
+    milestones: Annotated[tuple[Fraction, ...], Field(strict=False, max_length=100)] = (0.5, 0.75)
+    """Rising fractions of the epochs (80 and 120 of 160)."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor at each milestone."""
+    warmup_epochs: Index = 0
+    """Epochs of linear warm-up at the start of every experience."""
+    grad_clip: Positive | None = None
+    """Largest norm of the gradient; null does not clip."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 where the GPU or the CPU multiplies in it, fp32 elsewhere. fp16 needs a GPU."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory layout of images; ``auto``: with bf16 and fp16. Does not change results beyond rounding."""
+    step: Literal["auto", "eager", "compile", "graph"] = "auto"
+    """How a batch is computed: ``graph`` (forward, loss and backward as one CUDA graph), ``compile`` (the backbone by
+    ``torch.compile``) or ``eager``; ``auto``: the graph on a GPU where nothing speaks against it. The same numbers, up
+    to rounding."""
+    kernels: Literal["auto", "reference", "closed_form", "triton"] = "auto"
+    """What computes the experts' losses: ``triton`` (CUDA kernels), ``closed_form`` (PyTorch with gradients of its own)
+    or ``reference`` (the readable formulas); ``auto`` takes the fastest. The same numbers, up to rounding."""
+    eval_batch_size: Size = 512
+    """Images per step of evaluation."""
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """CPU threads of torch; null chooses by the size of a step and the cores that are free."""
+
+
+class Seeds(Section):
+    """Random states, each separately settable; null takes ``all``."""
+
+    all: Seed = 0
+    """Whatever has no seed of its own."""
+    class_order: Seed = 1993
+    """Shuffle of the classes; 1993 is the literature's order."""
+    images: Seed = 0
+    """Choice of the images that the long tail keeps; 0 is the literature's."""
+    init: Seed | None = None
+    """Initial weights, of the network and of the rows of new classes."""
+    batches: Seed | None = None
+    """Order of the images."""
+    augmentation: Seed | None = None
+    """Crops and flips."""
+
+    def filled(self) -> dict[str, int]:
+        """Return every seed as a number, with ``all`` in place of null.
+
+        Example:
+            >>> Seeds(all=3, batches=7).filled()["init"]
+            3
+        """
+        return {key: self.all if value is None else value for key, value in self.model_dump().items()}
+
+
+class Data(Section):
+    """Where the images are, and where they are held."""
+
+    root: PathText | None = None
+    """Folder with the datasets' files; null takes ``INCRLT_DATA``, else ``data``."""
+    download: bool = False
+    """Fetch files that are missing."""
+    on_device: bool = True
+    """Keep images as uint8 on the device and augment them there in batches; false takes an ordinary loader, whose
+    random numbers differ."""
+
+
+class Output(Section):
+    """Where results go."""
+
+    folder: PathText = "runs"
+    """Folder of all run folders."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")] | None = None
+    """Name of the experiment, letters, digits and ``_.-``; null takes the file's name."""
+    validation: bool = False
+    """Write the accuracy on the held-out training images (``benchmark.holdout``) to the log after every epoch: what
+    settings are chosen by. Does not change results."""
+
+
+def _entry(kind: Kind, *, optional: bool = False, usual: str | None = None) -> PlainValidator:
+    """Return the validator of a section whose keys are decided by its ``name``.
+
+    Args:
+        kind: The section.
+        optional: Null is allowed.
+        usual: Name where the section has none.
+    """
+
+    def validate(value: Any) -> Entry | None:
+        if isinstance(value, Entry) or (value is None and optional):
+            return value
+        name = value.get("name", usual) if isinstance(value, dict) else None
+        if not isinstance(name, str):
+            raise UserError(_no_name(kind, value, optional))
+        return methods.schema(kind, name).model_validate({**value, "name": name})
+
+    return PlainValidator(validate)
+
+
+def _no_name(kind: Kind, value: Any, optional: bool) -> str:
+    known = methods.names(kind) or ["my_pkg.my_mod:MyClass"]
+    given = explain.show(value)
+    if isinstance(value, dict):
+        given = f"the name {explain.show(value['name'])}" if "name" in value else "no name"
+    return (
+        f"{kind} must be a mapping with a name, such as {{name: {known[0]}}}"
+        f"{', or null' if optional else ''}; got {given}. Names: {', '.join(known)}."
+    )
+
+
+class Experiment(Section):
+    """One experiment: everything that decides a run, and nothing else."""
+
+    benchmark: Benchmark
+    """What arrives, and in which order."""
+    model: ModelSection = ModelSection()
+    """The network."""
+    experts: Annotated[SerializeAsAny[Entry], _entry("experts", usual="single")] = Field(
+        default_factory=lambda: methods.schema("experts", "single")(name="single")
+    )
+    """The tail axis: how rare classes are served inside one experience."""
+    strategy: Annotated[SerializeAsAny[Entry], _entry("strategy")]
+    """The time axis: what keeps the old from being forgotten."""
+    memory: Memory | None = None
+    """Exemplars of old classes; null keeps none."""
+    rebalance: Annotated[SerializeAsAny[Entry | None], _entry("rebalance", optional=True)] = None
+    """A second stage after each experience that evens out the classes, such as ``lws``; null has none."""
+    router: Annotated[SerializeAsAny[Entry | None], _entry("router", optional=True)] = None
+    """A last stage that learns how many experts an image needs, such as ``expert_assignment``; null runs all."""
+    training: Training = Training()
+    """Optimisation of each experience, and how it is computed."""
+    seeds: Seeds = Seeds()
+    """Random states."""
+    data: Data = Data()
+    """Where the images are."""
+    output: Output = Output()
+    """Where results go."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+
+    _source: Path | None = PrivateAttr(None)
+    _overrides: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment: ``output.name``, else that of its file."""
+        return self.output.name or (self._source.stem if self._source else "experiment")
+
+    @property
+    def chosen(self) -> dict[Kind, tuple[Declared, Entry]]:
+        """The methods that it names, each with what its class tells."""
+        entries = {kind: getattr(self, kind) for kind in methods.KINDS}
+        return {kind: (methods.find(kind, e.name), e) for kind, e in entries.items() if e is not None}
+
+    @property
+    def method(self) -> str:
+        """Name of strategy, experts and stages as a paper's table would have it, e.g. ``LUCIR+LWS``."""
+        parts = [declared.title(entry.hyper_parameters) for declared, entry in self.chosen.values()]
+        return "+".join(part for part in parts if part)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from; None for one made in Python."""
+        return self._source
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What differs from the file: ``section.key=value`` as given on the command line."""
+        return self._overrides
+
+    def protocol(self) -> Protocol:
+        """Return the rule of the benchmark, without data.
+
+        Raises:
+            UserError: The classes cannot be split so.
+        """
+        from incrlt.benchmarks import facts, folder, splits
+        from incrlt.benchmarks.protocols import Protocol  # NumPy is not needed to refuse a typing error
+
+        b = self.benchmark
+        rule: dict[str, Any] = {
+            "order_seed": self.seeds.class_order,
+            "image_seed": self.seeds.images,
+            "profile": b.profile,
+            "imbalance_ratio": b.imbalance_ratio,
+            "image_choice": b.image_choice,
+            "holdout": b.holdout,
+            "augmentation": b.augmentation,
+            "memory": self.memory_rule(),
+        }
+        dataset: str = b.dataset
+        if dataset == "folder":
+            pictures = folder.scan(self.data.root, b.image_size)
+            dataset, rule = pictures.name, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
+            names: Sequence[str] = pictures.class_names
+        else:
+            names = facts.class_names(dataset)
+        if b.protocol is not None:
+            return Protocol.named(b.protocol, dataset, **rule)
+        assert b.base_classes is not None and b.increment is not None, "checked by clashes()"
+        order = splits.ids_of(b.order, names) if isinstance(b.order, list) else b.order or "shuffled"
+        return Protocol.free(dataset, b.base_classes, b.increment, order, **rule)
+
+    def memory_rule(self) -> dict[str, Any]:
+        """Return the memory's part of the protocol hash: the budget, and what departs from the usual."""
+        if self.memory is None:
+            return {}
+        usual = {"selection": "herding", "redistribute": False}
+        values = self.memory.model_dump(exclude_none=True)
+        return {key: value for key, value in values.items() if key not in usual or usual[key] != value}
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every field, defaults included, as plain data."""
+        return self.model_dump(mode="json")
+
+    def resolved_yaml(self) -> str:
+        """Return every field as YAML that ``load`` reads back to the same values."""
+        return yamltext.dump(self.resolved())
+
+    def hash(self) -> str:
+        """Return 64 hex characters over the content of everything that changes results.
+
+        Paths, device, threads and logging do not; see :data:`DOES_NOT_CHANGE_RESULTS`. Seeds do, a seed left
+        to ``all`` counts as that number. It hashes values, so neither the order of keys nor a default spelled
+        out makes a difference.
+        """
+        values = self.resolved()
+        values["seeds"] = self.seeds.filled()
+        for section, keys in DOES_NOT_CHANGE_RESULTS.items():
+            if keys is None:
+                del values[section]
+            else:
+                values[section] = {key: value for key, value in values[section].items() if key not in keys}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def run_folder(self, protocol_hash: str) -> Path:
+        """Return ``<folder>/<name>/<protocol>-<config>-s<seed>``, eight characters of each hash.
+
+        Args:
+            protocol_hash: ``ResolvedProtocol.hash``.
+        """
+        leaf = f"{protocol_hash[:8]}-{self.hash()[:8]}-s{self.seeds.all}"
+        return Path(self.output.folder).expanduser() / self.name / leaf
