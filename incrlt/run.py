@@ -106,6 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "go on.",
             TERMINATED,
         )
+    except MemoryError:  # before the run folder is there; later, the runner says more
+        return _fail(
+            "there is not enough memory even to begin. End other programs, then run it again.", BAD_INPUT
+        )
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

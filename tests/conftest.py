@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ sys.path.insert(1, str(REPOSITORY))  # and perf/
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--soak`` runs the tests that take minutes."""
     parser.addoption("--soak", action="store_true", help="run the tests marked soak too")
+    parser.addoption("--share", type=float, default=1.0, help="share of the cases of each soak test, 0 to 1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,6 +31,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("soak"):
                 item.add_marker(wait)
+
+
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> Callable[[int], range]:
+    """Numbers of the random cases of a soak test: all of them, or the first ``--share``."""
+    return lambda whole: range(max(1, round(whole * request.config.getoption("--share"))))
+
+
+@pytest.fixture
+def figure(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print what a soak test counted, captured or not."""
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return say
 
 
 @pytest.fixture(scope="session")

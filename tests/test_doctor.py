@@ -45,14 +45,14 @@ def row(gradient: torch.Tensor) -> torch.Tensor:
 
 
 LIARS = {
-    "a term": (lambda t, g, c: (scaled(t, (3,), 1.001), g, c), "term hard_mutual is off by"),
-    "a NaN": (lambda t, g, c: (nan_in(t), g, c), "term ranking is off by nan"),
-    "a term too few": (lambda t, g, c: (t[:-1], g, c), "7 terms for 8"),
-    "a gradient": (lambda t, g, c: (t, g * 1.01, c), "the gradient of the logits is off by"),
-    "the other gradient": (lambda t, g, c: (t, g, -c), "the gradient of the cosines is off by"),
-    "a row": (lambda t, g, c: (t, row(g), c), "the gradient of the logits is off by"),
-    "no gradient": (lambda t, g, c: (t, None, c), "no gradient of the logits"),
-    "a NaN in a gradient": (lambda t, g, c: (t, g, nan_in(c)), "the gradient of the cosines is off by nan"),
+    "a term": (lambda t, g, c: (scaled(t, (3,), 1.001), g, c), "its term hard_mutual is off by"),
+    "a NaN": (lambda t, g, c: (nan_in(t), g, c), "its term ranking is off by nan"),
+    "a term too few": (lambda t, g, c: (t[:-1], g, c), "it gives 7 terms for 8"),
+    "a gradient": (lambda t, g, c: (t, g * 1.01, c), "its gradient of the logits is off by"),
+    "the other gradient": (lambda t, g, c: (t, g, -c), "its gradient of the cosines is off by"),
+    "a row": (lambda t, g, c: (t, row(g), c), "its gradient of the logits is off by"),
+    "no gradient": (lambda t, g, c: (t, None, c), "its gradient of the logits is not there"),
+    "a NaN in a gradient": (lambda t, g, c: (t, g, nan_in(c)), "its gradient of the cosines is off by nan"),
 }
 
 

@@ -264,6 +264,19 @@ def test_a_flipped_bit_is_named_and_mended_when_the_run_goes_on(unfinished, tmp_
     assert any(sentence.startswith(name) for sentence in found.noticed)
 
 
+def test_a_damaged_sweep_of_a_router_is_named_when_nothing_is_left_to_train(unfinished, tmp_path, capsys):
+    """It is written after an evaluation alone. Before: it stayed as it was, and nobody said so but the report."""
+    sweep = unfinished / "routing_sweep.csv"
+    sweep.write_text("threshold\n1.0\n")
+    found = manifest.read(unfinished)
+    kept = Keeper(unfinished, found.config, found.protocol)
+    kept.take_over(found)
+    kept.renew()
+    sweep.write_text("thresh")
+    assert run(tmp_path) == 0
+    assert "routing_sweep.csv differs from its manifest: it has 6 bytes" in text_of(capsys)
+
+
 def test_a_log_that_lost_its_end_is_named(unfinished, tmp_path, capsys):
     os.truncate(unfinished / "log.jsonl", 100)
     assert run(tmp_path) == 0
@@ -424,6 +437,30 @@ def test_a_folder_that_is_removed_during_the_run_is_one_sentence(tmp_path, monke
     assert list((tmp_path / "runs" / "tiny").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_too_little_memory_is_one_sentence_and_other_errors_pass(tmp_path, monkeypatch, capsys, error):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("incrlt.runner.run.load_data", fails)
+    assert run(tmp_path) == 2
+    said = text_of(capsys)
+    assert "there is not enough memory. What the run has saved stays: end other programs" in said
+    error = RuntimeError("of another kind")
+    with pytest.raises(RuntimeError, match="of another kind"):
+        run(tmp_path)
+
+
 def test_sigterm_ends_the_run_with_143_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.yaml").write_text(TINY)
     handler, real = signal.getsignal(signal.SIGTERM), RunFolder.log
@@ -436,7 +473,9 @@ def test_sigterm_ends_the_run_with_143_and_the_same_command_goes_on(tmp_path, mo
 
         patch.setattr(RunFolder, "log", ended)
         assert run(tmp_path) == 143
-    assert "stopped by SIGTERM" in text_of(capsys)
+    assert text_of(capsys).endswith(
+        "stopped by SIGTERM; what was saved up to the last finished epoch stays. Run the same command again to go on."
+    )
     assert signal.getsignal(signal.SIGTERM) == handler
     assert run(tmp_path) == 0
     assert "resuming after experience 0" in text_of(capsys)

@@ -88,13 +88,27 @@ class Runs:
             env=ENVIRONMENT,
         )
 
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.kill()  # its own end takes seconds
+        self.process.wait(30)
+
     def words(self, case: str, out: str, *more: str) -> list[str]:
         return [str(self.yaml), *CASES[case], "--out", str(self.folder / out), *more]
 
-    def run(self, case: str, out: str, *more: str, kill: dict[str, Any] | None = None) -> tuple[int, str]:
-        """Return the exit code (negative: signal) and what was printed."""
+    def run(
+        self, case: str, out: str, *more: str, kill: dict[str, Any] | None = None, **order: Any
+    ) -> tuple[int, str]:
+        """Return the exit code (negative: signal) and what was printed; ``order`` is more for ``forked_runs.py``."""
+        return self.words_run([*CASES[case], *more], out, kill=kill, **order)
+
+    def words_run(self, words: list[str], out: str, *more: str, kill=None, **order: Any) -> tuple[int, str]:
+        """The same with words of one's own."""
         output = self.folder / f"{out}.txt"
-        order = {"args": self.words(case, out, *more), "output": str(output), "kill": kill}
+        args = [str(self.yaml), *words, "--out", str(self.folder / out), *more]
+        order |= {"args": args, "output": str(output), "kill": kill}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -129,10 +143,7 @@ class Runs:
 def runs(tmp_path_factory):
     started = Runs(tmp_path_factory.mktemp("resume"))
     yield started
-    started.process.stdin.close()
-    started.process.stdout.close()
-    started.process.kill()  # its own end takes seconds
-    started.process.wait(30)
+    started.close()
 
 
 def final_state(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from incrlt.errors import UserError
@@ -75,3 +76,24 @@ def no_lone_image(samples: int, batch_size: int, what: str = "the training strea
         f"{what} has {samples} {images}, in batches of {batch_size} the last one holds a single image, and the network "
         f"normalises maps of 1 x 1 pixels over the batch, which one image does not allow. {advice}."
     )
+
+
+@contextlib.contextmanager
+def lone_image_told(images: int, before: int, batch_size: int, what: str) -> Iterator[None]:
+    """Make one sentence of what batch normalisation raises over a single image; other errors pass.
+
+    Args:
+        images: Of the batch.
+        before: Images of the batches before it in the epoch.
+        batch_size: Of whole batches.
+        what: What is trained on.
+
+    Raises:
+        UserError: In place of PyTorch's error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if images == 1 and "more than 1 value per channel" in str(error):
+            raise no_lone_image(before + 1, batch_size, what) from error
+        raise

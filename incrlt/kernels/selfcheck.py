@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from incrlt.checks import Check, short
 from incrlt.errors import UserError
-from incrlt.kernels import reference
 from incrlt.kernels.backends import MODULES, backend_module
+from incrlt.kernels.compared import Agreement, Distance, distance, exactly
 from incrlt.kernels.spec import TermSpec
 from incrlt.kernels.tensors import TermTensors
 
@@ -24,10 +23,8 @@ SPEC: Final = TermSpec(
     classification=1.0, mutual=0.6, hard_classification=0.5, hard_mutual=0.4, diversity=-0.2, transfer=0.3,
     distillation=0.7, ranking=0.8, num_hard=30, first_class=OLD, num_old=OLD,
 )  # fmt: skip
-TERMS_AGREE: Final = 2e-5
-"""Error of a term that is allowed, relative to its size or 1; fp32 leaves some 1e-6."""
-GRADIENTS_AGREE: Final = {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-"""Error of a gradient that is allowed, relative to its largest number: rounding to its type, once."""
+ALLOWED: Final = Agreement(2e-5, {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3})
+"""fp32 leaves some 1e-6 of a term; a gradient is rounded to its type, once."""
 
 
 def check_backend(
@@ -52,14 +49,14 @@ def check_backend(
     details, seconds = [], 0.0
     for kind in types:
         try:
-            distance, seconds = _distance(backend, device, kind)
+            found, seconds = _distance(backend, device, kind)
         except UserError as error:
             return Check(title, "wrong", f"refuses: {short(error)}", seconds)
         except Exception as error:  # a compiler, a driver or a stranger's code may raise anything
             return Check(title, "wrong", f"{type(error).__name__}: {short(error)}", seconds)
-        if distance.wrong:
-            return Check(title, "wrong", f"{distance.wrong} in {_type_name(kind)}; {_report(name)}", seconds)
-        details.append(f"{_type_name(kind)} within {distance.largest:.1e}")
+        if found.wrong:
+            return Check(title, "wrong", f"{found.wrong} in {_type_name(kind)}; {_report(name)}", seconds)
+        details.append(f"{_type_name(kind)} within {found.largest:.1e}")
     return Check(title, "ok", ", ".join(details), seconds)
 
 
@@ -68,45 +65,17 @@ def check_backends(device: torch.device, load: Callable[[str], ModuleType] = bac
     return [check_backend(name, device, load) for name in MODULES if name != "reference"]
 
 
-@dataclass(frozen=True)
-class _Distance:
-    largest: float
-    wrong: str | None
-
-
-def _distance(backend: ModuleType, device: torch.device, kind: torch.dtype) -> tuple[_Distance, float]:
+def _distance(backend: ModuleType, device: torch.device, kind: torch.dtype) -> tuple[Distance, float]:
     """Return how far a backend is from the reference in fp64, and the seconds of its second call."""
     logits, labels, tensors = _case(device, kind)
-    exact_tensors = replace(tensors, **{name: _exact(value) for name, value in vars(tensors).items()})
-    exact = reference.terms_and_gradients(_exact(logits), labels.cpu(), SPEC, exact_tensors)
+    right = exactly(logits, labels, SPEC, tensors)
     backend.terms_and_gradients(logits, labels, SPEC, tensors)
     _wait(device)
     begun = time.perf_counter()
     found = backend.terms_and_gradients(logits, labels, SPEC, tensors)
     _wait(device)
     seconds = time.perf_counter() - begun
-    return _compared(found, exact, kind), seconds
-
-
-def _compared(found: Any, exact: tuple[Tensor, Tensor | None, Tensor | None], kind: torch.dtype) -> _Distance:
-    errors = []
-    terms = found[0].detach().double().cpu()
-    if terms.shape != exact[0].shape:
-        return _Distance(0.0, f"{len(terms)} terms for {len(exact[0])}")
-    far = (terms - exact[0]).abs() / exact[0].abs().clamp(min=1.0)
-    for name, value in zip(SPEC.names, far.tolist(), strict=True):
-        errors.append(value)
-        if not value <= TERMS_AGREE:
-            return _Distance(value, f"term {name} is off by {value:.1e}")
-    for name, gradient, right in zip(("logits", "cosines"), found[1:], exact[1:], strict=True):
-        assert right is not None
-        if gradient is None or gradient.shape != right.shape:
-            return _Distance(0.0, f"no gradient of the {name}")
-        value = float((gradient.detach().double().cpu() - right).abs().max() / right.abs().max())
-        errors.append(value)
-        if not value <= GRADIENTS_AGREE[kind]:
-            return _Distance(value, f"the gradient of the {name} is off by {value:.1e}")
-    return _Distance(max(errors), None)
+    return distance(found, right, SPEC, kind, ALLOWED), seconds
 
 
 def _case(device: torch.device, kind: torch.dtype) -> tuple[Tensor, Tensor, TermTensors]:
@@ -136,10 +105,6 @@ def _grid(generator: torch.Generator) -> Tensor:
     """Return whole numbers around 0 ``[B, C]``, each once in a row."""
     rows = [torch.randperm(CLASSES, generator=generator) for _ in range(BATCH)]
     return (torch.stack(rows) - CLASSES // 2).float()
-
-
-def _exact(value: Tensor | None) -> Any:
-    return value.cpu().double() if isinstance(value, Tensor) else value
 
 
 def _wait(device: torch.device) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from incrlt import losses
 from incrlt.checks import short
-from incrlt.kernels import reference
 from incrlt.kernels.backends import backend_module
+from incrlt.kernels.compared import Agreement, distance, exactly, of_gradient
 from incrlt.kernels.spec import TermSpec
 from incrlt.kernels.tensors import TermTensors
 
@@ -29,10 +29,9 @@ ROWS: Final = 16
 """Images of the small case."""
 NUMBERS: Final = 2**20
 """Largest K * B * C of the small case; beyond it there are fewer images."""
-AGREE: Final = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
-"""Error of a gradient that is allowed, relative to its largest number, where it is rounded to its type."""
-AGREE_FP32: Final = 1e-4
-"""The same otherwise; also that of a term, relative to its size or 1. fp32 leaves some 1e-6."""
+ALLOWED: Final = Agreement(1e-4, {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3})
+"""More than fp32 leaves, since sizes are those of the user; a gradient is rounded to its type."""
+HALF: Final = (torch.bfloat16, torch.float16)
 
 _shown: set[Hashable] = set()
 _given_up: dict[tuple[str, str], str] = {}
@@ -137,21 +136,9 @@ def _structure(spec: TermSpec) -> TermSpec:
 def _wrong(backend: ModuleType, logits: Tensor, spec: TermSpec, tensors: TermTensors) -> str | None:
     """Return how a backend differs from the reference in fp64 on the CPU, None if it does not."""
     small, labels, given = _case(logits, tensors)
-    exact_given = replace(given, **{name: _exact(value) for name, value in vars(given).items()})
-    exact = reference.terms_and_gradients(_exact(small), labels.cpu(), spec, exact_given)
+    right = exactly(small, labels, spec, given)
     found = backend.terms_and_gradients(small, labels, spec, given)
-    terms = found[0].detach().double().cpu()
-    if terms.shape != exact[0].shape:
-        return f"it gives {len(terms)} terms for {len(exact[0])}"
-    far = (terms - exact[0]).abs() / exact[0].abs().clamp(min=1.0)
-    for name, value in zip(spec.names, far.tolist(), strict=True):
-        if not value <= AGREE_FP32:
-            return f"its term {name} is off by {value:.1e}"
-    for name, gradient, right in zip(("logits", "cosines"), found[1:], exact[1:], strict=True):
-        wrong = _off(f"its gradient of the {name}", gradient, right, small.dtype)
-        if wrong:
-            return wrong
-    return None
+    return distance(found, right, spec, small.dtype, ALLOWED).wrong
 
 
 def _wrong_less_forget(features: Tensor, fused: Callable[..., tuple[Tensor, Tensor | None]]) -> str | None:
@@ -164,18 +151,10 @@ def _wrong_less_forget(features: Tensor, fused: Callable[..., tuple[Tensor, Tens
         (right,) = torch.autograd.grad(value, exact)
         value = value.detach()
     found, gradient = fused(new, old, True)
-    if not abs(float(found) - float(value)) <= AGREE.get(new.dtype, AGREE_FP32):
+    allowed = ALLOWED.of_gradient(new.dtype)
+    if not abs(float(found) - float(value)) <= allowed:
         return f"its less-forget is {float(found):.6g} for {float(value):.6g}"
-    return _off("its gradient of the features", gradient, right, new.dtype)
-
-
-def _off(what: str, gradient: Tensor | None, right: Tensor | None, kind: torch.dtype) -> str | None:
-    if right is None:
-        return None
-    if gradient is None or gradient.shape != right.shape:
-        return f"{what} is not there"
-    far = float((gradient.detach().double().cpu() - right).abs().max() / right.abs().max().clamp(min=1e-12))
-    return None if far <= AGREE.get(kind, AGREE_FP32) else f"{what} is off by {far:.1e}"
+    return of_gradient("features", gradient, right, allowed).wrong
 
 
 def _case(logits: Tensor, tensors: TermTensors) -> tuple[Tensor, Tensor, TermTensors]:
@@ -187,10 +166,10 @@ def _case(logits: Tensor, tensors: TermTensors) -> tuple[Tensor, Tensor, TermTen
     experts, _, classes = logits.shape
     rows = max(2, min(ROWS, NUMBERS // (experts * classes)))
     generator = torch.Generator().manual_seed(0)
-    kind = logits.dtype if logits.dtype not in AGREE or classes <= 256 else torch.float32
+    kind = logits.dtype if logits.dtype not in HALF or classes <= 256 else torch.float32
 
     def drawn(*shape: int) -> Tensor:
-        if kind not in AGREE or shape[-1] > 256:
+        if kind not in HALF or shape[-1] > 256:
             return torch.randn(*shape, generator=generator)
         order = torch.rand(*shape, generator=generator).argsort(-1)
         return (order - shape[-1] // 2).float() / 64
@@ -208,7 +187,3 @@ def _case(logits: Tensor, tensors: TermTensors) -> tuple[Tensor, Tensor, TermTen
         small["cosines"] = drawn(experts, rows, classes).to(cosines.device, kind)
     numbers = 2 * drawn(experts, rows, classes)
     return numbers.to(logits.device, kind), labels.to(logits.device), replace(tensors, **small)
-
-
-def _exact(value: Tensor | None) -> Any:
-    return value.cpu().double() if isinstance(value, Tensor) else value

@@ -15,6 +15,7 @@ from incrlt.experiment.sections import DOES_NOT_CHANGE_RESULTS, Experiment
 from incrlt.experiment.yamlfile import leaves
 from incrlt.experiment.yamltext import BROKEN
 from incrlt.manifest import Manifest
+from incrlt.metrics.routing import SWEEP_FILE
 from incrlt.words import counted
 
 SAME_ROUNDING: Final = (
@@ -160,6 +161,11 @@ def look_at(folder: Path) -> tuple[Manifest | None, list[str]]:
         name for name in found.files if name not in WRITTEN_AGAIN and not name.startswith("checkpoints/")
     ]
     return found, found.differences(folder, names)
+
+
+def sweep_differs(folder: Path, found: Manifest | None) -> list[str]:
+    """Return a sentence if the router's sweep is not what was written: a run with nothing left to do has no new one."""
+    return [] if found is None else found.differences(folder, [SWEEP_FILE])
 
 
 def names_checkpoints(folder: Path) -> bool:

@@ -28,6 +28,7 @@ from incrlt.runner.board import Board
 from incrlt.runner.build import build_strategy, choose_device, load_data
 from incrlt.runner.folder import RunFolder, environment, session
 from incrlt.runner.follow import follow
+from incrlt.runner.memory import lack_of_memory_told
 from incrlt.runner.options import RunOptions
 from incrlt.runner.threads import Threads, choose_threads, cores
 from incrlt.runner.validation import Validation
@@ -61,9 +62,9 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     run again unless ``options.resume`` is ``restart``.
 
     Raises:
-        UserError: Bad data, an unwritable folder, a non-finite loss.
+        UserError: Bad data, an unwritable folder, a non-finite loss, too little memory.
     """
-    with joined(options.batch_norm) as processes:
+    with lack_of_memory_told(), joined(options.batch_norm) as processes:
         device = choose_device(experiment.device)
         data = load_data(experiment)
         resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
@@ -257,13 +258,16 @@ class Run:
             )  # before this process writes: what it writes is then hashed anew
         with one_sentence(f"checkpoint {self.checkpoints.chosen}", "Start the run anew with --restart."):
             where = self._restore(state)
+        to_train = int(state["strategy"]["progress"]["experience"])
+        if to_train == len(self.benchmark.train_stream):
+            noticed += resume.sweep_differs(self.folder.path, manifest)
         noticed += self._put_in_order(noticed)
         for sentence in noticed:
             self.console.warning(sentence)
         self.manifest.notice(noticed)
         self._note_session(where, noticed)
         self.console.plain(f"resuming {where}")
-        return int(state["strategy"]["progress"]["experience"])
+        return to_train
 
     def _restore(self, state: dict[str, Any]) -> str:
         """Load a checkpoint, cut what came after it, and return where in the run it stands."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from torch import nn
 from torch.nn import CrossEntropyLoss
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
 from incrlt.checkpoint import first_non_finite
 from incrlt.data.tensors import TensorBatches
@@ -75,13 +76,28 @@ def check_settings(asked: Asked) -> None:
 
 
 def _check_optimizer(asked: Asked) -> None:
-    """Refuse an optimizer that holds nothing of the model: a part of it, and more than it, are fine."""
+    """Refuse an optimizer that holds nothing of the model (a part of it, and more, are fine), or cannot step on it."""
     own = {id(parameter) for parameter in asked.model.parameters()}
     if own and own.isdisjoint(map(id, held_by(asked.optimizer))):
         raise UserError(
             "the optimizer holds no parameter of the model, so that nothing would train; build it from the parameters "
             "of the same object: optimizer=torch.optim.SGD(model.parameters(), lr=0.1)."
         )
+    reason = None
+    if _needs_closure(asked.optimizer):
+        reason = "computes the loss several times in a step (a closure), and a strategy computes it once"
+    elif isinstance(asked.optimizer, SparseAdam):
+        reason = "takes sparse gradients, and those of a network are dense"
+    if reason is not None:
+        raise UserError(
+            f"the optimizer is {type(asked.optimizer).__name__}, which {reason}. Take another one, such as SGD or "
+            "AdamW."
+        )
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _check_stage_optimizer(asked: Asked) -> None:

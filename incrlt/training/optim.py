@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Final
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from incrlt.errors import UserError
 from incrlt.roles import State
 from incrlt.types import Stage
+
+STARTS: Final = {"step_size": "lr", "sum": "initial_accumulator_value"}
+"""Values of a state that do not start at zero (Rprop, Adagrad), and the setting that says where."""
 
 
 def held_by(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -22,26 +25,51 @@ def held_by(optimizer: Optimizer) -> list[nn.Parameter]:
 def replace_parameters(optimizer: Optimizer, replaced: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:
     """Put grown parameters in the place of the old ones and carry their state row by row.
 
-    Momentum and Adam moments of old rows are kept, those of new rows start at zero; Avalanche's own update
-    throws the state of a grown parameter away.
+    Moments of old rows are kept, those of new rows start where the optimizer starts them; Avalanche's own update
+    throws the state of a grown parameter away. So do we where the rows of a state cannot be told.
 
     Args:
         optimizer: Changed in place; parameters it does not hold are left alone.
         replaced: (old, new) pairs whose leading rows are the same classes.
     """
     new_of = {id(old): new for old, new in replaced}
+    group_of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     for group in optimizer.param_groups:
         group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
     for old, new in replaced:
         if old in optimizer.state:
             state = optimizer.state.pop(old)
-            optimizer.state[new] = {key: _fit(value, old, new) for key, value in state.items()}
+            if _has_rows(state, old):
+                group = group_of.get(id(old), {})
+                optimizer.state[new] = {
+                    key: _fit(value, old, new, group.get(STARTS.get(key, ""), 0.0))
+                    for key, value in state.items()
+                }
 
 
-def _fit(value: object, old: nn.Parameter, new: nn.Parameter) -> object:
-    if not isinstance(value, Tensor) or value.shape != old.shape:
-        return value  # a step counter
-    grown = torch.zeros_like(new, dtype=value.dtype)
+def _has_rows(state: State, old: nn.Parameter) -> bool:
+    """Tell whether it is known which values of a state belong to which row.
+
+    A value of the parameter's shape has its rows, one that is 1 in some of its sizes (the factored moments of
+    Adafactor) has them where its first size is the parameter's; others, and the two kinds of a single row, cannot be
+    told apart.
+    """
+    tensors = [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
+    factored = [value for value in tensors if value.shape != old.shape]
+    known = all(
+        value.dim() == old.dim()
+        and all(size in (1, whole) for size, whole in zip(value.shape, old.shape, strict=True))
+        for value in factored
+    )
+    return known and not (factored and len(old) == 1)
+
+
+def _fit(value: object, old: nn.Parameter, new: nn.Parameter, start: float) -> object:
+    if not isinstance(value, Tensor) or value.dim() != old.dim() or len(value) != len(old):
+        return value  # a step counter, or a moment over all rows
+    if value.shape == new.shape:
+        return value
+    grown = value.new_full((len(new), *value.shape[1:]), start)
     kept = min(len(old), len(new))
     grown[:kept] = value[:kept]
     return grown

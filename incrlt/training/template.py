@@ -26,7 +26,7 @@ from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
 from incrlt.benchmarks.identity import check_names
-from incrlt.data.workers import close_loader
+from incrlt.data.workers import close_loader, lone_image_told
 from incrlt.errors import UserError
 from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
@@ -328,7 +328,9 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def _forward_in_training(self) -> Tensor:
         x, y = self.mb_x, self.mb_y
         captured = self._captured = self.stepper.take(self.model, self._terms_of, x, y, self.phase)
-        self.mb_out = captured.output if captured else self.work.forward(self.compute, self.network, x)
+        size, what = self.stage.batch_size or self.train_mb_size, f"stage '{self.stage.name}'"
+        with lone_image_told(len(y), self.epoch_images, size, what):
+            self.mb_out = captured.output if captured else self.work.forward(self.compute, self.network, x)
         logits = self.network.to_labels(self.mb_out.logits)
         self._answered = Answered(self.mb_out, logits, logits._version)
         return logits

@@ -13,7 +13,7 @@ from torch.nn import CrossEntropyLoss
 from torch.utils.data import DataLoader
 
 from incrlt.errors import UserError
-from incrlt.plugins import ConfusionRecorder, EvaluationRecorder
+from incrlt.plugins import ConfusionRecorder, EvaluationRecorder, cosine
 from incrlt.strategies import LUCIR, Finetune
 
 IMAGES = 4 * 24
@@ -177,6 +177,17 @@ REFUSED = [
 def test_what_would_not_be_used_is_refused(kind, hook, write, words):
     with pytest.raises(UserError, match=words):
         trained(kind, hook, write)
+
+
+def test_with_a_schedule_the_rate_at_the_start_of_an_experience_is_the_schedules():
+    """A rate that a plugin left in the optimizer lasts until then, and without a schedule for ever."""
+    rates = []
+    for schedule, expected in ((cosine(), 0.1), (None, 0.0)):
+        watch = Write("before_training_epoch", lambda s: rates.append(s.optimizer.param_groups[0]["lr"]))
+        plugins = [watch, Write("after_training_exp", rate_of_zero)]
+        strategy = toy.make(Finetune, memory=0, schedule=schedule, plugins=plugins, train_epochs=1)
+        toy.train(strategy, toy.stream().train_stream[:2])
+        assert rates[-2:] == [pytest.approx(0.1), pytest.approx(expected)]
 
 
 def first_class(strategy):

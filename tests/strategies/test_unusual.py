@@ -25,6 +25,7 @@ from incrlt.plugins.features import features_of
 from incrlt.stages.expert_assignment import ExpertAssignment
 from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR, Finetune, ICaRL, Replay
+from incrlt.training.optim import replace_parameters
 
 
 class Watch(SupervisedPlugin):
@@ -97,6 +98,105 @@ def test_an_optimizer_that_no_stage_can_build_is_refused_at_once():
     for options in ({"rebalance": LWS(epochs=1)}, {"experts": RIDE(), "router": ExpertAssignment()}):
         with pytest.raises(UserError, match="WithPartner cannot be built"):
             toy.make(Finetune, memory=0, optimizer=make, **options)
+
+
+DENSE = [
+    "ASGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_every_optimizer_of_torch_goes_on_over_a_growing_head(name):
+    """Before: Adafactor's factored moments had the sizes of the old head, and the first step raised."""
+    network, images = toy.network("linear"), torch.randn(8, 1, 8, 8)
+    network.grow(range(4))
+    optimizer = getattr(torch.optim, name)(network.parameters(), lr=1e-3)
+
+    def step():
+        optimizer.zero_grad()
+        network(images).square().sum().backward()
+        optimizer.step()
+
+    step()
+    old = network.heads[0].weight
+    kept = {key: value.clone() for key, value in optimizer.state[old].items() if value.dim()}
+    replace_parameters(optimizer, network.grow(range(4, 20)))
+    new = network.heads[0].weight
+    assert len(old) == 16 and len(new) == 32 and {"Adafactor": "row_var"}.get(name, "") in {*kept, ""}
+    for key, value in kept.items():
+        grown = optimizer.state[new][key]
+        torch.testing.assert_close(grown[: len(value)], value, rtol=0, atol=0)
+        assert (grown[len(value) :] == (1e-3 if key == "step_size" else 0)).all()
+        assert len(grown) == (1 if key == "col_var" else 32)
+    before = new.detach().clone()
+    step()
+    assert new.isfinite().all() and (new[:20] != before[:20]).any(1).all()
+
+
+def state_after_growth(states, rows=2, more=3):
+    old, new = (torch.nn.Parameter(torch.ones(n, 4)) for n in (rows, more))
+    optimizer = torch.optim.SGD([old], lr=0.1)
+    optimizer.state[old] = states
+    replace_parameters(optimizer, [(old, new)])
+    assert optimizer.param_groups[0]["params"][0] is new
+    return optimizer.state.get(new)
+
+
+def test_a_state_whose_rows_cannot_be_told_starts_anew():
+    factored = {"row_var": torch.ones(2, 1), "col_var": torch.ones(1, 4), "step": torch.tensor(3.0)}
+    found = state_after_growth(factored)
+    assert (
+        found["row_var"].tolist() == [[1], [1], [0]]
+        and found["col_var"].shape == (1, 4)
+        and found["step"] == 3
+    )
+    assert state_after_growth({"of rows": torch.ones(2), "of columns": torch.ones(4)}) is None
+    assert state_after_growth({"row_var": torch.ones(1, 1), "col_var": torch.ones(1, 4)}, rows=1) is None
+    assert state_after_growth({"basis": torch.ones(4, 4)}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("LBFGS", "LBFGS, which computes the loss several times"), ("SparseAdam", "sparse gradients")],
+)
+def test_an_optimizer_that_cannot_step_is_refused_at_once(name, words):
+    with pytest.raises(UserError, match=words):
+        toy.make(Finetune, memory=0, optimizer=lambda p: getattr(torch.optim, name)(p, lr=1e-3))
+
+
+class Pooled(torch.nn.Module):
+    """Normalises over the batch after pooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = torch.nn.BatchNorm1d(1), torch.nn.Linear(1, 10)
+
+    def forward(self, x):
+        return self.head(self.norm(x.mean((2, 3))))
+
+
+def test_one_image_before_a_norm_over_the_batch_is_one_sentence():
+    """96 images in batches of 19: the last batch has one. Before: PyTorch's own error."""
+
+    def made(size):
+        model = Pooled()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return Finetune(model=model, optimizer=optimizer, train_mb_size=size, evaluator=toy.quiet())
+
+    words = r"stage 'train' has 96 images, in batches of 19 the last one holds a single image.* to 18, for example"
+    with pytest.raises(UserError, match=words):
+        made(19).train(toy.stream().train_stream[0])
+    made(18).train(toy.stream().train_stream[0])
 
 
 # --- classes that come again -------------------------------------------------------------------------------

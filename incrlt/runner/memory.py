@@ -1,0 +1,49 @@
+"""A machine whose memory does not suffice: one sentence instead of what each library raises then."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from incrlt.errors import UserError
+
+SAID: Final = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "can't start new thread",
+    "ALLOC_FAILED",
+)
+"""What messages of PyTorch's allocators, of CUDA's libraries and of Python's threads hold, whatever their class."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory did not suffice.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+        True
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
+
+
+@contextlib.contextmanager
+def lack_of_memory_told() -> Iterator[None]:
+    """Make one sentence of memory that does not suffice.
+
+    Raises:
+        UserError: In place of what the allocator raised.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "there is not enough memory. What the run has saved stays: end other programs, then run the same command "
+            "again. Or make training.batch_size, training.eval_batch_size, model.width or the number of experts "
+            "smaller, which is another run."
+        ) from error
