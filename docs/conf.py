@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
@@ -42,8 +43,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!incrlt\.).*"),
     # Type variables and checks of fields have no page.
     (r"py:class", r"incrlt\.types\.T"),
-    (r"py:class", r"incrlt\.processes\.T"),
-    (r"py:class", r"incrlt\.training\.compute\.M"),
+    (r"py:(class|obj)", r"incrlt\.(processes|testing\.digits|testing\.promises|training\.compute)\.[A-Z]"),
+    (r"py:class", r"incrlt\.sweep\.engines\._\w+"),
     (r"py:class", r"incrlt\.experiment\.fields\._\w+"),
 ]
 
@@ -58,4 +59,10 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Reference", "Deviation"]
+suppress_warnings = ["ref.python"]  # a short name in a signature that two modules have: either page will do
 napoleon_use_ivar = True  # an attribute named in the class docstring may have a docstring of its own
+
+
+def setup(app: Any) -> None:
+    """Leave out what scikit-learn adds to estimators: its texts refer to pages of its own."""
+    app.connect("autodoc-skip-member", lambda app, what, name, *rest: name.endswith("_request") or None)

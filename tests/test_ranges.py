@@ -31,7 +31,8 @@ def with_memory(memory):
 REFUSED = {
     "a typing error in a name": (
         lambda: Single(objective="balanced"),
-        "Single: objective must be one of cross_entropy, balanced_softmax, logit_adjustment, ldam; got 'balanced'. "
+        "Single: objective must be one of cross_entropy, balanced_softmax, logit_adjustment, running_prior, ldam; "
+        "got 'balanced'. "
         "Did you mean 'balanced_softmax'?",
     ),
     "flavor": (lambda: RIDE(flavor="publishd"), "RIDE: flavor must be one of sane, published"),

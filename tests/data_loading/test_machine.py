@@ -123,14 +123,14 @@ from incrlt.files import write_atomic
 from incrlt.benchmarks import folder_lt
 from PIL import Image
 folder = Path(tempfile.mkdtemp())
-write_atomic(folder / "file", "text")
+write_atomic(folder / "note.txt", "text")
 for part in ("train", "test"):
     for label in "abcd":
         (folder / part / label).mkdir(parents=True)
         for number in range(3):
             Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / part / label / (str(number) + ".png"))
 assert len(folder_lt(folder, "lfh-shuffled-2", image_size=8).train_stream) == 3
-print("done", (folder / "file").read_text())
+print("done", (folder / "note.txt").read_text())
 """
 
 

@@ -237,6 +237,6 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 def test_the_schema_offers_exactly_the_names() -> None:
     from typing import get_args
 
-    from incrlt.experiment import schema as config
+    from incrlt.experiment import sections
 
-    assert set(get_args(config.Augmentation)) == set(NAMED)
+    assert set(get_args(sections.Augmentation)) == set(NAMED)
