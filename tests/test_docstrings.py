@@ -20,7 +20,10 @@ FILES = [
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_examples_give_what_they_say(file):
     module = importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    runner = doctest.DocTestRunner(
+        verbose=False, optionflags=flags
+    )  # else the -v of pytest would speak here too
     said: list[str] = []
     for test in doctest.DocTestFinder().find(module, extraglobs={"torch": torch}):
         runner.run(test, out=said.append)
