@@ -117,6 +117,8 @@ def walk(tmp_path_factory):
             called.setdefault(wanted[frame.f_code])
 
     folder = tmp_path_factory.mktemp("extended")
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]  # of another page, that has a file of this name too
     with pytest.MonkeyPatch.context() as patch, own_modules(folder):
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
