@@ -4,8 +4,9 @@ Every process goes through the whole stream, draws the same random numbers and h
 time is shared out: the pass of images through stem and branches. Each process runs its own rows of the batch, and they
 exchange the features. All that comes after (heads, losses, herding, evaluation) is the same computation on the same
 numbers everywhere, so that terms over pairs, classes or the whole batch, priors, temperatures and the memory see the
-global batch and need no care of their own. Gradients of stem and branches are then summed, those of the rest, equal but
-for rounding, averaged.
+global batch and need no care of their own. A gradient that comes back through the features is that of a process's own
+rows, times the number of processes; every other one, of heads or of a penalty on parameters, is whole in each process.
+The mean over processes then completes both.
 
 ``torchrun --nproc-per-node 2 -m incrlt.run FILE`` starts them; a script of your own does so with :func:`joined`:
 
@@ -26,7 +27,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from incrlt.errors import UserError
 
@@ -74,7 +75,7 @@ class World:
 
         Returns:
             ``[K, B, D]``. What is computed from it on every process alike gives each process the gradient of its own
-            rows; :meth:`reduce` sums what becomes of that in the parameters.
+            rows, ``size`` times; :meth:`average` over the gradients of all parameters completes it.
         """
         if self.size == 1:
             return function(*batch)
@@ -87,7 +88,7 @@ class World:
         count = len(batch[0])
         own = self.rows(count)
         results = function(*(part[own] for part in batch))
-        return tuple(_Gathered.apply(result, own, count) for result in results)
+        return tuple(_Gathered.apply(result, own, count, self.size) for result in results)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over processes, with its gradient; the tensor itself where there is one process."""
@@ -97,31 +98,16 @@ class World:
         return total
 
     @torch.no_grad()
-    def reduce(self, spread: Iterable[nn.Parameter], same: Iterable[nn.Parameter]) -> None:
-        """Complete the gradients of a step.
-
-        Args:
-            spread: Parameters behind :meth:`spread`; each process has the part of its own rows.
-            same: All others; each process has the whole.
-        """
-        if self.size == 1:
-            return
-        self._exchange([p.grad for p in spread if p.grad is not None], 1.0)
-        self._exchange([p.grad for p in same if p.grad is not None], 1.0 / self.size)
-
-    @torch.no_grad()
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Put the mean over processes in the place of each tensor; whole numbers are left alone."""
-        if self.size > 1:
-            self._exchange([tensor for tensor in tensors if tensor.is_floating_point()], 1.0 / self.size)
-
-    def _exchange(self, tensors: list[Tensor], factor: float) -> None:
-        """Sum tensors over processes in one message per type, times a factor."""
-        for dtype in {tensor.dtype: None for tensor in tensors}:
-            own = [tensor for tensor in tensors if tensor.dtype == dtype]
+        if self.size == 1:
+            return
+        numbers = [tensor for tensor in tensors if tensor.is_floating_point()]
+        for dtype in {tensor.dtype: None for tensor in numbers}:
+            own = [tensor for tensor in numbers if tensor.dtype == dtype]
             message = torch.cat([tensor.reshape(-1) for tensor in own])
             _all_reduce(message)
-            message.mul_(factor)
+            message.div_(self.size)
             for tensor, part in zip(own, message.split([tensor.numel() for tensor in own]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
@@ -183,18 +169,18 @@ class _Gathered(torch.autograd.Function):
     """Rows of all processes; the gradient of a result that is computed everywhere alike is that of the own rows."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, rows: slice, count: int) -> Tensor:
+    def forward(ctx: Any, own: Tensor, rows: slice, count: int, size: int) -> Tensor:
         """Return ``[K, B, D]`` of own rows ``[K, b, D]``: each number comes from one process, and is its bits."""
-        ctx.rows = rows
+        ctx.rows, ctx.size = rows, size
         whole = own.new_zeros((own.shape[0], count, *own.shape[2:]))
         whole[:, rows] = own
         _all_reduce(whole)
         return whole
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        """Return the own rows."""
-        return gradient[:, ctx.rows], None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        """Return the own rows, as large as the mean over processes wants them."""
+        return ctx.size * gradient[:, ctx.rows], None, None, None
 
 
 class _Summed(torch.autograd.Function):

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import toy
 from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
 from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.core import SupervisedPlugin
 
 from incrlt import processes
 from incrlt.experts.ncl import NCL
@@ -27,10 +28,18 @@ from incrlt.strategies import LUCIR
 
 EXPERTS = {
     "single": Single(objective="balanced_softmax"),
+    "penalty": Single(),
     "ride": RIDE(num_experts=2, reweight_after=0.5),
     "ncl": NCL(num_experts=2),
     "shike": SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0),
 }
+
+
+class Decay(SupervisedPlugin):
+    """A penalty on all parameters, as EWC's: its gradient does not come through the images of any process."""
+
+    def before_backward(self, strategy, **kwargs):
+        strategy.loss += 0.01 * sum(p.square().sum() for p in strategy.model.parameters() if p.requires_grad)
 
 
 def doubles(train, labels):
@@ -67,7 +76,7 @@ def run(name, experiences=3):
         train_epochs=2,
         eval_mb_size=9,
         evaluator=toy.quiet(),
-        plugins=[recorder],
+        plugins=[recorder, *([Decay()] if name == "penalty" else [])],
         kernels="reference",
     )
     stream = benchmark()

@@ -19,7 +19,7 @@ from incrlt.models.synced_norm import Synced, synced
 from incrlt.processes import ALONE, World
 
 HERE = Path(__file__).resolve().parent
-SHORT, REST = "single,ride", "ncl,shike"
+SHORT, REST = "single,penalty,ride", "ncl,shike"
 TINY = ["data.on_device=true", "training.epochs=1", "training.threads=1", "rebalance=null", "model.width=8"]
 
 

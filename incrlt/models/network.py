@@ -125,17 +125,6 @@ class ExpertNetwork(Facts):
         return [p for part in parts if part is not None for p in part.parameters()]
 
     @property
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters of stem and branches."""
-        return [*self.stem.parameters(), *self.branches.parameters()]
-
-    @property
-    def other_parameters(self) -> list[nn.Parameter]:
-        """All the others: of heads, router and projections."""
-        backbone = set(map(id, self.backbone_parameters))
-        return [p for p in self.parameters() if id(p) not in backbone]
-
-    @property
     def has_cosine_heads(self) -> bool:
         """True when every head is a cosine head."""
         return all(isinstance(head, CosineHead) for head in self.heads)

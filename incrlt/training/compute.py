@@ -191,10 +191,10 @@ class Compute:
             features = self.world.spread(network.extract, images)
         return network.classify(at_least_float(features), rebalanced)
 
-    def backward(self, loss: Tensor, optimizer: Optimizer, retain_graph: bool, network: Network) -> None:
+    def backward(self, loss: Tensor, optimizer: Optimizer, retain_graph: bool, module: nn.Module) -> None:
         """Run the backward pass; gradients are whole and unscaled before plugins and clipping see them."""
         self.scaler.scale(loss).backward(retain_graph=retain_graph)
-        self.world.reduce(network.backbone_parameters, network.other_parameters)
+        self.world.average([p.grad for p in module.parameters() if p.grad is not None])
         if self.scaler.is_enabled():
             self.scaler.unscale_(optimizer)
 

@@ -38,14 +38,6 @@ class Network(Protocol):
         """Parameters that serve a single expert."""
 
     @property
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters behind :meth:`extract`."""
-
-    @property
-    def other_parameters(self) -> list[nn.Parameter]:
-        """All the others."""
-
-    @property
     def has_cosine_heads(self) -> bool:
         """Whether every head is a cosine head."""
 
@@ -101,8 +93,6 @@ class ForeignNetwork:
         self.model, self._tasks = model, tasks
         self.class_ids: list[int] = []
         self.own_parameters: list[nn.Parameter] = []
-        self.backbone_parameters: list[nn.Parameter] = []
-        self.other_parameters: list[nn.Parameter] = []
 
     def grow(self, new_class_ids: Sequence[int]) -> Replaced:
         """Nothing grows here."""

@@ -387,7 +387,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if self._captured is not None:
             self._captured.give_gradients()
         else:
-            self.compute.backward(self.loss, self.optimizer, self.retain_graph, self.network)
+            self.compute.backward(self.loss, self.optimizer, self.retain_graph, self.model)
         self.work.pace(self.network.num_experts)
 
     def optimizer_step(self) -> None:
