@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from incrlt.endings import ended
-from incrlt.run import DONE
+from incrlt.endings import DONE, ended
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,16 +8,12 @@ Ctrl-C, 143 stopped with SIGTERM, as by a batch system whose time is over.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from incrlt.errors import UserError
+from incrlt.endings import DONE, ended
 from incrlt.runner.options import RunOptions
 
 if TYPE_CHECKING:
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 
 MOST_LISTED: Final = 20
 """Experiences whose classes a dry run names."""
-DONE, BAD_INPUT, STOPPED, TERMINATED = 0, 2, 130, 143
-
 EPILOG: Final = """\
 examples:
   python -m incrlt.run experiments/quickstart.yaml
@@ -36,10 +30,6 @@ examples:
 An interrupted run goes on where it stopped; a finished one is not run again, unless --restart is given.
 INCRLT_DATA names the folder of the datasets, INCRLT_DEBUG=1 shows the traceback of an error.
 """
-
-
-class Terminated(BaseException):
-    """SIGTERM came; not an error, so that nothing on the way takes it for one."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,27 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_intermixed_args(words)
-    try:
-        return _run(given, words)
-    except UserError as error:
-        if os.environ.get("INCRLT_DEBUG") == "1":
-            raise
-        return _fail(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail("stopped; run the same command again to go on where it was.", STOPPED)
-    except Terminated:
-        return _fail(
-            "stopped by SIGTERM; what was saved up to the last finished epoch stays. Run the same command again to "
-            "go on.",
-            TERMINATED,
-        )
-    except MemoryError:  # before the run folder is there; later, the runner says more
-        return _fail(
-            "there is not enough memory even to begin. End other programs, then run it again.", BAD_INPUT
-        )
-    except BrokenPipeError:  # the reader of our output (head, less) has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    return ended(
+        lambda: _run(given, words),
+        terminated="stopped by SIGTERM; what was saved up to the last finished epoch stays. Run the same command "
+        "again to go on.",
+    )
 
 
 def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
@@ -132,29 +106,7 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     options = RunOptions(
         resume="restart" if given.restart else "auto", batch_norm=given.batch_norm, command=command
     )
-    with ended_by_sigterm():
-        return execute(experiment, options)
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: files closed, the folder free, the reason said.
-
-    Nothing more is saved, since the signal may come in the middle of a step. A second one ends the process at once.
-    """
-    if threading.current_thread() is not threading.main_thread():  # there Python allows no handler
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    return execute(experiment, options)
 
 
 def _overrides(given: argparse.Namespace) -> list[str]:
@@ -223,14 +175,6 @@ def _not_counted(methods: Sequence[str]) -> dict[str, str]:
     return {
         "not counted": f"later stages of {', '.join(methods)}: the class writes stages and no later_stages"
     }
-
-
-def _fail(text: str, code: int) -> int:
-    from incrlt.console import Console
-
-    rank = os.environ.get("RANK", "0")  # of several processes, set by torchrun
-    Console().error(text if rank == "0" else f"process {rank}: {text}")
-    return code
 
 
 if __name__ == "__main__":

@@ -90,13 +90,9 @@ def _check_pickle(text: bytes, sizes: dict[str, int]) -> None:
     except NotTensorsError:
         raise
     except (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError, EOFError) as error:
-        raise NotTensorsError(f"is not tensors and plain data alone ({_short(error)})") from error
+        raise NotTensorsError(f"is not tensors and plain data alone ({short(error, 100)})") from error
     except (ArithmeticError, ImportError, MemoryError, RecursionError) as error:
-        raise NotTensorsError(f"has a damaged table of contents ({_short(error)})") from error
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise NotTensorsError(f"has a damaged table of contents ({short(error, 100)})") from error
 
 
 class _Sizes(pickle.Unpickler):

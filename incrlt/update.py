@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from incrlt.endings import REJECTED, ended
-from incrlt.run import DONE
+from incrlt.endings import DONE, REJECTED, ended
 
 EPILOG: Final = """\
 examples:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from incrlt.endings import BAD_INPUT, Terminated
 from incrlt.errors import UserError
-from incrlt.run import BAD_INPUT, Terminated
 from incrlt.sweep import __main__ as command
 from incrlt.sweep import engines, outcome, page, table, work
 from incrlt.sweep.asha import Asha, asha, goes_on

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from incrlt.endings import DONE, SOME_FAILED, ended
 from incrlt.errors import UserError, shown
 from incrlt.experiment.yamltext import parse
 from incrlt.files import write_atomic
-from incrlt.run import BAD_INPUT, DONE, STOPPED, TERMINATED, Terminated, ended_by_sigterm
 from incrlt.sweep import engines, table, work
 from incrlt.sweep.asha import asha
 from incrlt.sweep.show import Show
-
-SOME_FAILED: Final = 1
 
 EPILOG: Final = """\
 examples:
@@ -97,32 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_intermixed_args(words)
-    try:
-        with ended_by_sigterm():
-            return _run(given, words)
-    except UserError as error:
-        if os.environ.get("INCRLT_DEBUG") == "1":
-            raise
-        return _fail(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail("stopped; " + _go_on(words), STOPPED)
-    except Terminated:
-        return _fail("stopped by SIGTERM; " + _go_on(words), TERMINATED)
-    except BrokenPipeError:  # the reader of our output (head, less) has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    on = _go_on(words)
+    return ended(lambda: _run(given, words), stopped=f"stopped; {on}", terminated=f"stopped by SIGTERM; {on}")
 
 
 def _go_on(words: Sequence[str]) -> str:
     command = shlex.join(["python", "-m", "incrlt.sweep", *words])
     return f"every run stays as its last finished epoch left it. The same command goes on: {command}"
-
-
-def _fail(text: str, code: int) -> int:
-    from incrlt.console import Console
-
-    Console().error(text)
-    return code
 
 
 def _run(given: argparse.Namespace, words: Sequence[str]) -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from incrlt.endings import BAD_INPUT
 from incrlt.files import write_atomic
-from incrlt.run import BAD_INPUT
 from incrlt.sweep.asha import goes_on
 from incrlt.sweep.engines import Engine, Job, stop_all
 from incrlt.sweep.table import Row
