@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arrays import tensor
 
 from incrlt.losses import ridge
-
-
-def tensor(array):
-    array = torch.as_tensor(array)
-    return array if array.is_floating_point() else array.long()
 
 
 def close(value, wanted, rtol=1e-7):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arrays import close, tensor
 
 from incrlt.losses import balanced_softmax
 from incrlt.losses.gradients import (
@@ -18,26 +19,9 @@ from incrlt.losses.gradients import (
     rewritten,
 )
 
+pytestmark = pytest.mark.usefixtures("double")
 DAKD = ["a", "b_equal", "c_one_class_lost", "d_large_logits", "e_T1"]
 STEPS = [(t, s) for t in (0, 1, 2) for s in range(4)]
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def tensor(array):
-    array = torch.as_tensor(array)
-    return array if array.is_floating_point() else array.long()
-
-
-def close(value, wanted, rtol=1e-9):
-    wanted = tensor(wanted)
-    atol = rtol * float(wanted.abs().max()) + 1e-12
-    torch.testing.assert_close(value.to(wanted), wanted, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("name", DAKD)

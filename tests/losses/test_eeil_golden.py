@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arrays import close_as_computed as close
 
 from incrlt.losses import cross_entropy, knowledge_distillation
 from incrlt.losses.per_head import gradient_noise_std, per_head_distillation
@@ -12,13 +13,6 @@ CASES = {  # temperature and weight of the distillation
     "eeil_t1": (2.0, 1.0), "eeil_t2": (2.0, 1.0), "eeil_t2_lamb": (3.0, 2.5), "eeil_t1_saturated": (2.0, 1.0),
 }  # fmt: skip
 RUNS = [(torch.float64, "", 1e-9), (torch.float32, "_f32", 2e-5)]
-
-
-def close(value, wanted, tolerance):
-    wanted = torch.as_tensor(wanted).to(value)
-    torch.testing.assert_close(
-        value, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()) + 1e-12
-    )
 
 
 def inputs(arrays, dtype=torch.float64):

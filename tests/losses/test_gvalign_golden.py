@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from arrays import tensor
 
 from incrlt.errors import UserError
 from incrlt.losses.virtual import (
@@ -15,11 +16,6 @@ from incrlt.losses.virtual import (
     mixed_cross_entropy,
     virtual_features,
 )
-
-
-def tensor(array):
-    array = torch.as_tensor(array)
-    return array if array.is_floating_point() else array.long()
 
 
 def close(value, wanted, rtol=1e-9):

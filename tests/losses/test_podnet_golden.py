@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arrays import close_as_computed as close
 
 from incrlt.losses.distillation import less_forget
 from incrlt.losses.pooled import class_growth, pooled, pooled_outputs_distillation
@@ -18,13 +19,6 @@ CLASSIFIER = [  # distance, merging, gamma, scaling of both vectors
     (True, "softmax", 1.0, 1.0), (True, "softmax", 2.5, 3.0), (False, "softmax", 1.0, 1.0),
     (False, "mean", 1.0, 1.0), (False, "max", 1.0, 1.0), (False, "min", 1.0, 1.0),
 ]  # fmt: skip
-
-
-def close(value, wanted, tolerance):
-    wanted = torch.as_tensor(wanted).to(value)
-    torch.testing.assert_close(
-        value, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()) + 1e-12
-    )
 
 
 def leaf(array, dtype=torch.float64):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arrays import close, tensor
 
 from incrlt.losses import balanced_softmax
 from incrlt.losses.norms import tau_factors, tau_normalised
@@ -15,24 +16,7 @@ from incrlt.losses.prior import (
     static_prior,
 )
 
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def tensor(array):
-    array = torch.as_tensor(array)
-    return array if array.is_floating_point() else array.long()
-
-
-def close(value, wanted, rtol=1e-9):
-    wanted = tensor(wanted)
-    torch.testing.assert_close(
-        value.to(wanted), wanted, rtol=rtol, atol=rtol * float(wanted.abs().max()) + 1e-12
-    )
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def test_logit_adjustment(golden):

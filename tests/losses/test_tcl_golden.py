@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arrays import close, tensor
 
 from incrlt.losses import trust
 
 CASES = ["tcl_a_c10", "tcl_c_negative_shift", "tcl_d_two_classes"]
-
-
-def tensor(array):
-    array = torch.as_tensor(array)
-    return array if array.is_floating_point() else array.long()
-
-
-def close(value, wanted, rtol=1e-9):
-    wanted = tensor(wanted)
-    torch.testing.assert_close(
-        value.to(wanted), wanted, rtol=rtol, atol=rtol * float(wanted.abs().max()) + 1e-12
-    )
 
 
 def inputs(arrays):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import toy
+from arrays import tensor
 from torch.nn.functional import normalize
 
 from incrlt.errors import UserError
@@ -16,11 +17,6 @@ from incrlt.stages.gvalign import FACTORS, GVAlign
 from incrlt.strategies import LUCIR, Finetune, Replay
 
 CASES = {"gvalign_stage2_lucir": (1, 3.0), "gvalign_stage2_podnet": (10, 2.0)}
-
-
-def tensor(array):
-    array = torch.as_tensor(array)
-    return array if array.is_floating_point() else array.long()
 
 
 @pytest.mark.parametrize("case", CASES)
