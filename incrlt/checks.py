@@ -17,8 +17,3 @@ class Check:
     """What was found; where it is wrong, what to do."""
     seconds: float = 0.0
     """Time it takes; of a kernel its second call, since the first one compiles."""
-
-
-def short(error: BaseException, letters: int = 300) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:letters]

@@ -33,3 +33,8 @@ def shown(value: object, longest: int = 80) -> str:
     """
     text = repr(value)
     return text if len(text) <= longest else f"{text[: longest - 4]}...{text[-1]}"
+
+
+def short(error: BaseException, letters: int = 300) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:letters]

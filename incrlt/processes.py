@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from incrlt.errors import UserError
+from incrlt.errors import UserError, short
 
 T = TypeVar("T")
 
@@ -153,10 +153,9 @@ def _others_there() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"another process of this run has ended, or has not answered for {PATIENCE.seconds} seconds ({reason}). "
-            "See what it said; what was saved stays, and the same command goes on from there."
+            f"another process of this run has ended, or has not answered for {PATIENCE.seconds} seconds "
+            f"({short(error, 200)}). See what it said; what was saved stays, and the same command goes on from there."
         ) from error
 
 

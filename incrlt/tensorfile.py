@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from incrlt.errors import short
+
 ITEM_SIZE = {
     "FloatStorage": 4,
     "DoubleStorage": 8,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, labelled_pictures
+from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, is_text, labelled_pictures
 from incrlt.benchmarks.testpart import with_tests
 from incrlt.errors import UserError
 
@@ -188,19 +188,11 @@ def _classes(root: Path, part: str) -> dict[str, tuple[Path, ...]]:
 
 def _check_names(folder: Path, names: list[str]) -> None:
     """Raise where a class could not be named in the files of a run."""
-    bad = sorted(ascii(name) for name in names if not _is_text(name))
+    bad = sorted(ascii(name) for name in names if not is_text(name))
     if bad:
         raise UserError(
             f"{folder} has class folders whose names are not UTF-8 text: {_some(bad)}. Rename them."
         )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _pictures(folder: Path) -> tuple[Path, ...]:

@@ -248,7 +248,7 @@ def _with_classes(root: Path, whole: Listing, folder: Path, part: str) -> Listin
             continue
         classes += 1
         label = class_name(child.name)
-        if not _is_text(label):
+        if not is_text(label):
             raise UserError(
                 f"{folder} has class folders whose names are not UTF-8 text: {child.name!a}. Rename them."
             )
@@ -359,7 +359,8 @@ def _name(root: Path, path: Path) -> str:
     return os.fsencode(inner.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Say whether a name can stand in the files of a run."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -52,7 +52,7 @@ WORDS: Final[dict[str, str]] = {
 """What sentences call a kind."""
 
 EXTERNAL: Final = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
-LONGEST_SHOWN: Final = 62
+SHOWN: Final = 62
 """Characters of a name in a message, quotes included."""
 LONGEST_NAME: Final = 200
 """Characters of a name; longer ones are looked up nowhere."""
@@ -144,7 +144,7 @@ def schema(kind: Kind, name: str, root: Path = PACKAGE) -> type[Entry]:
     declared = find(kind, name, root)
     if declared.faults:
         raise UserError(
-            f"{kind}.name {shown(name, LONGEST_SHOWN)} cannot be made from YAML: {'; '.join(declared.faults)}. Mend that file."
+            f"{kind}.name {shown(name, SHOWN)} cannot be made from YAML: {'; '.join(declared.faults)}. Mend that file."
         )
     fields: dict[str, Any] = {
         key: (annotation, Field(default=default, description=declared.help.get(key)))
@@ -209,7 +209,7 @@ def _internal(kind: Kind, name: str, root: Path) -> ClassSource:
     if name not in allowed:
         known = ", ".join(allowed) or "none yet"
         raise UserError(
-            f"{kind}.name {shown(name, LONGEST_SHOWN)} is not known; allowed: {known}, "
+            f"{kind}.name {shown(name, SHOWN)} is not known; allowed: {known}, "
             f"or my_pkg.my_mod:MyClass.{did_you_mean(name, allowed)}"
         )
     file = root / FOLDERS[kind] / f"{name}.py"
@@ -232,20 +232,20 @@ def external(section: str, name: str, allowed: Sequence[str]) -> ClassSource:
     match = EXTERNAL.fullmatch(name) if len(name) <= LONGEST_NAME else None
     if match is None:
         raise UserError(
-            f"{section}.name {shown(name, LONGEST_SHOWN)} is not of the form my_pkg.my_mod:MyClass. "
+            f"{section}.name {shown(name, SHOWN)} is not of the form my_pkg.my_mod:MyClass. "
             f"Write that, or one of: {', '.join(allowed)}."
         )
     file = source.source_of(match["module"])
     if file is None:
         raise UserError(
-            f"{section}.name {shown(name, LONGEST_SHOWN)}: no Python file of module '{match['module']}' was found. "
+            f"{section}.name {shown(name, SHOWN)}: no Python file of module '{match['module']}' was found. "
             "Install its package, or start from the folder that holds it."
         )
     found = source.find_class(match["module"], match["name"])
     if found is None:
         known = [node.name for node in source.classes(source.parse(file))]
         raise UserError(
-            f"{section}.name {shown(name, LONGEST_SHOWN)}: {file.name} has no class '{match['name']}'; it has: "
+            f"{section}.name {shown(name, SHOWN)}: {file.name} has no class '{match['name']}'; it has: "
             f"{', '.join(known) or 'none'}.{did_you_mean(match['name'], known)}"
         )
     return found
@@ -257,7 +257,7 @@ def _check_kind(kind: Kind, name: str, line: source.Lineage) -> None:
     built_on = [other for other, root in ROOTS.items() if root in paths]
     if paths[0] in ROOTS.values():
         raise UserError(
-            f"{kind}.name {shown(name, LONGEST_SHOWN)} is the class that methods are built on, and trains nothing by itself. "
+            f"{kind}.name {shown(name, SHOWN)} is the class that methods are built on, and trains nothing by itself. "
             f"Give a subclass of it, or one of: {', '.join(names(kind))}."
         )
     told = next((cls.facts["kind"] for cls in line.classes if "kind" in cls.facts), kind)
@@ -274,6 +274,6 @@ def _no_method(kind: Kind, name: str) -> str:
         else f"a class with a method {MAKERS[kind]}"
     )
     return (
-        f"{kind}.name {shown(name, LONGEST_SHOWN)} is no {WORDS[kind]}: that is {wanted}. "
+        f"{kind}.name {shown(name, SHOWN)} is no {WORDS[kind]}: that is {wanted}. "
         f"Give one, or one of: {', '.join(names(kind))}."
     )

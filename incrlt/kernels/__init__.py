@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from incrlt.checks import short
+from incrlt.errors import short
 from incrlt.kernels import trust
 from incrlt.kernels.backends import BACKENDS, choose_backend
 from incrlt.kernels.features import less_forget

@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from incrlt.checks import Check, short
-from incrlt.errors import UserError
+from incrlt.checks import Check
+from incrlt.errors import UserError, short
 from incrlt.kernels.backends import MODULES, backend_module
 from incrlt.kernels.compared import Agreement, Distance, distance, exactly
 from incrlt.kernels.spec import TermSpec

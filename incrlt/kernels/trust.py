@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from incrlt import losses
-from incrlt.checks import short
+from incrlt.errors import short
 from incrlt.kernels.backends import backend_module
 from incrlt.kernels.compared import Agreement, distance, exactly, of_gradient
 from incrlt.kernels.spec import TermSpec

@@ -29,7 +29,7 @@ from incrlt.lifecycle.versions import Version
 from incrlt.models import cost
 from incrlt.runner import resume
 from incrlt.runner.build import choose_device
-from incrlt.runner.folder import RunFolder, environment
+from incrlt.runner.folder import RunFolder, environment, epoch_event
 from incrlt.runner.kept import Pictures
 from incrlt.runner.threads import choose_threads, cores
 from incrlt.training.template import IncrTemplate
@@ -335,18 +335,7 @@ def _begins(parent: Learned, batch: Batch, version: Version) -> str:
 
 
 def _event(strategy: IncrTemplate) -> dict[str, Any]:
-    return {
-        "event": "epoch",
-        "experience": 0,
-        "stage": strategy.stage.name,
-        "epoch": strategy.stage_epoch + 1,
-        "epochs": strategy.stage.epochs,
-        "lr": strategy.epoch_lr,
-        "loss": sum(strategy.epoch_terms.values()),
-        "terms": strategy.epoch_terms,
-        "images_per_second": strategy.epoch_images / max(strategy.epoch_seconds, 1e-9),
-        "seconds": strategy.epoch_seconds,
-    }
+    return epoch_event(strategy, 0)
 
 
 def told(run: Path, version: Version) -> list[str]:

@@ -56,6 +56,12 @@ class GrowingHead(Facts):
         self._frozen_rows: dict[str, Tensor] = {}
 
     @property
+    def classifier(self) -> list[nn.Parameter]:
+        """Rows and, of a linear head, biases."""
+        named = dict(self.named_parameters())
+        return [named[name] for name in ("weight", "bias") if name in named]
+
+    @property
     def padding(self) -> dict[str, float]:
         """Parameters with a row per class, and the value of rows not in use."""
         return {"weight": 0.0, "class_scale": 1.0}

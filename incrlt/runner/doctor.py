@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import incrlt
-from incrlt.checks import Check, short
+from incrlt.checks import Check
+from incrlt.errors import short
 from incrlt.runner.threads import cores
 from incrlt.words import counted, size
 

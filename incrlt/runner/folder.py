@@ -21,6 +21,7 @@ import incrlt
 from incrlt.errors import UserError
 from incrlt.files import remove_leftovers, write_atomic
 from incrlt.metrics import StreamRecord, save_classes, save_confusions, write_results
+from incrlt.training.template import IncrTemplate
 
 PACKAGES = ("torch", "torchvision", "avalanche-lib", "numpy")
 """Packages whose versions stand in environment.json."""
@@ -141,6 +142,23 @@ class RunFolder:
             ]:  # refused before anything was written
                 (self.path / ".lock").unlink()
                 self.path.rmdir()
+
+
+def epoch_event(strategy: IncrTemplate, experience: int) -> dict[str, Any]:
+    """Return what the log says of an epoch that has just ended."""
+    seconds = max(strategy.epoch_seconds, 1e-9)
+    return {
+        "event": "epoch",
+        "experience": experience,
+        "stage": strategy.stage.name,
+        "epoch": strategy.stage_epoch + 1,
+        "epochs": strategy.stage.epochs,
+        "lr": strategy.epoch_lr,
+        "loss": sum(strategy.epoch_terms.values()),
+        "terms": strategy.epoch_terms,
+        "images_per_second": strategy.epoch_images / seconds,
+        "seconds": seconds,
+    }
 
 
 def environment(device: torch.device, command: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
 from incrlt.runner.build import build_strategy, choose_device, load_data
-from incrlt.runner.folder import RunFolder, environment, session
+from incrlt.runner.folder import RunFolder, environment, epoch_event, session
 from incrlt.runner.follow import follow
 from incrlt.runner.memory import lack_of_memory_told
 from incrlt.runner.options import RunOptions
@@ -340,20 +340,7 @@ class Run:
 
     def _epoch_end(self, strategy: IncrTemplate) -> None:
         self._refuse_non_finite({"model": strategy.model.state_dict()})
-        seconds = max(strategy.epoch_seconds, 1e-9)
-        event = {
-            "event": "epoch",
-            "experience": strategy.experience_index,
-            "stage": strategy.stage.name,
-            "epoch": strategy.stage_epoch + 1,
-            "epochs": strategy.stage.epochs,
-            "lr": strategy.epoch_lr,
-            "loss": sum(strategy.epoch_terms.values()),
-            "terms": strategy.epoch_terms,
-            "images_per_second": strategy.epoch_images / seconds,
-            "seconds": seconds,
-            **self._validated(),
-        }
+        event = {**epoch_event(strategy, strategy.experience_index), **self._validated()}
         self._epochs += 1
         self.folder.log(event)
         self.board.epoch(self._epochs, event)

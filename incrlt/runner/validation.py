@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from incrlt.data import augment
+from incrlt.plugins.features import evaluation
 from incrlt.training.template import IncrTemplate
 
 
@@ -50,7 +49,7 @@ class Validation:
         images, labels = self.images[of_seen], self.labels[of_seen]
         if not len(labels):
             return {"accuracy": None, "classes": 0, "images": 0}
-        with _evaluating(strategy.model):
+        with evaluation(strategy.model):
             answers = [self._answers(strategy, batch) for batch in images.split(self._batch_size)]
         right = known[torch.cat(answers).cpu()] == labels
         shares = [right[labels == label].double().mean().item() for label in labels.unique().tolist()]
@@ -60,15 +59,3 @@ class Validation:
         prepared = self._prepare(images.to(strategy.device))
         output = strategy.compute.run(strategy.network, prepared, rebalanced=True)
         return next(iter(strategy.readouts(output).values())).argmax(1)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and every part of it back into its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -69,8 +69,7 @@ class CRT:
 
 
 def _rows(model: nn.Module) -> list[dict[str, object]]:
-    named = [pair for head in model.final_heads for pair in head.named_parameters()]
-    return [{"params": [parameter for name, parameter in named if name in ("weight", "bias")]}]
+    return [{"params": [parameter for head in model.final_heads for parameter in head.classifier]}]
 
 
 def _restart(network: ExpertNetwork, num_old: int) -> None:

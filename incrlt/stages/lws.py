@@ -77,11 +77,6 @@ class LWS:
         )
 
     def _parameters(self, model: nn.Module) -> list[dict[str, object]]:
-        rows = [
-            p
-            for head in model.final_heads
-            for name, p in head.named_parameters()
-            if name in ("weight", "bias")
-        ]
+        rows = [parameter for head in model.final_heads for parameter in head.classifier]
         scales = [head.class_scale for head in model.final_heads]
         return [{"params": rows}, {"params": scales, "lr": self.lr * self.scale_lr, "weight_decay": 0.0}]

@@ -129,7 +129,7 @@ class DGR(IncrTemplate):
 
         Everything below the heads keeps the gradient of the plain sum.
         """
-        parts = [_trained(head) for head in self.model.heads]
+        parts = [head.classifier for head in self.model.heads]
         flat = [p for part in parts for p in part]
         plain, distilled = _gradients(classification, flat), _gradients(distance, flat)
         gathered = self.model.recall(GATHERED)
@@ -155,12 +155,6 @@ class DGR(IncrTemplate):
     def load_extra_state(self, state: State) -> None:
         """Restore the images of each class when it arrived."""
         self.arrived = state["arrived"]
-
-
-def _trained(head: nn.Module) -> list[nn.Parameter]:
-    """Return rows and, of a linear head, biases."""
-    named = dict(head.named_parameters())
-    return [named[name] for name in ("weight", "bias") if name in named]
 
 
 def _gradients(term: Tensor | None, parameters: list[nn.Parameter]) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
 from incrlt.errors import UserError
@@ -20,7 +20,9 @@ from incrlt.kernels import TermSpec, TermTensors, expert_loss, less_forget
 from incrlt.losses import adaptive_weight, mimic_scores
 from incrlt.plugins.features import features_of
 from incrlt.roles import Experience, State
+from incrlt.training.checks import check_finetuned_heads
 from incrlt.training.class_means import ClassMeans
+from incrlt.training.optim import head_rows
 from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput, Stage
 
@@ -105,11 +107,8 @@ class LUCIR(IncrTemplate):
             raise UserError(
                 "readout: nme and class_balanced_finetune need exemplars; set memory: {per_class: 20}."
             )
-        if self.class_balanced_finetune and self.experts.layout.second_heads:
-            raise UserError(
-                f"class_balanced_finetune would train heads that experts '{self.experts.name}' do not answer with; "
-                "set class_balanced_finetune: 0, or experts.classifier_epochs: 0."
-            )
+        if self.class_balanced_finetune:
+            check_finetuned_heads(self.experts)
 
     @property
     def less_forget_weight(self) -> float:
@@ -129,12 +128,6 @@ class LUCIR(IncrTemplate):
         unit = F.normalize(features[new].reshape(int(new.sum()), -1, width).transpose(0, 1), dim=-1)
         means = unit.new_zeros(len(unit), self.num_new, width).index_add_(1, positions[new], unit)
         self.model.imprint(F.normalize(means, dim=-1))
-
-    def frozen_rows(self, stage: Stage) -> int:
-        """Freeze old rows in the first stage too."""
-        if stage.lr is None:
-            return self.num_old if self.freeze_old_rows else 0
-        return super().frozen_rows(stage)
 
     def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return classification, less-forget, mimic-scores and margin-ranking terms."""
@@ -172,7 +165,7 @@ class LUCIR(IncrTemplate):
             "class_balanced_finetune",
             self.class_balanced_finetune,
             lr=0.01,
-            parameters=_head_rows,
+            parameters=head_rows,
             schedule=lambda optimizer, epochs: MultiStepLR(optimizer, [max(1, epochs // 2)], 0.1),
             data="exemplars",
             frozen_backbone=True,
@@ -196,8 +189,3 @@ class LUCIR(IncrTemplate):
     def load_extra_state(self, state: State) -> None:
         """Restore the class means."""
         self.class_means.load_state_dict(state)
-
-
-def _head_rows(model: nn.Module) -> list[dict[str, object]]:
-    """The rows of all heads; the scale stays, as it is in no group of the official script."""
-    return [{"params": [head.weight for head in model.heads]}]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from incrlt.errors import UserError
 from incrlt.experiment.fields import Index, NonNegative, Positive
@@ -20,6 +20,8 @@ from incrlt.kernels import less_forget
 from incrlt.losses.pooled import class_growth, pooled_outputs_distillation
 from incrlt.losses.proxies import nca
 from incrlt.roles import Experience
+from incrlt.training.checks import check_finetuned_heads
+from incrlt.training.optim import head_rows
 from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput, Stage
 
@@ -103,17 +105,13 @@ class PODNet(IncrTemplate):
             raise UserError(
                 "class_balanced_finetune trains on exemplars; give a memory, or class_balanced_finetune=0."
             )
+        if self.class_balanced_finetune:
+            check_finetuned_heads(self.experts)
 
     @property
     def growth(self) -> float:
         """Factor of both distillation terms in this experience; 1 where no class is new."""
         return class_growth(self.network.num_classes, self.num_new) if self.num_new else 1.0
-
-    def frozen_rows(self, stage: Stage) -> int:
-        """Freeze old rows in the first stage too."""
-        if stage.lr is None:
-            return self.num_old if self.freeze_old_rows else 0
-        return super().frozen_rows(stage)
 
     def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return classification, POD-flat and POD-spatial terms."""
@@ -155,13 +153,8 @@ class PODNet(IncrTemplate):
             "class_balanced_finetune",
             self.class_balanced_finetune,
             lr=self.finetune_lr,
-            parameters=_rows,
+            parameters=head_rows,
             data="exemplars",
             freeze_old=False,
         )
         return (stages[0], finetune, *stages[1:])
-
-
-def _rows(model: nn.Module) -> list[dict[str, object]]:
-    """The rows of all heads; the scale stays."""
-    return [{"params": [head.weight for head in model.heads]}]

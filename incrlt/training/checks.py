@@ -244,6 +244,19 @@ def _check_model(asked: Asked) -> None:
         )
 
 
+def check_finetuned_heads(experts: ExpertMethod) -> None:
+    """Refuse a finetune of heads that an expert method with second heads does not answer with.
+
+    Raises:
+        UserError: It has them.
+    """
+    if experts.layout.second_heads:
+        raise UserError(
+            f"class_balanced_finetune would train heads that experts '{experts.name}' do not answer with; "
+            "set class_balanced_finetune: 0, or experts.classifier_epochs: 0."
+        )
+
+
 def check_finite(model: nn.Module, where: str) -> None:
     """Stop a run that diverged in a step whose loss was still finite, before anything of it is evaluated or saved.
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from incrlt.checks import short
-from incrlt.errors import UserError
+from incrlt.errors import UserError, short
 from incrlt.kernels.backends import BACKENDS
 from incrlt.models.maps import Maps
 from incrlt.models.network import ExpertNetwork

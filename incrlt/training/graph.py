@@ -24,8 +24,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins.evaluation import EvaluationPlugin
 from torch import Tensor, nn
 
-from incrlt.checks import short
-from incrlt.errors import UserError
+from incrlt.errors import UserError, short
 from incrlt.experts.base import ExpertMethod
 from incrlt.training.compute import Compute
 from incrlt.training.network import ForeignNetwork, Network

@@ -87,6 +87,8 @@ class Hooks:
     needs_memory: ClassVar[bool] = False
     needs_maps: ClassVar[bool] = False
     """``loss_terms`` reads ``output.maps``, the maps between the stages of the backbone."""
+    freeze_old_rows: bool = False
+    """Head rows of old classes stay as they are in the first stage of an experience."""
     steady: ClassVar[bool] = False
     """``loss_terms`` asks for nothing that changes within a stage but what the expert method tells by its ``phase``; a
     strategy that says so has its steps captured once per stage, others once per epoch."""
@@ -120,8 +122,9 @@ class Hooks:
         return (first, *own, *rest, *router)
 
     def frozen_rows(self, stage: Stage) -> int:
-        """Return how many leading head rows a stage must not change; strategies that freeze old rows say so."""
-        return self.num_old if stage.lr is not None and stage.freeze_old else 0
+        """Return how many leading head rows a stage must not change; in the first, ``freeze_old_rows`` decides."""
+        frozen = self.freeze_old_rows if stage.lr is None else stage.freeze_old
+        return self.num_old if frozen else 0
 
     def readouts(self, output: ModelOutput) -> dict[str, Tensor]:
         """Return scores ``[B, C]`` by name of read-out; the first one is what Avalanche's metrics see."""

@@ -104,3 +104,8 @@ def _settings(optimizer: Optimizer) -> State:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return dict(optimizer.defaults)
     return {name: value for name, value in optimizer.defaults.items() if name in taken}
+
+
+def head_rows(model: nn.Module) -> list[dict[str, object]]:
+    """Return the rows of all heads as the groups of a stage; scales stay, they are in no group of official scripts."""
+    return [{"params": [head.weight for head in model.heads]}]

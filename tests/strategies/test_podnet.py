@@ -8,6 +8,7 @@ import toy
 
 from incrlt.errors import UserError
 from incrlt.experts.ride import RIDE
+from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
 from incrlt.losses.proxies import proxy_similarities
 from incrlt.models.heads import ProxyHead
@@ -252,3 +253,10 @@ def test_what_it_refuses():
         toy.make(PODNet, experts=RIDE(num_experts=2), objective="paper")
     with pytest.raises(UserError, match="exemplars"):
         toy.make(PODNet, memory=0, class_balanced_finetune=1)
+
+
+def test_a_finetune_of_heads_that_do_not_answer_is_refused():
+    """YAML refused it, Python did not."""
+    experts = SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0)
+    with pytest.raises(UserError, match="do not answer with"):
+        toy.make(PODNet, experts=experts, class_balanced_finetune=2)
