@@ -52,7 +52,7 @@ class Console:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._clock = Clock([])
-        self._plan: list[Mapping[str, Any]] = []
+        self._plan: list[Mapping[str, object]] = []
 
     def plain(self, text: str) -> None:
         """Print text as it is: no markup, no colour, no line breaks of our own."""
@@ -68,7 +68,7 @@ class Console:
         self.close()
         self._err.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True, style="red")
 
-    def banner(self, facts: Mapping[str, Any], plan: Sequence[Mapping[str, Any]]) -> None:
+    def banner(self, facts: Mapping[str, object], plan: Sequence[Mapping[str, Any]]) -> None:
         """Say what is about to run, on what.
 
         Args:
@@ -79,7 +79,7 @@ class Console:
         self._clock = Clock([row.get("work", 0) for row in plan])
         self._facts({**facts, "classes by group": _groups_line(plan)})
 
-    def dry_run(self, facts: Mapping[str, Any], config: str, plan: Sequence[Mapping[str, Any]]) -> None:
+    def dry_run(self, facts: Mapping[str, object], config: str, plan: Sequence[Mapping[str, object]]) -> None:
         """Say what a run would do: the resolved configuration, the plan, and the facts.
 
         Args:
@@ -160,7 +160,7 @@ class Console:
     def _printer(self) -> RichConsole:
         return self._progress.console if self._progress else self._out
 
-    def _facts(self, facts: Mapping[str, Any]) -> None:
+    def _facts(self, facts: Mapping[str, object]) -> None:
         shown = {label: str(value) for label, value in facts.items() if value is not None and str(value)}
         width = max(map(len, shown), default=0)
         for label, value in shown.items():
@@ -206,7 +206,7 @@ class Clock:
         self.work = list(work)
         self.total = sum(work)
         self.done = 0.0
-        self._stage: tuple[Any, Any] | None = None
+        self._stage: tuple[object, object] | None = None
         self._before = 0.0
         self._first: tuple[float, float] | None = None
 
