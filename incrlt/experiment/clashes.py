@@ -14,8 +14,9 @@ from incrlt.experiment.declared import NEEDS, Declared
 from incrlt.experiment.explain import show
 from incrlt.experiment.fields import Model
 from incrlt.experiment.methods import Entry, Kind, external
-from incrlt.experiment.sections import Benchmark, Experiment, Training
+from incrlt.experiment.sections import Benchmark, Experiment, ModelSection, Training
 from incrlt.experiment.sizes import too_large
+from incrlt.families import FAMILIES, PREFIX, Family, family_of
 
 
 class Answers(dict[str, Any]):
@@ -34,7 +35,7 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
         *_split(experiment.benchmark),
         *_images(experiment.benchmark),
         *_held_out(experiment),
-        *_model(experiment.model.name),
+        *_model(experiment.model),
         *_methods(experiment),
         *_memory(experiment),
         *_length(experiment.training),
@@ -92,14 +93,31 @@ def _held_out(experiment: Experiment) -> list[str]:
     return []
 
 
-def _model(name: str) -> list[str]:
-    """Look for the file and the class of a backbone of the user's own, without importing it."""
+def _model(model: ModelSection) -> list[str]:
+    """Look for the family of a network of timm, or the file and the class of one of the user's own; import neither."""
     try:
-        if ":" in name:
-            external("model", name, get_args(Model))
+        if model.name.startswith(PREFIX):
+            return _large(model, FAMILIES[family_of(model.name)])
+        if ":" in model.name:
+            external("model", model.name, get_args(Model))
     except UserError as error:
         return [str(error)]
     return []
+
+
+def _large(model: ModelSection, family: Family) -> list[str]:
+    """Return what was asked of a network of timm and would do nothing."""
+    found = []
+    if "width" in model.model_fields_set and model.width != ModelSection.model_fields["width"].default:
+        found.append(
+            f"model.width is {model.width}, and the width of {model.name} is decided by its name. Leave it out."
+        )
+    if model.last_relu is not None and not family.last_activation:
+        found.append(
+            f"model.last_relu is {show(model.last_relu)}, but no activation ends the features of a {family.title}. "
+            "Leave model.last_relu out."
+        )
+    return found
 
 
 def _methods(experiment: Experiment) -> list[str]:

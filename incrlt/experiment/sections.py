@@ -38,6 +38,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What NumPy's legacy generator takes."""
 
 Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
+TimmModel = Annotated[str, Field(pattern=r"^timm:[a-z0-9_]+(\.[a-z0-9_]+)?$", title="timm:NAME")]
 OwnModel = Annotated[str, Field(pattern=f"^{methods.EXTERNAL.pattern}$", title="my_pkg.my_mod:MyNet")]
 Augmentation = Literal[
     "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
@@ -137,14 +138,15 @@ def _experiences(values: Mapping[str, Any], given: Any) -> dict[str, Any]:
 class ModelSection(Section):
     """The network."""
 
-    name: Model | OwnModel = "resnet32"
-    """Backbone for small images, or ``my_pkg.my_mod:MyNet`` for one of your own."""
+    name: Model | TimmModel | OwnModel = "resnet32"
+    """Backbone for small images; ``timm:NAME`` for a larger one, such as ``timm:resnet50``; or ``my_pkg.my_mod:MyNet``
+    for one of your own."""
     head: Literal["cosine", "linear", "proxies"] = "cosine"
     """Classification layer; LUCIR needs ``cosine``, or ``proxies``: ten cosine rows per class, as PODNet has."""
     last_relu: bool | None = None
     """Keep the ReLU before pooling; null: only for linear heads, since cosine ones want signed features."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Channels of the first stage; features have four times as many."""
+    """Channels of the first stage; features have four times as many. Networks of timm have their own."""
 
 
 class Memory(Section):

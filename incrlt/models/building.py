@@ -29,14 +29,16 @@ def build(
     """Build a network that knows no class yet.
 
     Args:
-        name: ``resnet8``, ``resnet14``, ``resnet20`` or ``resnet32``; a backbone of your own as
-            ``my_pkg.my_mod:MyNet`` or as the class itself, see :class:`incrlt.models.backbone.Backbone`.
+        name: ``resnet8``, ``resnet14``, ``resnet20`` or ``resnet32``; ``timm:NAME`` for a network of timm, see
+            :mod:`incrlt.families`; a backbone of your own as ``my_pkg.my_mod:MyNet`` or as the class itself, see
+            :class:`incrlt.models.backbone.Backbone`.
         layout: What an expert method asks for: what experts share, their width, which heads they have, and how they
             answer as one.
         num_experts: Short for ``layout=Layout(num_experts=...)``.
         head: ``cosine``, ``linear``, or ``proxies`` (ten cosine rows per class, PODNet).
         in_channels: Channels of the images.
-        width: Channels of the first stage; features have four times as many (times the layout's width factor).
+        width: Channels of the first stage; features have four times as many (times the layout's width factor). Networks
+            of timm have their own.
         last_relu: Keep the ReLU before pooling; by default only for linear heads (LUCIR needs signed features).
             RIDE, NCL and SHIKE keep it whatever the head.
 
