@@ -37,7 +37,7 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
         *_images(experiment.benchmark),
         *_held_out(experiment),
         *_model(experiment.model),
-        *_pretrained(experiment),
+        *_pretrained(experiment, with_data),
         *_standing(experiment),
         *_methods(experiment),
         *_memory(experiment),
@@ -123,13 +123,14 @@ def _large(model: ModelSection, family: Family) -> list[str]:
     return found
 
 
-def _pretrained(experiment: Experiment) -> list[str]:
-    """Look for pretrained weights, and for what they do not go with."""
+def _pretrained(experiment: Experiment, with_data: bool) -> list[str]:
+    """Look for pretrained weights, unless a checkpoint brings all there is, and for what they do not go with."""
     model, found = experiment.model, []
     if model.pretrained is None:
         return []
     try:
-        weights.located(model.pretrained)
+        if with_data:
+            weights.located(model.pretrained)
     except UserError as error:
         found.append(str(error))
     if not model.name.startswith(PREFIX):
