@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from incrlt.errors import UserError, shown
 
@@ -39,6 +39,11 @@ FAMILIES: Final[dict[str, Family]] = {
     "vit": Family("Vision Transformer", r"vit_(tiny|small|base|large)_patch\d+_\d+\w*", False, False, False),
 }
 """The families, by the name of their cut."""
+
+NOT_IN_TIMM: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "resnet10": ("resnet18", {"layers": (1, 1, 1, 1)})
+}
+"""Members that timm has no name for: the name of a near one, and what makes it this one. They have no weights."""
 
 _REASON: Final = (
     "nobody has said where experts may share it and where they part. A family is added in two places: its name and "

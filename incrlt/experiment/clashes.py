@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from incrlt import weights
 from incrlt.errors import UserError
 from incrlt.experiment.declared import NEEDS, Declared
 from incrlt.experiment.explain import show
@@ -36,6 +37,8 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
         *_images(experiment.benchmark),
         *_held_out(experiment),
         *_model(experiment.model),
+        *_pretrained(experiment, with_data),
+        *_standing(experiment),
         *_methods(experiment),
         *_memory(experiment),
         *_length(experiment.training),
@@ -116,6 +119,83 @@ def _large(model: ModelSection, family: Family) -> list[str]:
         found.append(
             f"model.last_relu is {show(model.last_relu)}, but no activation ends the features of a {family.title}. "
             "Leave model.last_relu out."
+        )
+    return found
+
+
+def _pretrained(experiment: Experiment, with_data: bool) -> list[str]:
+    """Look for pretrained weights, unless a checkpoint brings all there is, and for what they do not go with."""
+    model, found = experiment.model, []
+    if model.pretrained is None:
+        return []
+    try:
+        if with_data:
+            weights.located(model.pretrained)
+    except UserError as error:
+        found.append(str(error))
+    if not model.name.startswith(PREFIX):
+        found.append(
+            f"model.pretrained is for networks of timm; model.name is {show(model.name)}. Set model.name to one, such "
+            "as timm:tf_efficientnet_lite0, or leave model.pretrained out."
+        )
+    factor = experiment.experts.hyper_parameters.get("width_factor", 1.0)
+    if factor != 1:
+        found.append(
+            f"model.pretrained does not fit into branches of {factor:g} times the width: their convolutions have other "
+            "sizes. Set experts.width_factor: 1, or leave model.pretrained out."
+        )
+    if experiment.benchmark.dataset == "folder" and experiment.benchmark.image_size is None:
+        found.append(
+            "model.pretrained has seen large pictures, and benchmark.image_size null brings them to 32 pixels. Set "
+            "benchmark.image_size, such as 224, or 160 to be quicker."
+        )
+    return found
+
+
+def _standing(experiment: Experiment) -> list[str]:
+    """Return what is wrong with what trains, and with features that are kept."""
+    model, found = experiment.model, []
+    still = [
+        f"model.{key}: {value}"
+        for key, value, usual in (("train", model.train, "all"), ("norm", model.norm, "train"))
+        if value != usual
+    ]
+    if still and model.pretrained is None:
+        found.append(
+            f"{' and '.join(still)} keeps parts as they are, and without model.pretrained they are random. Give "
+            "model.pretrained, or leave that out."
+        )
+    if model.train == "heads" and experiment.experts.hyper_parameters.get("fusion"):
+        found.append(
+            "model.train 'heads' leaves experts their heads alone, and experts.fusion is a part of their own that has "
+            "to be trained. Set experts.fusion: false, or model.train: branches."
+        )
+    training = experiment.training
+    for key, idle in (("lr_stem", model.train != "all"), ("lr_branches", model.train == "heads")):
+        if idle and getattr(training, key) is not None:
+            found.append(
+                f"training.{key} would do nothing: with model.train '{model.train}' that part stands. Leave it out."
+            )
+    return found + _kept(experiment)
+
+
+def _kept(experiment: Experiment) -> list[str]:
+    if experiment.data.feature_cache is None:
+        return []
+    found, chosen = [], experiment.benchmark
+    if experiment.model.train == "all":
+        found.append(
+            "data.feature_cache keeps what a standing part gives, and with model.train 'all' everything moves. Set "
+            "model.train: heads (or branches), or leave data.feature_cache out."
+        )
+    if chosen.augmentation != "none":
+        found.append(
+            "data.feature_cache computes features once per picture, and random augmentation shows another picture each "
+            "time. Set benchmark.augmentation: none, or leave data.feature_cache out."
+        )
+    if experiment.training.step in ("compile", "graph"):
+        found.append(
+            f"data.feature_cache does not go with training.step '{experiment.training.step}'. Set training.step: auto."
         )
     return found
 

@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from incrlt import weights
 from incrlt.errors import UserError
 from incrlt.experiment import explain, methods, yamltext
 from incrlt.experiment.declared import Declared
@@ -44,10 +45,18 @@ Augmentation = Literal[
     "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
 ]
 
+ADDED_LATER: Final[dict[str, dict[str, Any]]] = {
+    "model": {"pretrained": None, "train": "all", "norm": "train"},
+    "experts": {"fusion": True},
+    "training": {"lr_stem": None, "lr_branches": None},
+}
+"""Section to the fields that were added with a default that changes nothing: at that default the content hash passes
+over them, so that runs of before keep their folders."""
+
 DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
     "output": None,
     "device": None,
-    "data": frozenset({"root", "download"}),
+    "data": frozenset({"root", "download", "feature_cache"}),
     "training": frozenset({"threads"}),
 }
 """Section to the keys that the content hash passes over; None stands for the whole section."""
@@ -145,6 +154,15 @@ class ModelSection(Section):
     """Classification layer; LUCIR needs ``cosine``, or ``proxies``: ten cosine rows per class, as PODNet has."""
     last_relu: bool | None = None
     """Keep the ReLU before pooling; null: only for linear heads, since cosine ones want signed features."""
+    pretrained: PathText | None = None
+    """Weights that a network of timm begins with: a file in timm's names (.safetensors, .pth), ``package:NAME`` for an
+    installed package that ships some, or ``timm`` for those that timm has fetched before. Pictures are then normalised
+    as the weights want it; null draws them at random."""
+    train: Literal["all", "branches", "heads"] = "all"
+    """What trains, of a pretrained network: ``all``; ``branches``, the experts' own parts and heads; or ``heads``,
+    which then are all that experts own."""
+    norm: Literal["train", "frozen"] = "train"
+    """``frozen`` leaves the batch norms of a pretrained network as they are: for small batches and few pictures."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16
     """Channels of the first stage; features have four times as many. Networks of timm have their own."""
 
@@ -173,6 +191,10 @@ class Training(Section):
     """Images per step."""
     lr: Positive = 0.1
     """Learning rate of SGD at the start of every experience."""
+    lr_stem: Positive | None = None
+    """Learning rate of the part that experts share; null: ``lr``."""
+    lr_branches: Positive | None = None
+    """Learning rate of the experts' own parts without their heads; null: ``lr``."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
@@ -239,6 +261,9 @@ class Data(Section):
     """Folder with the datasets' files; null takes ``INCRLT_DATA``, else ``data``."""
     download: bool = False
     """Fetch files that are missing."""
+    feature_cache: PathText | None = None
+    """Folder in which the features that a standing part of the network gives (``model.train`` branches or heads) are
+    kept, computed once per picture; null computes them each time. The same numbers, up to rounding."""
     on_device: bool = True
     """Keep images as uint8 on the device and augment them there in batches; false takes an ordinary loader, whose
     random numbers differ."""
@@ -405,6 +430,11 @@ class Experiment(Section):
         """
         values = self.resolved()
         values["seeds"] = self.seeds.filled()
+        if self.model.pretrained is not None:
+            values["model"]["pretrained"] = weights.identity(self.model.pretrained)
+        for section, usual in ADDED_LATER.items():
+            own = values[section]
+            values[section] = {key: own[key] for key in own if key not in usual or own[key] != usual[key]}
         for section, keys in DOES_NOT_CHANGE_RESULTS.items():
             if keys is None:
                 del values[section]

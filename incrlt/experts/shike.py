@@ -86,6 +86,9 @@ class SHIKE(ExpertMethod):
     """Its learning rate, cosine to 0 after the warm-up."""
     classifier_warmup: Index = 5
     """Its epochs of linear warm-up; of a stage of 5 epochs or fewer, all but the last."""
+    fusion: bool = True
+    """Multiply the last map of each expert by one of another depth; without, experts on a pretrained network differ by
+    their heads and losses."""
     cache_features: bool = False
     """Compute its frozen features once, of images without random augmentation: faster, other numbers."""
     scale: Positive = 30.0
@@ -109,7 +112,7 @@ class SHIKE(ExpertMethod):
         return Layout(
             num_experts=self.num_experts,
             shared="two_stages",
-            fusion=True,
+            fusion=self.fusion,
             scale=self.scale,
             learn_scale=self.learn_scale,
             unit_rows=True,

@@ -83,7 +83,14 @@ def variants() -> dict[str, tuple[type, Mapping[str, Any]]]:
     return found
 
 
-def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bool) -> tuple[str, Backbone]:
+def backbone_of(
+    name: str | type,
+    *,
+    in_channels: int,
+    width: int,
+    last_relu: bool,
+    weights: Callable[[Any], None] | None = None,
+) -> tuple[str, Backbone]:
     """Make a backbone.
 
     Args:
@@ -91,6 +98,7 @@ def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bo
         in_channels: Channels of the images.
         width: Channels to start with.
         last_relu: Keep the last ReLU.
+        weights: Puts pretrained weights into a whole network, where it is one of timm.
 
     Returns:
         The name by which a saved network finds it again, and the backbone.
@@ -100,7 +108,7 @@ def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bo
     """
     settings: Mapping[str, Any] = {}
     if isinstance(name, str) and name.startswith(PREFIX):
-        return name, TimmBackbone(name, in_channels, width, last_relu)
+        return name, TimmBackbone(name, in_channels, width, last_relu, weights)
     if isinstance(name, type):
         cls, name = name, name_of(name)
     elif ":" in str(name):

@@ -8,12 +8,14 @@ from typing import Any
 from torch import nn
 
 from incrlt.errors import UserError
+from incrlt.families import PREFIX, family_of
 from incrlt.models.backbone import Backbone, backbone_of, initialise_of
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.heads import HEADS, make_head
 from incrlt.models.layout import Layout
 from incrlt.models.named import combine_of
 from incrlt.models.network import ExpertNetwork
+from incrlt.models.pretrained import Pretrained
 
 
 def build(
@@ -25,6 +27,7 @@ def build(
     in_channels: int = 3,
     width: int = 16,
     last_relu: bool | None = None,
+    pretrained: str | None = None,
 ) -> ExpertNetwork:
     """Build a network that knows no class yet.
 
@@ -40,7 +43,9 @@ def build(
         width: Channels of the first stage; features have four times as many (times the layout's width factor). Networks
             of timm have their own.
         last_relu: Keep the ReLU before pooling; by default only for linear heads (LUCIR needs signed features).
-            RIDE, NCL and SHIKE keep it whatever the head.
+            RIDE, NCL and SHIKE keep it whatever the head, and so do pretrained weights, which were trained with it.
+        pretrained: Weights that every part begins with, of networks of timm: a file, ``package:NAME`` or ``timm``, see
+            :mod:`incrlt.models.pretrained`. The network then knows how pictures are normalised.
 
     Raises:
         UserError: An unknown name or head, a layout that the backbone cannot have, or both ``layout`` and
@@ -55,8 +60,11 @@ def build(
     if layout is not None and num_experts != 1:
         raise UserError("num_experts is short for a layout; give one of the two.")
     layout = Layout(num_experts=num_experts) if layout is None else layout
-    last_relu = head == "linear" if last_relu is None else last_relu
-    name, backbone = backbone_of(name, in_channels=in_channels, width=width, last_relu=last_relu)
+    last_relu = head == "linear" or pretrained is not None if last_relu is None else last_relu
+    weights = None if pretrained is None else weights_of(name, pretrained)
+    name, backbone = backbone_of(
+        name, in_channels=in_channels, width=width, last_relu=last_relu, weights=weights
+    )
     if head not in HEADS:
         raise UserError(f"model head {head!r} is not known; allowed: {', '.join(HEADS)}.")
     combine = combine_of(layout.combination)
@@ -79,7 +87,26 @@ def build(
         "width": width,
         "last_relu": last_relu,
     }
+    if weights is not None:
+        network.pretrained = weights.facts()
+        known = weights.preparation
+        network.normalisation = {"mean": list(known.mean), "std": list(known.std)}
     return network
+
+
+def weights_of(name: str | type, pretrained: str) -> Pretrained:
+    """Read pretrained weights for a network of timm.
+
+    Raises:
+        UserError: The network is none, or they cannot be had.
+    """
+    if not isinstance(name, str) or not name.startswith(PREFIX):
+        raise UserError(
+            f"pretrained weights are taken by networks of timm (timm:NAME), not by {name}; leave pretrained "
+            "(model.pretrained) out."
+        )
+    family_of(name)
+    return Pretrained(name, pretrained)
 
 
 def _parts(name: str, backbone: Backbone, layout: Layout) -> tuple[nn.Module, Sequence[Any]]:

@@ -232,6 +232,8 @@ class Run:
     def _machine(self) -> dict[str, Any]:
         """Return the environment and what "auto" became on it."""
         chosen = {"precision": self.strategy.precision, "threads_because": self.threads.reason}
+        if self.strategy.model.pretrained is not None:
+            chosen["weights"] = self.strategy.model.pretrained
         if world().size > 1:
             chosen |= {"processes": str(world().size), "batch_norm": world().batch_norm}
         return environment(self.device, self.options.command) | chosen

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from incrlt.errors import UserError, did_you_mean, shown
-from incrlt.families import FAMILIES, PREFIX, family_of
+from incrlt.families import FAMILIES, NOT_IN_TIMM, PREFIX, family_of
 from incrlt.models import timm_cuts as cuts
 from incrlt.models.layout import Layout
 
@@ -19,9 +19,6 @@ USUAL_WIDTH = 16
 
 PLANES = (64, 128, 256, 512)
 """Channels of the four stages of a ResNet, before the expansion of its blocks."""
-
-NOT_IN_TIMM = {"resnet10": ("resnet18", {"layers": (1, 1, 1, 1)})}
-"""Members of a family that timm has no name for: the name of a near one, and what makes it this one."""
 
 
 @dataclass(frozen=True)
