@@ -23,6 +23,8 @@ LINES_PER_STAGE: Final = 5
 """Plain lines per stage where there is no terminal; two stages make ten per experience."""
 PLAIN_WIDTH: Final = 120
 """Columns where there is no terminal."""
+MANY_PICTURES: Final = 5_000
+"""Pictures whose decoding is told where there is no terminal: it takes more than seconds."""
 GROUPS: Final = ("many", "medium", "few")
 
 COLUMNS: Final = {
@@ -90,6 +92,29 @@ class Console:
         self.plain(config)
         self._out.print(_plan_table(plan))
         self._facts({**facts, "classes by group": _groups_line(plan)})
+
+    def reading(self, done: int, number: int) -> None:
+        """Show how many pictures are decoded: a bar on a terminal, elsewhere a line for each tenth of very many.
+
+        Args:
+            done: So far.
+            number: Of how many.
+        """
+        if self._out.is_terminal:
+            if self._progress is None:
+                columns = (
+                    BarColumn(bar_width=20),
+                    TextColumn("{task.completed:,.0f}/{task.total:,.0f} pictures"),
+                )
+                self._progress = Progress(*columns, console=self._out, transient=True)
+                self._task = self._progress.add_task("", total=number)
+                self._progress.start()
+            assert self._task is not None
+            self._progress.update(self._task, completed=done)
+            if done == number:
+                self.close()
+        elif number >= MANY_PICTURES and done * 10 // number > (done - 1) * 10 // number:
+            self.plain(f"{done:,} of {number:,} pictures decoded")
 
     def epoch(self, event: Mapping[str, Any]) -> None:
         """Show that an epoch is over.

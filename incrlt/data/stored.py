@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
 
 Indices = npt.NDArray[np.int64]
+MOST_BYTES: Final = 4 << 30
+"""Bytes of decoded images that are held on a device."""
 
 
 class NotExactError(Exception):
@@ -36,7 +38,7 @@ class TensorCache:
     nothing here. Owned by a strategy; copies and pickles of it are empty.
     """
 
-    def __init__(self, device: torch.device | str, max_bytes: int = 4 << 30) -> None:
+    def __init__(self, device: torch.device | str, max_bytes: int = MOST_BYTES) -> None:
         """Start empty.
 
         Args:

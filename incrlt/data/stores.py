@@ -15,7 +15,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, TypeAlias
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ from torch import Tensor
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+T = TypeVar("T")
+R = TypeVar("R")
 
 AHEAD: Final = 2
 """Batches that are read while one is used: what a store holds of its pictures, however many there are."""
@@ -134,6 +137,30 @@ Images: TypeAlias = Tensor | PictureStore
 """Where rows of pictures are picked from."""
 
 
+def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield what a function makes of each item, in their order, worked out a few items ahead.
+
+    Args:
+        function: Called in threads.
+        items: What it is called with.
+        workers: Threads; 0 calls it in this one.
+    """
+    if not workers:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="incrlt-pictures")
+    try:
+        begun: deque[Future[R]] = deque()
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) > CHUNK * workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def _finished(images: Tensor, parts: Iterable[Future[None]]) -> Tensor:
     for part in parts:
         part.result()
@@ -144,17 +171,36 @@ class MappedPictures(PictureStore):
     """Decoded pictures in a file that is mapped into memory: the system keeps what is used, and may let go of it.
 
     Args:
-        pixels: uint8 ``[N, C, H, W]``, such as a ``numpy.memmap``.
+        file: Pixels, uint8 ``[M, C, H, W]`` and nothing else.
+        rows: Which of its pictures.
+        shape: Channels, height, width.
         workers: Threads that read.
     """
 
-    def __init__(self, pixels: Pixels, workers: int = 0) -> None:
-        super().__init__(len(pixels), pixels.shape[1:], workers)
-        self._pixels = pixels
+    def __init__(self, file: Path, rows: range, shape: Sequence[int], workers: int = 0) -> None:
+        super().__init__(len(rows), shape, workers)
+        self._file, self._rows = file, rows
+        self._pixels = mapped(file, rows, shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the place of the pictures."""
+        return type(self), (self._file, self._rows, tuple(self.shape[1:]), self.workers)
 
     def fill(self, images: Tensor, rows: Indices) -> None:
         """Copy pixels; see :meth:`PictureStore.fill`."""
         np.take(self._pixels, rows, axis=0, out=images.numpy())
+
+
+def mapped(file: Path, rows: range, shape: Sequence[int]) -> Pixels:
+    """Return pictures of a file of pixels, as memory of which nothing written to it gets into the file.
+
+    Args:
+        file: uint8 ``[M, C, H, W]`` and nothing else.
+        rows: Which of its pictures, at least one.
+        shape: Channels, height, width.
+    """
+    offset = rows.start * int(np.prod(shape))
+    return np.memmap(file, np.uint8, "c", offset, (len(rows), *shape))
 
 
 class StreamedPictures(PictureStore):

@@ -56,7 +56,7 @@ over them, so that runs of before keep their folders."""
 DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
     "output": None,
     "device": None,
-    "data": frozenset({"root", "download", "feature_cache"}),
+    "data": frozenset({"root", "download", "hold", "workers", "cache", "cache_gigabytes", "feature_cache"}),
     "training": frozenset({"threads"}),
 }
 """Section to the keys that the content hash passes over; None stands for the whole section."""
@@ -267,6 +267,15 @@ class Data(Section):
     on_device: bool = True
     """Keep images as uint8 on the device and augment them there in batches; false takes an ordinary loader, whose
     random numbers differ."""
+    hold: Literal["auto", "memory", "cache", "stream"] = "auto"
+    """Where pictures from files are held: ``cache`` (decoded once into a file that is mapped), ``memory`` (decoded at
+    each start), ``stream`` (decoded whenever they are used), or ``auto``, by their size. The same numbers."""
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Threads that read and decode pictures; null: as many as the cores, at most eight. The same numbers."""
+    cache: PathText | None = None
+    """Folder of decoded pictures; null: ``INCRLT_CACHE``, else ``~/.cache/incrlt``."""
+    cache_gigabytes: Positive | None = None
+    """Most that decoded pictures of all runs may take there; null: half of what the disk has free."""
 
 
 class Output(Section):

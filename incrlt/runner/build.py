@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 import incrlt.models
-from incrlt.benchmarks import datasets
+from incrlt.benchmarks import datasets, folder
+from incrlt.benchmarks.holding import Holding
+from incrlt.benchmarks.surveying import Progress
 from incrlt.data.features import FeatureCache
 from incrlt.errors import UserError
 from incrlt.experiment.methods import Kind, load_class
@@ -28,21 +30,61 @@ from incrlt.training.randomness import seed_everything
 from incrlt.training.template import IncrTemplate, quiet_evaluator
 
 
+class Images:
+    """The images of an experiment: labels at once, pictures from files when they are wanted, and no longer than that.
+
+    Mean and deviation are those of pretrained weights where there are some.
+
+    Args:
+        experiment: Names them.
+
+    Raises:
+        UserError: They are missing or damaged.
+
+    Attributes:
+        labels: Of the training images, int64 ``[N]``.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        chosen, where = experiment.benchmark, experiment.data
+        self._known = None if experiment.model.pretrained is None else preparation_of(experiment.model.name)
+        self._holding = Holding(
+            where.hold,
+            where.workers,
+            Path(where.cache).expanduser() if where.cache else None,
+            where.cache_gigabytes,
+        )
+        self._data: datasets.ImageData | None = None
+        if chosen.dataset == "folder":
+            self._folder = folder.scan(where.root, chosen.image_size)
+            self.labels = datasets.folder_labels(self._folder.train)
+        else:
+            self._data = datasets.load(chosen.dataset, where.root, where.download)
+            self.labels = self._data.train_labels
+
+    def take(self, progress: Progress | None = None) -> datasets.ImageData:
+        """Read the images and let go of them: whoever takes them decides what is held. They can be taken once.
+
+        Args:
+            progress: Told how far decoding is.
+
+        Raises:
+            UserError: Pictures cannot be read.
+        """
+        data, self._data = self._data, None
+        if data is None:
+            data = datasets.read_folder(self._folder, self._holding, progress)
+        known = self._known
+        return data if known is None else dataclasses.replace(data, mean=known.mean, std=known.std)
+
+
 def load_data(experiment: Experiment) -> datasets.ImageData:
-    """Read the images of an experiment; mean and deviation are those of pretrained weights where there are some.
+    """Read the images of an experiment.
 
     Raises:
         UserError: They are missing or damaged.
     """
-    chosen, where = experiment.benchmark, experiment.data
-    if chosen.dataset == "folder":
-        data = datasets.load_folder(where.root, chosen.image_size)
-    else:
-        data = datasets.load(chosen.dataset, where.root, where.download)
-    if experiment.model.pretrained is None:
-        return data
-    known = preparation_of(experiment.model.name)
-    return dataclasses.replace(data, mean=known.mean, std=known.std)
+    return Images(experiment).take()
 
 
 def choose_device(name: str) -> torch.device:

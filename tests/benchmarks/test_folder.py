@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from incrlt.benchmarks import datasets, folder, folder_lt
+from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.protocols import Protocol, resolve
 from incrlt.errors import UserError
 from incrlt.experiment import schema as config
@@ -251,10 +253,11 @@ def test_a_damaged_picture_is_named(birds):
 
 
 def test_more_than_memory_is_refused_with_both_sizes(birds, monkeypatch):
-    monkeypatch.setattr(datasets.os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 64}.__getitem__)
-    datasets.load_folder(birds, 8)  # 33 pictures, 6 kB of 64
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 64}.__getitem__)
+    memory = Holding("memory")
+    datasets.load_folder(birds, 8, memory)  # 33 pictures, 6 kB of 64
     with pytest.raises(UserError, match=r"33 pictures of 64 x 64 pixels take .* GiB; this machine has"):
-        datasets.load_folder(birds, 64)
+        datasets.load_folder(birds, 64, memory)
 
 
 @pytest.mark.parametrize(

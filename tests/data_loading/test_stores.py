@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +31,18 @@ def streamed(workers: int) -> StreamedPictures:
     return StreamedPictures(range(60), (3, 9, 9), decode, workers)
 
 
+@pytest.fixture(autouse=True)
+def own_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def in_file(workers: int) -> MappedPictures:
+    """The pictures behind three that are not asked for."""
+    file = Path(tempfile.mkstemp(suffix=".pixels")[1])
+    file.write_bytes(bytes(3 * PIXELS[0].size) + PIXELS.tobytes())
+    return MappedPictures(file, range(3, 63), (3, 9, 9), workers)
+
+
 def joined() -> JoinedPictures:
     tail = torch.from_numpy(PIXELS[40:])
     return JoinedPictures([(streamed(2), np.arange(40)), (tail, np.arange(20))])
@@ -37,8 +51,8 @@ def joined() -> JoinedPictures:
 STORES = {
     "streamed": lambda: streamed(0),
     "streamed by two": lambda: streamed(2),
-    "mapped": lambda: MappedPictures(PIXELS),
-    "mapped, read by two": lambda: MappedPictures(PIXELS, 2),
+    "mapped": lambda: in_file(0),
+    "mapped, read by two": lambda: in_file(2),
     "joined": joined,
 }
 
