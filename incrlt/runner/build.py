@@ -12,6 +12,8 @@ import torch
 import incrlt.models
 from incrlt.benchmarks import datasets
 from incrlt.errors import UserError
+from incrlt.experiment import explain
+from incrlt.experiment.clashes import computation
 from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.sections import Experiment
 from incrlt.plugins.memory import ExemplarMemory
@@ -50,6 +52,17 @@ def choose_device(name: str) -> torch.device:
             f"device {name!r} is not here: torch sees {count} CUDA devices. Use device: auto or cpu."
         )
     return device
+
+
+def check_device(experiment: Experiment, device: torch.device) -> None:
+    """Refuse what this device cannot compute, before data are read: a file may leave the choice to ``auto``.
+
+    Raises:
+        UserError: A captured step or fp16 on a CPU.
+    """
+    problems = computation(experiment.training, device.type)
+    if problems:
+        raise explain.user_error(f"on this machine {experiment.name}", problems)
 
 
 def choose_precision(name: str, device: torch.device) -> str:

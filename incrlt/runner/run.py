@@ -25,7 +25,7 @@ from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
-from incrlt.runner.build import build_strategy, choose_device, load_data
+from incrlt.runner.build import build_strategy, check_device, choose_device, load_data
 from incrlt.runner.folder import RunFolder, environment, epoch_event, session
 from incrlt.runner.follow import follow
 from incrlt.runner.memory import lack_of_memory_told
@@ -66,6 +66,7 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     """
     with lack_of_memory_told(), joined(options.batch_norm) as processes:
         device = choose_device(experiment.device)
+        check_device(experiment, device)
         data = load_data(experiment)
         resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
         if processes.is_first:
