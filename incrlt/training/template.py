@@ -47,7 +47,7 @@ from incrlt.training.checks import (
 from incrlt.training.compute import Compute
 from incrlt.training.graph import CapturedStep, Stepper, obstacle
 from incrlt.training.hooks import Hooks
-from incrlt.training.network import ForeignNetwork, at_the_door, follow
+from incrlt.training.network import ForeignNetwork, at_the_door, follow, stay
 from incrlt.training.optim import replace_parameters
 from incrlt.training.stage import StageRun
 from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
@@ -322,6 +322,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def forward(self) -> Tensor:
         """Run the model on the batch and return fp32 logits in the benchmark's label ids."""
         follow(self.network, self.model)
+        stay(self.device, self.compute.device)
         if self.is_training:
             return self._forward_in_training()
         output = self.compute.run(self.network, self.mb_x, rebalanced=True)
