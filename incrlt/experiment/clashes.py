@@ -42,7 +42,7 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
         *_methods(experiment),
         *_memory(experiment),
         *_length(experiment.training),
-        *_computation(experiment),
+        *computation(experiment.training, experiment.device),
         *too_large(experiment),
     ]
     if not problems and with_data:
@@ -298,8 +298,14 @@ def _length(t: Training) -> list[str]:
     return found
 
 
-def _computation(experiment: Experiment) -> list[str]:
-    t, on_cpu, found = experiment.training, experiment.device == "cpu", []
+def computation(training: Training, device: str) -> list[str]:
+    """Return what a device cannot compute, and what of the computation does not go together.
+
+    Args:
+        training: The section.
+        device: Its kind where it is known, ``cpu`` or ``cuda``; ``auto`` where it is not yet.
+    """
+    t, on_cpu, found = training, device == "cpu", []
     if t.nesterov and not t.momentum:
         found.append(
             "training.nesterov needs momentum; got 0. Set training.momentum: 0.9, or nesterov: false."

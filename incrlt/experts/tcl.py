@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from incrlt.experiment.fields import Count, Fraction, NonNegative, Positive
+from incrlt.experiment.fields import ExpertCount, Fraction, NonNegative, Positive
 from incrlt.experts.base import ExpertMethod
 from incrlt.losses.margins import never_zero
 from incrlt.losses.trust import (
@@ -53,7 +53,7 @@ class TCL(ExpertMethod):
     title = "TCL"
     needs_cosine = True
 
-    num_experts: Count = 3
+    num_experts: ExpertCount = 3
     """Experts K."""
     prior_spread: Fraction = 0.1
     """Strengths of the prior reach from 1 - this to 1 + this; 0.1 gives the paper's 0.9, 1.0, 1.1."""

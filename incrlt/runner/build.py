@@ -18,6 +18,8 @@ from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.surveying import Progress
 from incrlt.data.features import FeatureCache
 from incrlt.errors import UserError
+from incrlt.experiment import explain
+from incrlt.experiment.clashes import computation
 from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.sections import Experiment, Training
 from incrlt.models.network import ExpertNetwork
@@ -104,6 +106,17 @@ def choose_device(name: str) -> torch.device:
             f"device {name!r} is not here: torch sees {count} CUDA devices. Use device: auto or cpu."
         )
     return device
+
+
+def check_device(experiment: Experiment, device: torch.device) -> None:
+    """Refuse what this device cannot compute, before data are read: a file may leave the choice to ``auto``.
+
+    Raises:
+        UserError: A captured step or fp16 on a CPU.
+    """
+    problems = computation(experiment.training, device.type)
+    if problems:
+        raise explain.user_error(f"on this machine {experiment.name}", problems)
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -27,7 +27,7 @@ from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
-from incrlt.runner.build import Images, build_strategy, choose_device
+from incrlt.runner.build import Images, build_strategy, check_device, choose_device
 from incrlt.runner.folder import RunFolder, environment, epoch_event, session
 from incrlt.runner.follow import follow
 from incrlt.runner.memory import lack_of_memory_told
@@ -68,6 +68,7 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     """
     with lack_of_memory_told(), joined(options.batch_norm) as processes:
         device = choose_device(experiment.device)
+        check_device(experiment, device)
         images = Images(experiment)
         resolved = protocols.resolve(experiment.protocol(), images.labels.numpy())
         if processes.is_first:
