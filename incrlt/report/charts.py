@@ -18,7 +18,6 @@ from incrlt.metrics.forgetting import drop_from_best
 from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.numbers import nested
 from incrlt.report.reading import Json, Run, number
-from incrlt.report.seeds import Estimate
 
 Figure = dict[str, Any]
 Series = Sequence[float | None]
@@ -458,69 +457,3 @@ def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
     style = {"color": "@line", "width": 1}
     common = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": style}
     return [{**common, "x0": position + 0.5, "x1": position + 0.5} for position in changes]
-
-
-def compared(
-    series: Mapping[str, Sequence[Estimate]], readouts: Mapping[str, str] | None = None
-) -> Figure | None:
-    """One accuracy curve per method with its standard error over seeds, for the comparison page.
-
-    Args:
-        series: Name -> what is known after each experience.
-        readouts: Name -> its read-out, of which the page shows one.
-    """
-    lines = [
-        _with_errors(
-            line(
-                name,
-                [step.mean for step in steps],
-                PALETTE[index % len(PALETTE)],
-                DASHES[index // len(PALETTE) % len(DASHES)],
-                meta=(readouts or {}).get(name, ""),
-            ),
-            [step.error for step in steps],
-        )
-        for index, (name, steps) in enumerate(series.items())
-        if sum(step.mean is not None for step in steps) > 1
-    ]
-    return experience_chart(lines, "accuracy, %, over tasks", rangemode="tozero")
-
-
-def over_seeds(values: Mapping[str, tuple[str, Mapping[str, float], Estimate]], title: str) -> Figure | None:
-    """A row per method: a dot per seed, the mean and its standard error.
-
-    Args:
-        values: Name -> read-out, seed -> value, their estimate.
-        title: What the number is.
-    """
-    known = {name: one for name, one in values.items() if one[1]}
-    if len(known) < 2 or all(len(seeds) < 2 for _, seeds, _ in known.values()):
-        return None  # one value a line: the table says it all
-    traces = []
-    for name, (readout, seeds, found) in known.items():
-        row = {"type": "scatter", "mode": "markers", "meta": readout, "showlegend": False}
-        dots = {
-            "x": [round(value, 2) for value in seeds.values()], "y": [name] * len(seeds), "name": "seeds",
-            "text": [f"seed {seed}" for seed in seeds], "marker": {"color": "@teal", "size": 7, "opacity": 0.7},
-            "hovertemplate": "%{text}: %{x}<extra></extra>",
-        }  # fmt: skip
-        mean = {
-            "x": [round(found.mean or 0.0, 2)], "y": [name], "name": "mean", "text": [f"n = {found.n}"],
-            "marker": {"color": "@ink", "size": 11, "symbol": "line-ns-open", "line": {"width": 2}},
-            "hovertemplate": "mean %{x}, %{text}<extra></extra>",
-        }  # fmt: skip
-        if found.error is not None:
-            size = [round(found.error, 2)]
-            mean["error_x"] = {"type": "data", "array": size, "thickness": 1.5, "width": 4, "color": "@ink"}
-        traces += [{**row, **dots}, {**row, **mean}]
-    y = {"type": "category", "autorange": "reversed", "showgrid": True}
-    return figure(traces, title, "", yaxis=y, hovermode="closest", height=110 + 34 * len(known))
-
-
-def _with_errors(trace: Figure, errors: Series) -> Figure:
-    """Add error bars where there is an error."""
-    if all(error is None for error in errors):
-        return trace
-    sizes = [round(error or 0.0, 2) for error in errors]
-    bars = {"type": "data", "array": sizes, "thickness": 1, "width": 3, "color": trace["line"]["color"]}
-    return {**trace, "error_y": bars}

@@ -64,7 +64,10 @@
   const MOST_TEXTS = 40000, MOST_TICKS = 60, MOST_WRITTEN = 20; // as class_charts has them
   const taken = JSON.parse(document.getElementById("taken-for-data")?.textContent ?? "null");
   const sides = ["of", "as"].map((side) => document.querySelector(`[data-${side}]`)).filter(Boolean);
-  const short = (name, most) => name.length > most ? `${name.slice(0, most - 1)}…` : name;
+  function short(name, most) { // as incrlt.written.cut
+    const right = Math.floor((most - 1) / 2);
+    return name.length > most ? `${name.slice(0, most - 1 - right)}…${name.slice(name.length - right)}` : name;
+  }
 
   // "0, 4-6" is four experiences; nothing is all of them, and what names none of the run's is said to be wrong
   function classesAsked(input) {
@@ -179,6 +182,7 @@
       const more = printing() ? 0 : roomFor(plot.querySelector(".legend .bg"));
       if (more > 0) Plotly.react(plot, traces, { ...layout, height: layout.height + more }, CONFIG);
     }
+    legends.forEach((legend) => legend.front.size && bringForward(legend));
     drawPicked();
   }
 
@@ -226,6 +230,29 @@
     pick(row);
     remember("classes", picked.size ? [...picked].map((one) => one.id.replace("class-", "")).join(",") : null);
     drawPicked();
+  }
+
+  // ---- curves of many runs: their legend is a table, whose rows bring curves to the front
+  const legends = [...document.querySelectorAll("[data-legend]")].map((table) => ({
+    rows: [...table.tBodies[0].rows], plot: plots.find((plot) => plot.dataset.figure === table.dataset.legend), front: new Set(),
+  }));
+
+  function bringForward({ plot, front }, over) {
+    if (!plot?.data) return;
+    const strong = new Set(over ? [...front, over] : front);
+    const opacity = plot.data.map((trace) => !strong.size || strong.has(trace.legendgroup) ? 1 : 0.15);
+    Plotly.restyle(plot, { opacity, "line.width": plot.data.map((trace) => strong.has(trace.legendgroup) ? 3.6 : 2.2) });
+  }
+
+  for (const legend of legends) for (const row of legend.rows) {
+    const number = row.dataset.line, button = row.querySelector("button");
+    button.addEventListener("click", () => {
+      if (!legend.front.delete(number)) legend.front.add(number);
+      button.setAttribute("aria-pressed", String(legend.front.has(number)));
+      bringForward(legend);
+    });
+    row.addEventListener("mouseenter", () => bringForward(legend, number));
+    row.addEventListener("mouseleave", () => bringForward(legend));
   }
 
   function whenPrinting(on) {

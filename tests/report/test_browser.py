@@ -129,7 +129,11 @@ const shown = () => [...document.querySelectorAll("table:first-of-type tbody tr"
 const own = [...new Set(shown())], nme = document.querySelector('[data-choose="nme"]');
 nme.click(); const chosen = [...new Set(shown())];
 const traces = document.querySelector('[data-figure="chart-1"]').data.map((trace) => trace.meta);
-document.body.dataset.probe = JSON.stringify({ means, own, chosen, traces,
+const legend = [...document.querySelectorAll("[data-legend] tbody tr")].filter((row) => !row.hidden);
+legend[1].querySelector("button").click();
+const opacity = document.querySelector('[data-figure="chart-1"]').data.map((trace) => trace.opacity);
+document.body.dataset.probe = JSON.stringify({ means, own, chosen, traces, opacity,
+  legend: legend.map((row) => [row.dataset.line, row.querySelector("button").textContent]),
   links: [...document.querySelectorAll('a[href]:not([href^="#"])')].map((link) => link.getAttribute("href")),
   drawn: document.querySelectorAll(".plot:has(.main-svg)").length,
   wide: document.documentElement.scrollWidth - innerWidth });
@@ -153,6 +157,8 @@ def test_comparison_works_in_a_browser(browser, make_run, tmp_path, width):
     assert len(probe["links"]) == 3 + 4 * 2  # three formats; each of four runs with two read-outs
     assert all((path.parent / link).is_file() for link in probe["links"])
     assert (probe["own"], probe["chosen"], probe["traces"]) == (["cnn own"], ["nme"], ["nme", "nme"])
+    assert probe["legend"] == [["2", "LUCIR+LWS, weak · nme"], ["4", "LUCIR+LWS, strong · nme"]]
+    assert probe["opacity"] == [0.15, 1]  # the second row's curve is in front
     assert probe["drawn"] == 5  # curves, and four numbers with a dot per seed
     assert probe["wide"] <= 0, "the page scrolls sideways"
 
