@@ -13,10 +13,12 @@ FLAGS = (
 )
 
 
-def open_page(browser: str, path: Path, profile: Path, width: int, *flags: str) -> tuple[str, list[str]]:
-    """Return the DOM after scripts ran, and what the console said."""
+def open_page(
+    browser: str, path: Path, profile: Path, width: int, *flags: str, search: str = ""
+) -> tuple[str, list[str]]:
+    """Return the DOM after scripts ran, and what the console said; ``search`` is added to the address."""
     command = [browser, *FLAGS.split(), f"--user-data-dir={profile}", f"--window-size={width},900", *flags]
     result = subprocess.run(
-        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=90, check=False
+        [*command, "--dump-dom", path.as_uri() + search], capture_output=True, text=True, timeout=90, check=False
     )
     return result.stdout, re.findall(r".*:CONSOLE.*", result.stderr)

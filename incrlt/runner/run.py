@@ -13,7 +13,7 @@ import torch
 from incrlt import report
 from incrlt.benchmarks import protocols, streams
 from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite, one_sentence
-from incrlt.console import Console
+from incrlt.console import Console, headline
 from incrlt.data.stores import PictureStore
 from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
@@ -479,13 +479,19 @@ class Run:
         self.folder.write_text("DONE", "")
         page = report.write(self.folder.path)
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
-        self.console.finished(self.folder.path, page, others, line)
+        own = self._own_readout(counts)
+        said = headline(own, counts.results["readouts"][own]["numbers"])
+        self.console.finished(self.folder.path, page, others, line, said)
+
+    def _own_readout(self, counts: Counts) -> str:
+        """Return the read-out that the run answers with, by which its page is headed."""
+        return main_readout(counts.records, self.experiment.strategy.hyper_parameters.get("readout"))
 
     def _distance(self, counts: Counts) -> str | None:
         """Return how far the run is from its published row and what differs, or None without a row."""
         name, length = self.resolved.protocol.name, self.experiment.training
         row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
-        line = published.distance(name, row_name, summarise(counts.main))
+        line = published.distance(name, row_name, summarise(counts.records[self._own_readout(counts)]))
         training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
         differs = published.what_differs(self.resolved.describe(), row_name, training)
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line

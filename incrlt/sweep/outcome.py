@@ -15,6 +15,7 @@ import numpy as np
 
 from incrlt.errors import UserError
 from incrlt.report.reading import Run, number, read_run
+from incrlt.report.seeds import t_quantile
 from incrlt.sweep.table import Row
 from incrlt.sweep.task import Cell, Task
 from incrlt.sweep.work import DONE, STOPPED, Item
@@ -25,11 +26,6 @@ NUMBERS: Final = {
     "last_accuracy/few_over_classes": "last, few",
 }
 """Numbers on test images that stand beside a setting, with their heads."""
-T_975: Final = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
-)  # fmt: skip
-"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (any statistics table); then 1.96."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,7 @@ def interval(values: Sequence[float]) -> Interval:
         return Interval(None, None, 0)
     if len(values) == 1:
         return Interval(float(values[0]), None, 1)
-    quantile = T_975[len(values) - 2] if len(values) - 2 < len(T_975) else 1.96
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = t_quantile(len(values)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(float(np.mean(values)), half, len(values))
 
 
