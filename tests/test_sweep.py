@@ -143,7 +143,7 @@ def test_rows_that_differ_in_overrides_alone_are_told_apart_everywhere(tiny, tmp
         },
     ]
     sweep = table.from_file(tiny.with_name("own.yaml"), rows)
-    queue, _, told = queue_of(sweep, tmp_path)
+    queue, _, _ = queue_of(sweep, tmp_path)
     labels = ["tiny seeds.all=0", "tiny rebalance.name=lws rebalance.epochs=1 seeds.all=0"]
     assert [item.task.label for item in queue.items] == labels, "in console and table"
     found = outcome.settings(queue.items, sweep.rows)
