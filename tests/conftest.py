@@ -88,6 +88,16 @@ def browser() -> str:
 
 
 @pytest.fixture(scope="session")
+def axe() -> Path:
+    """Path of axe-core; skips where it is not installed."""
+    from chromium import find_axe
+
+    return find_axe() or pytest.skip(
+        "axe-core is not installed: npm install axe-core, or set INCRLT_AXE to its folder"
+    )
+
+
+@pytest.fixture(scope="session")
 def golden():
     """Load a golden case by name: arrays computed by a method's official code."""
 

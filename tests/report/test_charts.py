@@ -314,3 +314,26 @@ def test_the_first_matrix_of_classes_is_the_most_forgotten_experience_beside_wha
             [f"class {c}" for c in rows],
             [f"class {c}" for c in columns],
         )
+
+
+def test_the_style_for_papers_has_the_colours_of_the_page(tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    light = (page._FOLDER / "page.css").read_text().split("}")[0]
+    colours = [
+        re.search(rf"--{name}: #(\w+)", light)[1]
+        for name in ("ink", "teal", "violet", "few", "medium", "many")
+    ]
+    with plt.style.context("incrlt.report.paper"):
+        cycle = list(plt.rcParams["axes.prop_cycle"])
+        assert [one["color"].removeprefix("#") for one in cycle] == colours
+        assert (
+            len({(one["marker"], one["linestyle"]) for one in cycle})
+            == len({one["marker"] for one in cycle})
+            == 6
+        )
+        figure, axes = plt.subplots()
+        axes.plot([0, 1], [1, 2], label="LUCIR")
+        figure.savefig(tmp_path / "a.png")
+        plt.close(figure)
+    width, height = plt.imread(tmp_path / "a.png").shape[1::-1]
+    assert width > 900 and height > 600  # 300 dots per inch
