@@ -75,12 +75,31 @@ class Section(BaseModel):
     )
 
 
+def _shorthands(schema: dict[str, Any]) -> None:
+    """Add what a file may write and :meth:`Benchmark._as_meant` reads to the JSON schema."""
+    schema["properties"]["dataset"]["enum"].append("list")
+    schema["properties"]["experiences"] = {
+        "description": "In place of order, base_classes and increment: the class names of each experience, such as "
+        "[[cat, dog], [heron]], or how many classes each has, such as [5, 3, 1].",
+        "anyOf": [
+            {
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+            },
+            {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 1}},
+        ],
+    }
+
+
 class Benchmark(Section):
     """What arrives, and in which order."""
 
+    model_config = ConfigDict(json_schema_extra=_shorthands)
+
     dataset: Dataset
     """Images: ``digits`` (in scikit-learn, no download), ``cifar10``, ``cifar100``, or ``folder``: your own, in
-    ``train/CLASS`` and ``test/CLASS`` below ``data.root``."""
+    ``train/CLASS`` and ``test/CLASS`` below ``data.root``; ``list`` is the same of a list file."""
     protocol: Annotated[str, Field(pattern=r"^[!-~]{1,100}$")] | None = None
     """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
     base_classes: Index | None = None
@@ -94,7 +113,8 @@ class Benchmark(Section):
         | None
     ) = None
     """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids or names. In place
-    of it, ``base_classes`` and ``increment``, ``experiences`` may list the names of each: ``[[cat, dog], [heron]]``."""
+    of ``base_classes`` and ``increment``, ``experiences`` may list the names of each, ``[[cat, dog], [heron]]``, or
+    how many each has, ``[5, 3, 1]``."""
     imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] | None = 100.0
     """Images of the head class over those of the rarest; 1 is balanced, the literature has 100. A ``folder`` keeps
     every picture unless one is given: its tail is its own (null)."""
@@ -112,10 +132,12 @@ class Benchmark(Section):
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, values: Any) -> Any:
-        """Give a folder its own tail, and write ``experiences`` as order and sizes."""
+        """Give a folder its own tail, read ``list`` as one, and write ``experiences`` as order and sizes."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
+        if values.get("dataset") == "list":
+            values["dataset"] = "folder"
         if values.get("dataset") == "folder":
             values.setdefault("imbalance_ratio", None)
         if "experiences" in values:
@@ -124,18 +146,22 @@ class Benchmark(Section):
 
 
 def _experiences(values: Mapping[str, Any], given: Any) -> dict[str, Any]:
-    """Return ``[[cat, dog], [heron]]`` as order and sizes.
+    """Return ``[[cat, dog], [heron]]`` as order and sizes, ``[5, 3, 1]`` as sizes.
 
     Raises:
-        UserError: It is no list of lists of names, or something else divides the classes too.
+        UserError: It is no list of lists of names or of sizes, or something else divides the classes too.
     """
-    other = [key for key in ("protocol", "base_classes", "increment", "order") if values.get(key) is not None]
-    if other:
-        raise UserError(f"experiences already decides the split; remove {', '.join(other)}")
+    sized = isinstance(given, list) and bool(given) and all(type(own) is int and own > 0 for own in given)
+    other = ("protocol", "base_classes", "increment", *(() if sized else ("order",)))
+    if clashing := [key for key in other if values.get(key) is not None]:
+        raise UserError(f"experiences already decides the split; remove {', '.join(clashing)}")
+    if sized:
+        return {"base_classes": 0, "increment": given}
     fits = isinstance(given, list) and given and all(isinstance(own, list) and own for own in given)
     if not fits or not all(isinstance(name, str) for own in given for name in own):
         raise UserError(
-            f"experiences must list the class names of each, such as [[cat, dog], [heron]]; got {explain.show(given)}"
+            "experiences must list the class names of each, such as [[cat, dog], [heron]], or how many classes each "
+            f"has, such as [5, 3, 1]; got {explain.show(given)}"
         )
     return {
         "order": [name for own in given for name in own],
