@@ -24,19 +24,32 @@ class Family:
     """As messages call it."""
     pattern: str
     """What the names of its members match, before a dot and the tag of their weights."""
-    narrow: bool
+    narrow: bool = False
     """Its later stages can be made with other numbers of channels (RIDE)."""
-    fuses: bool
+    fuses: bool = False
     """It has maps of several sizes, which SHIKE fuses."""
-    last_activation: bool
+    last_activation: bool = False
     """Features are what an activation gives, which may be left out; otherwise they carry a sign anyhow."""
+    batch_norm: bool = False
+    """It normalises by batches."""
+    adapters: bool = False
+    """Its blocks take adapters."""
 
 
 FAMILIES: Final[dict[str, Family]] = {
-    "resnet": Family("ResNet and ResNeXt", r"(wide_)?resne(x)?t\d\w*", True, True, True),
-    "convnext": Family("ConvNeXt", r"convnext(v2)?_\w+", False, True, False),
-    "efficientnet": Family("EfficientNet", r"(tf_)?efficientnet_(lite|b)\d\w*", False, True, True),
-    "vit": Family("Vision Transformer", r"vit_(tiny|small|base|large)_patch\d+_\d+\w*", False, False, False),
+    "resnet": Family(
+        "ResNet and ResNeXt",
+        r"(wide_)?resne(x)?t\d\w*",
+        narrow=True,
+        fuses=True,
+        last_activation=True,
+        batch_norm=True,
+    ),
+    "convnext": Family("ConvNeXt", r"convnext(v2)?_\w+", fuses=True),
+    "efficientnet": Family(
+        "EfficientNet", r"(tf_)?efficientnet_(lite|b)\d\w*", fuses=True, last_activation=True, batch_norm=True
+    ),
+    "vit": Family("Vision Transformer", r"vit_(tiny|small|base|large)_patch\d+_\d+\w*", adapters=True),
 }
 """The families, by the name of their cut."""
 
@@ -52,6 +65,13 @@ _REASON: Final = (
 )
 
 
+def family_named(name: str) -> str:
+    """Return the family that a name is of, whether timm is installed or not; empty where it is of none."""
+    bare = name.removeprefix(PREFIX).partition(".")[0]
+    known = FAMILIES.items() if name.startswith(PREFIX) else ()
+    return next((key for key, family in known if re.fullmatch(family.pattern, bare)), "")
+
+
 def family_of(name: str) -> str:
     """Return the family of ``timm:NAME``, before timm is imported.
 
@@ -62,9 +82,8 @@ def family_of(name: str) -> str:
         >>> family_of("timm:resnext50_32x4d")
         'resnet'
     """
-    bare = name.removeprefix(PREFIX).partition(".")[0]
-    found = next((key for key, family in FAMILIES.items() if re.fullmatch(family.pattern, bare)), None)
-    if found is None:
+    found = family_named(name)
+    if not found:
         known = "; ".join(
             f"{family.title} ({example})" for family, example in zip(FAMILIES.values(), EXAMPLES, strict=True)
         )

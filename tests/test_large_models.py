@@ -62,6 +62,10 @@ REFUSED = [
     ({"train": "heads"}, ["experts={name: shike}"], "Set experts.fusion: false, or model.train: branches"),
     ({"train": "branches"}, ["training.lr_stem=0.01"], "training.lr_stem would do nothing"),
     ({"train": "heads"}, ["training.lr_branches=0.01"], "training.lr_branches would do nothing"),
+    ({"train": "heads", "norm": "frozen"}, [], "model.norm 'frozen' would do nothing: everything but heads"),
+    ({"name": "timm:convnext_tiny", "norm": "frozen"}, [], "ConvNeXt has no batch norm"),
+    ({"train": "adapters"}, [], "family Vision Transformer; timm:tf_efficientnet_lite0 is of EfficientNet"),
+    ({"adapter_rank": 4}, [], "model.adapter_rank would do nothing"),
     ({}, ["data.feature_cache=kept"], "with model.train 'all' everything moves"),
     (
         {"train": "heads"},

@@ -13,8 +13,10 @@ import json
 import os
 import secrets
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -46,10 +48,15 @@ class FeatureCache:
         self.folder = folder
         self.computed = self.found = 0
         self._stores: dict[tuple[int, int, str], _Store] = {}
+        self._held: WeakKeyDictionary[nn.Module, list[Mapping[str, Tensor | None]]] = WeakKeyDictionary()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
         """Copies of a network share it: what stands still is the same in them."""
         return self
+
+    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
+        """Pickle the folder alone."""
+        return FeatureCache, (self.folder,)
 
     def __call__(self, part: nn.Module, images: Tensor) -> Any:
         """Return what the part gives of pictures ``[B, c, H, W]``: a tensor or a tuple of them, as it gives it.
@@ -61,9 +68,10 @@ class FeatureCache:
         Raises:
             UserError: The part is one that trains.
         """
-        if part.training or any(p.requires_grad for p in part.parameters()):
+        tensors = self._tensors(part)
+        if part.training or any(tensor.requires_grad for tensor in tensors):
             raise UserError("features are kept of parts that stand still; this one trains (model.train).")
-        store = self._store(part, images)
+        store = self._store(part, sum(tensor._version for tensor in tensors), images)
         rows = images.detach().cpu().contiguous()
         keys = [hashlib.sha256(memoryview(row.numpy()).cast("B")).digest() for row in rows]
         new = {key: index for index, key in enumerate(keys) if key not in store}
@@ -74,11 +82,19 @@ class FeatureCache:
         self.found += len(keys) - len(new)
         return store.read(keys, images.device)
 
-    def _store(self, part: nn.Module, images: Tensor) -> _Store:
+    def _tensors(self, part: nn.Module) -> list[Tensor]:
+        """Return all parameters and buffers; the tree of modules is walked once, which takes longer than the rest."""
+        if part not in self._held:
+            inner: list[Mapping[str, Tensor | None]] = []
+            for module in part.modules():
+                inner += [module._parameters, module._buffers]
+            self._held[part] = [held for held in inner if held]
+        return [tensor for held in self._held[part] for tensor in held.values() if tensor is not None]
+
+    def _store(self, part: nn.Module, changes: int, images: Tensor) -> _Store:
         device = images.device.type
         running = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
         precision = str(running).removeprefix("torch.")
-        changes = sum(value._version for value in (*part.parameters(), *part.buffers()))
         known = id(part), changes, precision
         if known not in self._stores:
             digest = _digest(part)

@@ -6,6 +6,7 @@ What a method cannot do without, and what it does not go together with, its clas
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from incrlt.experiment.fields import Model
 from incrlt.experiment.methods import Entry, Kind, external
 from incrlt.experiment.sections import Benchmark, Experiment, ModelSection, Training
 from incrlt.experiment.sizes import too_large
-from incrlt.families import FAMILIES, PREFIX, Family, family_of
+from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
 
 
 class Answers(dict[str, Any]):
@@ -170,6 +171,7 @@ def _standing(experiment: Experiment) -> list[str]:
             "model.train 'heads' leaves experts their heads alone, and experts.fusion is a part of their own that has "
             "to be trained. Set experts.fusion: false, or model.train: branches."
         )
+    found += _parts(model)
     training = experiment.training
     for key, idle in (("lr_stem", model.train != "all"), ("lr_branches", model.train == "heads")):
         if idle and getattr(training, key) is not None:
@@ -177,6 +179,30 @@ def _standing(experiment: Experiment) -> list[str]:
                 f"training.{key} would do nothing: with model.train '{model.train}' that part stands. Leave it out."
             )
     return found + _kept(experiment)
+
+
+def _parts(model: ModelSection) -> list[str]:
+    """Return what is asked of parts that the network does not have, or that stand anyhow."""
+    found = []
+    family = FAMILIES.get(family_named(model.name))
+    still = "everything but heads stands" if model.train == "heads" else ""
+    if family is not None and not family.batch_norm:
+        still = f"{family.title} has no batch norm"
+    if model.norm == "frozen" and still:
+        found.append(f"model.norm 'frozen' would do nothing: {still}. Leave it out.")
+    if model.train == "adapters" and family is not None and not family.adapters:
+        known = ", ".join(one.title for one in FAMILIES.values() if one.adapters)
+        found.append(
+            f"model.train 'adapters' is for networks of the family {known}; {model.name} is of {family.title}. Set "
+            "model.train: branches or heads."
+        )
+    if model.train == "adapters" and importlib.util.find_spec("peft") is None:
+        found.append(
+            "model.train 'adapters' needs peft, which is not installed: pip install 'incrlt[adapters]'."
+        )
+    if model.adapter_rank != ModelSection.model_fields["adapter_rank"].default and model.train != "adapters":
+        found.append(f"model.adapter_rank would do nothing with model.train '{model.train}'. Leave it out.")
+    return found
 
 
 def _kept(experiment: Experiment) -> list[str]:

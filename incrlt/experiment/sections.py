@@ -46,7 +46,7 @@ Augmentation = Literal[
 ]
 
 ADDED_LATER: Final[dict[str, dict[str, Any]]] = {
-    "model": {"pretrained": None, "train": "all", "norm": "train"},
+    "model": {"pretrained": None, "train": "all", "adapter_rank": 8, "norm": "train"},
     "experts": {"fusion": True},
     "training": {"lr_stem": None, "lr_branches": None},
 }
@@ -184,9 +184,11 @@ class ModelSection(Section):
     """Weights that a network of timm begins with: a file in timm's names (.safetensors, .pth), ``package:NAME`` for an
     installed package that ships some, or ``timm`` for those that timm has fetched before. Pictures are then normalised
     as the weights want it; null draws them at random."""
-    train: Literal["all", "branches", "heads"] = "all"
-    """What trains, of a pretrained network: ``all``; ``branches``, the experts' own parts and heads; or ``heads``,
-    which then are all that experts own."""
+    train: Literal["all", "branches", "heads", "adapters"] = "all"
+    """What trains, of a pretrained network: ``all``; ``branches``, the experts' own parts and heads; ``heads``, which
+    then are all that experts own; or ``adapters`` (LoRA, of vision transformers), a set for each expert, and heads."""
+    adapter_rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Rank of the adapters."""
     norm: Literal["train", "frozen"] = "train"
     """``frozen`` leaves the batch norms of a pretrained network as they are: for small batches and few pictures."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16

@@ -9,6 +9,7 @@ from torch import nn
 
 from incrlt.errors import UserError
 from incrlt.families import PREFIX, family_of
+from incrlt.models.adapters import add_adapters
 from incrlt.models.backbone import Backbone, backbone_of, initialise_of
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.heads import HEADS, make_head
@@ -28,6 +29,7 @@ def build(
     width: int = 16,
     last_relu: bool | None = None,
     pretrained: str | None = None,
+    adapters: int | None = None,
 ) -> ExpertNetwork:
     """Build a network that knows no class yet.
 
@@ -46,6 +48,7 @@ def build(
             RIDE, NCL and SHIKE keep it whatever the head, and so do pretrained weights, which were trained with it.
         pretrained: Weights that every part begins with, of networks of timm: a file, ``package:NAME`` or ``timm``, see
             :mod:`incrlt.models.pretrained`. The network then knows how pictures are normalised.
+        adapters: Rank of the adapters that each branch gets, see :mod:`incrlt.models.adapters`; None gives none.
 
     Raises:
         UserError: An unknown name or head, a layout that the backbone cannot have, or both ``layout`` and
@@ -75,6 +78,8 @@ def build(
     initialise = initialise_of(backbone)
     for part in (stem, *branches):
         part.apply(initialise)
+    if adapters is not None:
+        add_adapters(name, branches, adapters)
     contrast = None
     if layout.contrast is not None:  # last, because it copies the branches
         contrast = MomentumContrast(branches, features, layout.contrast, initialise)
@@ -87,6 +92,8 @@ def build(
         "width": width,
         "last_relu": last_relu,
     }
+    if adapters is not None:
+        network.architecture["adapters"] = adapters
     if weights is not None:
         network.pretrained = weights.facts()
         known = weights.preparation

@@ -13,8 +13,9 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Train = Literal["all", "branches", "heads"]
-"""What trains beside the heads: everything, the experts' own parts, or nothing."""
+Train = Literal["all", "branches", "heads", "adapters"]
+"""What trains beside the heads: everything, the experts' own parts, nothing, or additions to the experts' own parts
+(:mod:`incrlt.models.adapters`, which let the rest of them stand)."""
 
 
 @dataclass(frozen=True)

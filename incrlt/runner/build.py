@@ -201,6 +201,7 @@ def _model(experiment: Experiment, experts: Any, in_channels: int, pretrained: b
         width=chosen.width,
         last_relu=last_relu,
         pretrained=chosen.pretrained if pretrained else None,
+        adapters=chosen.adapter_rank if chosen.train == "adapters" else None,
     )
     standing = Standing.of(chosen.train, chosen.norm)
     if standing != Standing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_another_process_and_a_copy_find_them(tmp_path: Path, pictures: Tensor) 
     assert [value.dtype for value in found] == [torch.float32, torch.float64]
     assert all(torch.equal(a.flip(0), b) for a, b in zip(first, found, strict=True))
     assert copy.deepcopy(cache) is cache
+    assert pickle.loads(pickle.dumps(cache)).folder == tmp_path
 
 
 def test_other_weights_pixels_and_precision_are_others(tmp_path: Path, pictures: Tensor) -> None:

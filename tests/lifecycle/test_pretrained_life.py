@@ -60,7 +60,7 @@ def test_kept_features_change_nothing_and_an_update_needs_no_weights(
     (cache,) = asked
     assert (
         cache.computed == 31 + 7 + 12
-    )  # every picture once: trained on, tested on, exemplars in the mirror (class means)
+    )  # trained on, tested on, exemplars in the mirror (class means)
     assert cache.found > cache.computed
     one, other = (np.load(folder / "confusions.npz") for folder in (plain, kept))
     assert sorted(one) == sorted(other)
