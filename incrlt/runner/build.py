@@ -39,12 +39,7 @@ class Images:
 
     def __init__(self, experiment: Experiment) -> None:
         chosen, where = experiment.benchmark, experiment.data
-        self._holding = Holding(
-            where.hold,
-            where.workers,
-            Path(where.cache).expanduser() if where.cache else None,
-            where.cache_gigabytes,
-        )
+        self._holding = holding_of(experiment)
         self._data: datasets.ImageData | None = None
         if chosen.dataset == "folder":
             self._folder = folder.scan(where.root, chosen.image_size)
@@ -64,6 +59,13 @@ class Images:
         """
         data, self._data = self._data, None
         return datasets.read_folder(self._folder, self._holding, progress) if data is None else data
+
+
+def holding_of(experiment: Experiment) -> Holding:
+    """Return how an experiment wants its pictures to be held."""
+    where = experiment.data
+    cache = Path(where.cache).expanduser() if where.cache else None
+    return Holding(where.hold, where.workers, cache, where.cache_gigabytes)
 
 
 def load_data(experiment: Experiment) -> datasets.ImageData:
