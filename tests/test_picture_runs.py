@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import weakref
 from pathlib import Path
 
@@ -174,3 +175,22 @@ def test_images_are_not_held_twice_through_a_run(photos, tmp_path, monkeypatch, 
         start(photos, tmp_path, "memory", 0, *more)
     # Of a tail that is cut, the stream has its own few images; else it looks at the data set's.
     assert seen == [True, bool(more)]
+
+
+@pytest.mark.parametrize(
+    ("hold", "said"),
+    [
+        ("stream", ["decoded each time they are used", "is what it waits for", "disk for pictures  nothing"]),
+        ("auto", ["decoded once, below", "before the first of them", "disk for pictures  53.2 KiB"]),
+    ],
+)
+def test_a_dry_run_measures_what_a_run_would_take(photos, tmp_path, capsys, monkeypatch, hold, said):
+    monkeypatch.setattr("incrlt.runner.measure.SECONDS", 0.2)
+    assert start(photos, tmp_path, hold, 0, "--dry-run", "--measure") == 0
+    shown = re.sub(" +", " ", capsys.readouterr().out)
+    [images] = re.findall(
+        r"measured ([\d,]+) images/s in training \(\d+ steps?\), ([\d,]+) in evaluation", shown
+    )
+    assert all(int(number.replace(",", "")) > 0 for number in images)
+    assert all(re.sub(" +", " ", words) in shown for words in said), shown
+    assert not list(tmp_path.glob("page/*/DONE"))

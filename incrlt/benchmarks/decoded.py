@@ -211,14 +211,9 @@ class DecodedCache:
             CacheError: They do not.
         """
         files = sorted(self._files(), key=lambda path: path.stat().st_mtime)
-        held = sum(path.stat().st_size for path in files)
-        free = shutil.disk_usage(self.folder).free
-        limit = held + SHARE * free if self._limit is None else self._limit * 1e9
+        held, free, limit = self._room(files)
         if needed > min(limit, held + free):
-            raise CacheError(
-                f"the decoded pictures would take {_told(needed)}, and {_told(min(limit, held + free))} are allowed in "
-                f"{self.folder}"
-            )
+            raise CacheError(self._too_large(needed, min(limit, held + free)))
         for path in files:
             if held + needed <= limit and needed <= free:
                 return
@@ -227,6 +222,25 @@ class DecodedCache:
                 path.unlink()
                 path.with_suffix(".sums.npz").unlink(missing_ok=True)
                 held, free = held - size, free + size
+
+    def lack(self, needed: int) -> str | None:
+        """Return why so many bytes have no room here, without a full stop; None where they have. Nothing is deleted."""
+        try:
+            held, free, limit = self._room(self._files())
+        except OSError as error:
+            return f"{self.folder} cannot be used ({error.strerror})"
+        return None if needed <= min(limit, held + free) else self._too_large(needed, min(limit, held + free))
+
+    def _room(self, files: list[Path]) -> tuple[int, int, float]:
+        """Return the bytes that files take, those that are free on the disk, and those that files may take."""
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        held, free = sum(path.stat().st_size for path in files), shutil.disk_usage(place).free
+        return held, free, held + SHARE * free if self._limit is None else self._limit * 1e9
+
+    def _too_large(self, needed: int, allowed: float) -> str:
+        return f"the decoded pictures would take {_told(needed)}, and {_told(allowed)} are allowed in {self.folder}"
 
     # ------------------------------------------------------------------ names
 

@@ -98,6 +98,23 @@ def held(listed: Listed, holding: Holding, progress: Progress | None = None) -> 
     return _of_file(listed, found, threads, whole)
 
 
+def expected(listed: Listed, holding: Holding) -> tuple[str, str]:
+    """Return how pictures would be held, ``memory``, ``cache`` or ``stream``, and a sentence on it; nothing is read."""
+    hold: str = holding.hold
+    why = ""
+    if hold in ("auto", "cache"):
+        lack = holding.folder.lack(listed.nbytes)
+        why = "" if lack is None else f"; {lack}"
+        if hold == "auto":
+            hold = "cache" if lack is None else "memory" if fits(listed.nbytes) else "stream"
+    where = {
+        "memory": "in memory, decoded at each start",
+        "cache": f"decoded once, below {holding.cache or default_folder()}",
+        "stream": "decoded each time they are used",
+    }[hold]
+    return hold, f"{_size(listed)} {where}{why}"
+
+
 def fits(needed: int) -> bool:
     """Say whether so many bytes of pictures may be held in memory: that of the machine, or what its container has."""
     there = memory_bytes()

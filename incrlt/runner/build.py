@@ -50,12 +50,7 @@ class Images:
     def __init__(self, experiment: Experiment) -> None:
         chosen, where = experiment.benchmark, experiment.data
         self._known = None if experiment.model.pretrained is None else preparation_of(experiment.model.name)
-        self._holding = Holding(
-            where.hold,
-            where.workers,
-            Path(where.cache).expanduser() if where.cache else None,
-            where.cache_gigabytes,
-        )
+        self._holding = holding_of(experiment)
         self._data: datasets.ImageData | None = None
         if chosen.dataset == "folder":
             self._folder = folder.scan(where.root, chosen.image_size)
@@ -78,6 +73,13 @@ class Images:
             data = datasets.read_folder(self._folder, self._holding, progress)
         known = self._known
         return data if known is None else dataclasses.replace(data, mean=known.mean, std=known.std)
+
+
+def holding_of(experiment: Experiment) -> Holding:
+    """Return how an experiment wants its pictures to be held."""
+    where = experiment.data
+    cache = Path(where.cache).expanduser() if where.cache else None
+    return Holding(where.hold, where.workers, cache, where.cache_gigabytes)
 
 
 def load_data(experiment: Experiment) -> datasets.ImageData:
