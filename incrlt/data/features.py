@@ -1,9 +1,9 @@
 """What a standing part of a network gives of a picture, computed once and kept on disk.
 
 A picture is known by the hash of what the network is shown, so that its pixels and their preparation count and its
-name does not; the part by the hash of its weights; and the precision it ran in by its name. Each process appends to a
-file of its own and reads those of all: nothing has to be locked, and a record that a killed process left unfinished is
-passed over. What is read is what was first written, so that a run that goes on gets the same bits.
+name does not; the part by the hash of its weights; precision and size of pictures by their names. Each process appends
+to a file of its own and reads those of all: nothing has to be locked, and a record that a killed process left
+unfinished is passed over. What is read is what was first written, so that a run that goes on gets the same bits.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class FeatureCache:
     def _store(self, part: nn.Module, changes: int, images: Tensor) -> _Store:
         device = images.device.type
         running = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
-        precision = str(running).removeprefix("torch.")
+        size = "x".join(map(str, images.shape[1:]))  # pictures of another size give maps of another size
+        precision = f"{str(running).removeprefix('torch.')}-{size}"
         known = id(part), changes, precision
         if known not in self._stores:
             digest = _digest(part)

@@ -41,6 +41,13 @@ def standing(pair: bool = False, seed: int = 0) -> Counted:
     return part
 
 
+def test_pictures_of_two_sizes_have_maps_of_two_sizes(tmp_path: Path, pictures: Tensor) -> None:
+    part, cache = standing(), FeatureCache(tmp_path)
+    for shown in (pictures, pictures[..., :6, :6], pictures):
+        torch.testing.assert_close(cache(part, shown), part(shown))
+    assert (cache.computed, cache.found) == (12, 6)
+
+
 def test_a_picture_is_computed_once_and_read_exactly(tmp_path: Path, pictures: Tensor) -> None:
     part, cache = standing(), FeatureCache(tmp_path)
     wanted = part.layer(pictures)
