@@ -17,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py and chromium.py importable
 sys.path.insert(1, str(REPOSITORY))  # and perf/
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: threads of one would wait for cores of another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,6 +85,16 @@ def browser() -> str:
 
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     return found or pytest.skip("no Chromium is installed: Debian's package is chromium")
+
+
+@pytest.fixture(scope="session")
+def axe() -> Path:
+    """Path of axe-core; skips where it is not installed."""
+    from chromium import find_axe
+
+    return find_axe() or pytest.skip(
+        "axe-core is not installed: npm install axe-core, or set INCRLT_AXE to its folder"
+    )
 
 
 @pytest.fixture(scope="session")

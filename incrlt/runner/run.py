@@ -13,7 +13,7 @@ import torch
 from incrlt import report
 from incrlt.benchmarks import protocols, streams
 from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite, one_sentence
-from incrlt.console import Console
+from incrlt.console import Console, headline
 from incrlt.data.stores import PictureStore
 from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
@@ -27,7 +27,7 @@ from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
-from incrlt.runner.build import Images, build_strategy, choose_device
+from incrlt.runner.build import Images, build_strategy, check_device, choose_device
 from incrlt.runner.folder import RunFolder, environment, epoch_event, session
 from incrlt.runner.follow import follow
 from incrlt.runner.memory import lack_of_memory_told
@@ -68,6 +68,7 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     """
     with lack_of_memory_told(), joined(options.batch_norm) as processes:
         device = choose_device(experiment.device)
+        check_device(experiment, device)
         images = Images(experiment)
         resolved = protocols.resolve(experiment.protocol(), images.labels.numpy())
         if processes.is_first:
@@ -237,6 +238,8 @@ class Run:
     def _machine(self) -> dict[str, Any]:
         """Return the environment and what "auto" became on it."""
         chosen = {"precision": self.strategy.precision, "threads_because": self.threads.reason}
+        if self.strategy.model.pretrained is not None:
+            chosen["weights"] = self.strategy.model.pretrained
         if self.pictures:
             chosen["pictures"] = self.pictures
         if world().size > 1:
@@ -476,13 +479,19 @@ class Run:
         self.folder.write_text("DONE", "")
         page = report.write(self.folder.path)
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
-        self.console.finished(self.folder.path, page, others, line)
+        own = self._own_readout(counts)
+        said = headline(own, counts.results["readouts"][own]["numbers"])
+        self.console.finished(self.folder.path, page, others, line, said)
+
+    def _own_readout(self, counts: Counts) -> str:
+        """Return the read-out that the run answers with, by which its page is headed."""
+        return main_readout(counts.records, self.experiment.strategy.hyper_parameters.get("readout"))
 
     def _distance(self, counts: Counts) -> str | None:
         """Return how far the run is from its published row and what differs, or None without a row."""
         name, length = self.resolved.protocol.name, self.experiment.training
         row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
-        line = published.distance(name, row_name, summarise(counts.main))
+        line = published.distance(name, row_name, summarise(counts.records[self._own_readout(counts)]))
         training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
         differs = published.what_differs(self.resolved.describe(), row_name, training)
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line

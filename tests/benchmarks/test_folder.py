@@ -16,6 +16,7 @@ from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.protocols import Protocol, resolve
 from incrlt.errors import UserError
 from incrlt.experiment import schema as config
+from incrlt.experiment.json_schema import json_schema
 
 COUNTS = {"wren": 3, "heron": 7, "coot": 3, "swan": 12}
 ORDER = ("swan", "heron", "coot", "wren")  # by frequency, ties by name
@@ -226,16 +227,33 @@ def test_classes_may_be_ordered_by_name_in_experiences_of_any_size(birds):
     assert again.hash() == asked.hash() and again.protocol() == asked.protocol()
     sizes = made(base_classes=0, increment=[1, 3], order=["wren", "coot", "heron", "swan"])
     assert sizes.protocol().classes_per_experience == (1, 3)
+    short = made(experiences=[1, 3], order=["wren", "coot", "heron", "swan"])
+    assert short.protocol() == sizes.protocol() and short.hash() == sizes.hash()
     for wrong, said in (
         ({"experiences": [["coot", "wrn"], ["swan"], ["heron"]]}, "unknown: wrn Did you mean 'wren'"),
         ({"experiences": [["coot"], ["swan"], ["heron"]]}, "missing: wren"),
         ({"experiences": [["coot", "wren", "coot"], ["swan"], ["heron"]]}, "twice: coot"),
         ({"experiences": ["coot"]}, "must list the class names of each"),
+        ({"experiences": [3, 0]}, "or how many classes each has"),
+        ({"experiences": [3, 2]}, "3, 2 classes, 5 in all, and there are 4"),
         ({"experiences": [["coot"]], "protocol": "lfs-2"}, "already decides the split"),
         ({"base_classes": 2, "increment": [1, 3]}, "2, 1, 3 classes, 6 in all, and there are 4"),
     ):
         with pytest.raises(UserError, match=said):
             made(**wrong)
+
+
+def test_a_list_is_named_as_one_and_the_schema_knows_what_a_file_may_write(birds, tmp_path):
+    lines = [f"{path}\t{path.parent.name}\n" for path in sorted((birds / "train").rglob("*.png"))]
+    (tmp_path / "all.txt").write_text("".join(lines))
+    values = {"strategy": {"name": "finetune"}, "data": {"root": str(tmp_path / "all.txt")}}
+    named, usual = (
+        config.parse({**values, "benchmark": {"dataset": word, "experiences": [2, 2], "order": "ordered"}})
+        for word in ("list", "folder")
+    )
+    assert named.hash() == usual.hash() and named.protocol() == usual.protocol()
+    known = json_schema()["$defs"]["Benchmark"]["properties"]
+    assert "list" in known["dataset"]["enum"] and len(known["experiences"]["anyOf"]) == 2
 
 
 def test_what_may_have_been_a_picture_stops_and_what_lies_beside_is_counted(birds):
