@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -155,10 +154,15 @@ class Watched:
             self.peak = max(self.peak, anonymous() - self._before)
 
 
+def status(name: str) -> float:
+    """Return the MiB of a line of this process's status, as Linux tells it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
 def anonymous() -> float:
     """Return the MiB that are this process's own; the system may let go of mapped files at any time."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+    return status("RssAnon")
 
 
 def child(root: Path, hold: str, workers: int, side: int) -> dict[str, float]:
@@ -169,10 +173,10 @@ def child(root: Path, hold: str, workers: int, side: int) -> dict[str, float]:
     with Watched() as watched:
         begun = time.perf_counter()
         batches = iter(ours(root, hold, workers))
-        next(batches)
+        pictures = len(next(batches)[0])
         first = time.perf_counter() - begun
-        pictures = BATCH + sum(len(images) for images, _ in batches)
-    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        pictures += sum(len(images) for images, _ in batches)
+    whole = status("VmHWM")
     return {
         "pictures": pictures,
         "first batch, s": first,
@@ -218,7 +222,9 @@ def first_steps(place: Path, number: int, rounds: int) -> dict[str, Any]:
     return {"pictures": number, **found}
 
 
-def measure(rounds: int, small: int, large: int, numbers: tuple[int, ...], out: Path | None) -> None:
+def measure(
+    rounds: int, small: int, large: int, numbers: tuple[int, ...], out: Path | None, only: str = ""
+) -> None:
     """Write all figures.
 
     Args:
@@ -227,6 +233,7 @@ def measure(rounds: int, small: int, large: int, numbers: tuple[int, ...], out: 
         large: Photographs of 12 megapixels.
         numbers: Pictures whose memory is compared.
         out: File; None is the terminal.
+        only: How the names of the parts begin that are measured.
     """
     from perf.machine import machine  # not for the processes whose start is measured
 
@@ -236,7 +243,7 @@ def measure(rounds: int, small: int, large: int, numbers: tuple[int, ...], out: 
         place = Path(folder)
         paint(place / "small", small, (500, 375))
         sizes = [path.stat().st_size for path in (place / "small" / "originals").iterdir()]
-        paint(place / "large", large, LARGE, distinct=8)
+        paint(place / "large", large, LARGE, distinct=4)
         parts: dict[str, Callable[[], Any]] = {
             "kB of a picture of 500 x 375": lambda: sum(sizes) / len(sizes) / 1e3,
             "500 x 375": lambda: loaders(place / "small", rounds),
@@ -244,8 +251,8 @@ def measure(rounds: int, small: int, large: int, numbers: tuple[int, ...], out: 
             "first steps, 4000 x 3000": lambda: first_steps(place, large, 3),
             "memory": lambda: memory(place, numbers),
         }
-        for name, part in parts.items():
-            figures[name] = part()
+        for name in [name for name in parts if name.startswith(only)]:
+            figures[name] = parts[name]()
             if out is not None:
                 write(figures, out)
     if out is None:
@@ -260,13 +267,14 @@ def main() -> None:
     command.add_argument("--small", type=int, default=128, help="pictures of 500 x 375")
     command.add_argument("--large", type=int, default=32, help="photographs of 12 megapixels")
     command.add_argument("--numbers", type=int, nargs="+", default=[2_000, 20_000])
+    command.add_argument("--only", help="first letters of the part to measure")
     command.add_argument("--out", type=Path)
     given = command.parse_args()
     if given.child:
         root, hold, workers, side = given.child
         write(child(Path(root), hold, int(workers), int(side)), None)
         return
-    measure(given.rounds, given.small, given.large, tuple(given.numbers), given.out)
+    measure(given.rounds, given.small, given.large, tuple(given.numbers), given.out, given.only or "")
 
 
 if __name__ == "__main__":

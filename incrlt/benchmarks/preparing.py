@@ -45,7 +45,8 @@ def read_picture(
     try:
         with _opened(source) as picture:
             _reduce(picture, height, width)
-            return prepared(ImageOps.exif_transpose(picture), height, width, channels, name)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return prepared(picture, height, width, channels, name)
     except UserError:
         raise
     except Exception as error:  # PIL raises whatever a damaged file provokes
@@ -94,6 +95,6 @@ def in_colour(picture: Image.Image, name: object) -> Image.Image:
         values = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(np.round(values / 257).astype(np.uint8))  # 65535 = 255 * 257
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy
     coloured = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")

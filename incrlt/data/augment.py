@@ -334,7 +334,7 @@ class Augmentation:
         axes: tuple[Axis, Axis] | None = None
         ops, box = self.ops, self._first_box()
         if box is not None and boxes.pays(images):
-            images, ops = self._boxed(images, *box, draw), ops[ops.index(box[1]) + 1 :]
+            images, ops = self._boxed(images, *box, draw)
         for op in ops:
             if isinstance(op, AxisOp):
                 axes = op.apply(*(axes or identity_axes(images)), draw)
@@ -353,12 +353,18 @@ class Augmentation:
                 return border, box
         return None
 
-    def _boxed(self, images: Tensor, border: Pad, box: RandomResizedCrop, draw: Draw) -> Tensor:
-        """Return the boxes of large images, float32; the same random numbers give the boxes of the axes."""
+    def _boxed(
+        self, images: Tensor, border: Pad, box: RandomResizedCrop, draw: Draw
+    ) -> tuple[Tensor, tuple[Op, ...]]:
+        """Return the boxes of large images, float32, and what is left to do; random numbers are drawn as for axes."""
         height, width = images.shape[-2:]
         drawn = box.boxes(height + border.top + border.bottom, width + border.left + border.right, draw)
-        sides = (border.left, border.top, border.right, border.bottom)
-        return boxes.resized(images, drawn, (box.height, box.width), box.antialias, sides, self.fill)
+        left, mirrored = self.ops[self.ops.index(box) + 1 :], None
+        match left:
+            case (RandomFlip(p=p), *_):
+                mirrored, left = draw.uniform() < p, left[1:]
+        sides, size = (border.left, border.top, border.right, border.bottom), (box.height, box.width)
+        return boxes.resized(images, drawn, size, box.antialias, sides, self.fill, mirrored), left
 
     def _read(self, images: Tensor, axes: tuple[Axis, Axis] | None) -> Tensor:
         """Return what the axes show, uint8 as long as nothing was interpolated."""

@@ -30,6 +30,7 @@ def resized(
     antialias: bool,
     border: Sequence[int] = (0, 0, 0, 0),
     fill: int = 0,
+    mirrored: Tensor | None = None,
 ) -> Tensor:
     """Cut a box of each image and bring it to one size.
 
@@ -40,6 +41,7 @@ def resized(
         antialias: As in torch's ``interpolate``.
         border: Pixels that widen the image left, top, right and below.
         fill: Grey level of the border.
+        mirrored: Which are turned left to right, bool ``[B]``; None: none.
 
     Returns:
         float32 ``[B, C, h, w]``, grey levels.
@@ -49,5 +51,6 @@ def resized(
     found = images.new_empty((*images.shape[:2], *size), dtype=torch.float32)
     for number, (y, x, height, width) in enumerate(zip(*(side.tolist() for side in boxes), strict=True)):
         box = wide[number : number + 1, :, y : y + height, x : x + width].float()
-        found[number] = interpolate(box, size, mode="bilinear", antialias=antialias)[0]
+        image = interpolate(box, size, mode="bilinear", antialias=antialias)[0]
+        found[number] = image.flip(-1) if mirrored is not None and mirrored[number] else image
     return found
