@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 import incrlt.models
 from incrlt import manifest
@@ -397,7 +398,9 @@ def from_the(number: int, real, failure: OSError):
     return call
 
 
-@pytest.mark.parametrize("where", ["first write", "tenth write", "log", "tensorboard"])
+@pytest.mark.parametrize(
+    "where", ["first write", "tenth write", "log", "tensorboard", "tensorboard's thread"]
+)
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys, where):
     """Full still when the run is cleaned up, and at the next start."""
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -410,10 +413,13 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tmp_path, monkeyp
                 board.SummaryWriter, "add_scalar", from_the(3, board.SummaryWriter.add_scalar, full)
             )
             patch.setattr(board.SummaryWriter, "close", from_the(1, None, full))
+        elif where == "tensorboard's thread":  # before, its traceback stood above the sentence
+            patch.setattr(RecordWriter, "write", from_the(3, RecordWriter.write, full))
         else:
             patch.setattr(os, "fsync", from_the(1 if where == "first write" else 12, os.fsync, full))
         assert run(tmp_path) == 2
-        assert "No space left on device" in text_of(capsys)
+        said = text_of(capsys)
+        assert "No space left on device" in said and "Traceback" not in said
         if "write" in where:
             assert run(tmp_path) == 2
             assert "No space left on device" in text_of(capsys)
@@ -444,6 +450,7 @@ def test_a_folder_that_is_removed_during_the_run_is_one_sentence(tmp_path, monke
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
     ],
 )
 def test_too_little_memory_is_one_sentence_and_other_errors_pass(tmp_path, monkeypatch, capsys, error):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -50,6 +52,7 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: SummaryWriter | None = None
+        _keep_writing_threads_quiet()
 
     @property
     def writer(self) -> SummaryWriter:
@@ -195,6 +198,20 @@ class Board:
         if writer is not None:
             with contextlib.suppress(OSError):
                 writer.close()
+
+
+def _keep_writing_threads_quiet() -> None:
+    """Let no traceback of TensorBoard's writing thread be printed: what it met is raised with the next value."""
+    before = threading.excepthook
+    if getattr(before, "is_quiet", False):
+        return
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__module__ != event_file_writer.__name__:
+            before(arguments)
+
+    hook.is_quiet = True  # type: ignore[attr-defined]
+    threading.excepthook = hook
 
 
 def _event_files(folder: Path) -> list[Path]:

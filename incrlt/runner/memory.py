@@ -14,8 +14,12 @@ SAID: Final = (
     "out of memory",
     "can't start new thread",
     "ALLOC_FAILED",
+    "could not create a primitive",
+    "could not create a memory",
+    "could not append workspace",
 )
-"""What messages of PyTorch's allocators, of CUDA's libraries and of Python's threads hold, whatever their class."""
+"""What messages of PyTorch's allocators, of CUDA's and oneDNN's libraries and of Python's threads hold, whatever their
+class. oneDNN cannot make the code of a convolution then."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
