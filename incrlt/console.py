@@ -23,6 +23,8 @@ LINES_PER_STAGE: Final = 5
 """Plain lines per stage where there is no terminal; two stages make ten per experience."""
 PLAIN_WIDTH: Final = 120
 """Columns where there is no terminal."""
+MANY_PICTURES: Final = 5_000
+"""Pictures whose decoding is told where there is no terminal: it takes more than seconds."""
 GROUPS: Final = ("many", "medium", "few")
 
 COLUMNS: Final = {
@@ -52,7 +54,7 @@ class Console:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._clock = Clock([])
-        self._plan: list[Mapping[str, Any]] = []
+        self._plan: list[Mapping[str, object]] = []
 
     def plain(self, text: str) -> None:
         """Print text as it is: no markup, no colour, no line breaks of our own."""
@@ -68,7 +70,7 @@ class Console:
         self.close()
         self._err.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True, style="red")
 
-    def banner(self, facts: Mapping[str, Any], plan: Sequence[Mapping[str, Any]]) -> None:
+    def banner(self, facts: Mapping[str, object], plan: Sequence[Mapping[str, Any]]) -> None:
         """Say what is about to run, on what.
 
         Args:
@@ -79,7 +81,7 @@ class Console:
         self._clock = Clock([row.get("work", 0) for row in plan])
         self._facts({**facts, "classes by group": _groups_line(plan)})
 
-    def dry_run(self, facts: Mapping[str, Any], config: str, plan: Sequence[Mapping[str, Any]]) -> None:
+    def dry_run(self, facts: Mapping[str, object], config: str, plan: Sequence[Mapping[str, object]]) -> None:
         """Say what a run would do: the resolved configuration, the plan, and the facts.
 
         Args:
@@ -90,6 +92,29 @@ class Console:
         self.plain(config)
         self._out.print(_plan_table(plan, self._out.width))
         self._facts({**facts, "classes by group": _groups_line(plan)})
+
+    def reading(self, done: int, number: int) -> None:
+        """Show how many pictures are decoded: a bar on a terminal, elsewhere a line for each tenth of very many.
+
+        Args:
+            done: So far.
+            number: Of how many.
+        """
+        if self._out.is_terminal:
+            if self._progress is None:
+                columns = (
+                    BarColumn(bar_width=20),
+                    TextColumn("{task.completed:,.0f}/{task.total:,.0f} pictures"),
+                )
+                self._progress = Progress(*columns, console=self._out, transient=True)
+                self._task = self._progress.add_task("", total=number)
+                self._progress.start()
+            assert self._task is not None
+            self._progress.update(self._task, completed=done)
+            if done == number:
+                self.close()
+        elif number >= MANY_PICTURES and done * 10 // number > (done - 1) * 10 // number:
+            self.plain(f"{done:,} of {number:,} pictures decoded")
 
     def epoch(self, event: Mapping[str, Any]) -> None:
         """Show that an epoch is over.
@@ -166,7 +191,7 @@ class Console:
     def _printer(self) -> RichConsole:
         return self._progress.console if self._progress else self._out
 
-    def _facts(self, facts: Mapping[str, Any]) -> None:
+    def _facts(self, facts: Mapping[str, object]) -> None:
         shown = {label: str(value) for label, value in facts.items() if value is not None and str(value)}
         width = max(map(len, shown), default=0)
         for label, value in shown.items():
@@ -212,7 +237,7 @@ class Clock:
         self.work = list(work)
         self.total = sum(work)
         self.done = 0.0
-        self._stage: tuple[Any, Any] | None = None
+        self._stage: tuple[object, object] | None = None
         self._before = 0.0
         self._first: tuple[float, float] | None = None
 

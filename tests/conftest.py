@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py and chromium.py importable
 sys.path.insert(1, str(REPOSITORY))  # and perf/
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: threads of one would wait for cores of another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +51,21 @@ def figure(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             sys.stdout.write(f"\n{text}\n")
 
     return say
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded pictures of tests lie apart from the user's."""
+    place = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INCRLT_CACHE", str(place))
+        yield place
+
+
+@pytest.fixture(autouse=True)
+def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """What one test decodes, another does not find."""
+    monkeypatch.setenv("INCRLT_CACHE", str(caches / hashlib.sha256(request.node.nodeid.encode()).hexdigest()))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from pathlib import Path
 from typing import IO, Final
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from incrlt.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
+_opening = threading.Lock()
 
 REDUCED_ABOVE: Final = 4
 """A JPEG this many times as large as wanted is reduced while it is decoded, to twice the size at least: a picture of 12
@@ -41,17 +43,22 @@ def read_picture(
     name = file if name is None else name
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        with warnings.catch_warnings():  # PIL only warns of more pixels than a camera has
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as picture:
-                _reduce(picture, height, width)
-                return prepared(ImageOps.exif_transpose(picture), height, width, channels, name)
+        with _opened(source) as picture:
+            _reduce(picture, height, width)
+            return prepared(ImageOps.exif_transpose(picture), height, width, channels, name)
     except UserError:
         raise
     except Exception as error:  # PIL raises whatever a damaged file provokes
         raise UserError(
             f"the picture {name} cannot be read ({type(error).__name__}: {error}); mend or remove it."
         ) from error
+
+
+def _opened(source: str | Path | IO[bytes]) -> Image.Image:
+    """Return a picture of which only the head was read; more pixels than a camera has, of which PIL warns, raise."""
+    with _opening, warnings.catch_warnings():  # which is no matter of one thread
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(source)
 
 
 def _reduce(picture: Image.Image, height: int, width: int) -> None:

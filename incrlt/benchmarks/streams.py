@@ -91,14 +91,18 @@ def _without_some_tests(data: ImageData, resolved: ResolvedProtocol, train: Call
     tested = place[data.test_labels.numpy()]
     rows = [np.flatnonzero((tested >= own.start) & (tested < own.stop)) for own in rule.ranges]
 
-    def part(images: Tensor, labels: Any, chosen: Indices) -> Any:
-        tensors = ImageTensors(images[chosen], place[labels[chosen]])
-        return as_classification_dataset(tensors, transform_groups=groups)
-
-    labels = data.train_labels.numpy()
+    train_set = ImageTensors(data.train_images, place[data.train_labels.numpy()])
+    test_set = ImageTensors(data.test_images, tested)
     benchmark = benchmark_from_datasets(
-        train=[part(data.train_images, labels, own) for own in resolved.train_indices],
-        test=[part(data.test_images, data.test_labels.numpy(), own) for own in rows if len(own)],
+        train=[
+            as_classification_dataset(_view(train_set, own), transform_groups=groups)
+            for own in resolved.train_indices
+        ],
+        test=[
+            as_classification_dataset(_view(test_set, own), transform_groups=groups)
+            for own in rows
+            if len(own)
+        ],
     )
     return _known_to_its_streams(benchmark)
 
@@ -147,10 +151,15 @@ def _known_to_its_streams(benchmark: Any) -> Any:
 
 def _kept(data: ImageData, kept: Indices) -> Any:
     """Return the kept training images, in that order: a view where a copy would hold most of them twice."""
-    if 2 * len(kept) < len(data.train_images):
+    if isinstance(data.train_images, Tensor) and 2 * len(kept) < len(data.train_images):
         return ImageTensors(data.train_images[kept], data.train_labels[kept])
-    view: Any = Subset(ImageTensors(data.train_images, data.train_labels), kept.tolist())
-    view.targets = data.train_labels[kept]  # Avalanche looks for them here
+    return _view(ImageTensors(data.train_images, data.train_labels), kept)
+
+
+def _view(images: ImageTensors, rows: Indices) -> Any:
+    """Return the pictures at ``rows`` ``[n]``, in that order, without a copy."""
+    view: Any = Subset(images, rows.tolist())
+    view.targets = images.targets[rows]  # Avalanche looks for them here
     return view
 
 

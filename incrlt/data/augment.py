@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from incrlt.data import boxes
 from incrlt.data.draw import Draw
 from incrlt.data.pictures import ColourJitter, Cutout, RandomBlur, RandomGrey, RandomRotation
 from incrlt.data.policy import AutoAugment
@@ -331,7 +332,10 @@ class Augmentation:
     def _transform(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         draw = Draw(len(images), images.device, generator)
         axes: tuple[Axis, Axis] | None = None
-        for op in self.ops:
+        ops, box = self.ops, self._first_box()
+        if box is not None and boxes.pays(images):
+            images, ops = self._boxed(images, *box, draw), ops[ops.index(box[1]) + 1 :]
+        for op in ops:
             if isinstance(op, AxisOp):
                 axes = op.apply(*(axes or identity_axes(images)), draw)
             else:
@@ -339,6 +343,22 @@ class Augmentation:
         pixels = self._read(images, axes).float()
         scale, shift = _scale_and_shift(self.mean, self.std, images.device)
         return pixels.mul_(scale).sub_(shift)
+
+    def _first_box(self) -> tuple[Pad, RandomResizedCrop] | None:
+        """Return the resized crop that the operations begin with and the border it cuts from; None without one."""
+        match self.ops:
+            case (RandomResizedCrop() as box, *_):
+                return Pad(0, 0, 0, 0), box
+            case (Pad() as border, RandomResizedCrop() as box, *_):
+                return border, box
+        return None
+
+    def _boxed(self, images: Tensor, border: Pad, box: RandomResizedCrop, draw: Draw) -> Tensor:
+        """Return the boxes of large images, float32; the same random numbers give the boxes of the axes."""
+        height, width = images.shape[-2:]
+        drawn = box.boxes(height + border.top + border.bottom, width + border.left + border.right, draw)
+        sides = (border.left, border.top, border.right, border.bottom)
+        return boxes.resized(images, drawn, (box.height, box.width), box.antialias, sides, self.fill)
 
     def _read(self, images: Tensor, axes: tuple[Axis, Axis] | None) -> Tensor:
         """Return what the axes show, uint8 as long as nothing was interpolated."""

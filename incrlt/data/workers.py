@@ -63,18 +63,21 @@ def no_lone_image(samples: int, batch_size: int, what: str = "the training strea
         batch_size: Images per batch.
         what: What is trained on.
     """
-    images = "image" if samples == 1 else "images"
+    why = "the network normalises maps of 1 x 1 pixels over the batch, which one image does not allow"
+    if batch_size == 1:
+        return UserError(
+            f"{what} has batches of 1, and {why}. Set a batch size (training.batch_size, train_mb_size) of 2 or more."
+        )
     if samples == 1:
         advice = "Give the experience more images, or a network without batch normalisation on 1 x 1 maps"
-    elif batch_size == 1:
-        advice = "Set a batch size (training.batch_size, train_mb_size) of 2 or more"
     else:
         sizes = (*range(batch_size - 1, 1, -1), *range(batch_size + 1, samples + 1))
         better = next(size for size in sizes if not lone_image(samples, size))
         advice = f"Set the batch size (training.batch_size, train_mb_size) to {better}, for example"
+    images = "image" if samples == 1 else "images"
     return UserError(
-        f"{what} has {samples} {images}, in batches of {batch_size} the last one holds a single image, and the network "
-        f"normalises maps of 1 x 1 pixels over the batch, which one image does not allow. {advice}."
+        f"{what} has {samples} {images}, in batches of {batch_size} the last one holds a single image, and {why}. "
+        f"{advice}."
     )
 
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from incrlt.errors import UserError, did_you_mean
 from incrlt.experiment import methods
-from incrlt.experiment.fields import LARGEST, LARGEST_SIZE
+from incrlt.experiment.fields import LARGEST, LARGEST_COUNT, LARGEST_SIZE
 
 MOST: Final = 20
 """Problems listed at most; more only hide the first."""
@@ -206,7 +206,7 @@ def _sentence(
     if line["type"] == "too_long":
         most = line["ctx"]["max_length"]
         return f"{dotted} must be {description} (at most {most}); got {show(given)}."
-    for bound in (LARGEST, LARGEST_SIZE):
+    for bound in (LARGEST, LARGEST_COUNT, LARGEST_SIZE):
         if not (isinstance(given, (int, float)) and given > bound):
             description = re.sub(rf" and <= {bound}\b", "", description)  # nobody else needs to read of it
     if line["type"] == "missing" and len(line["loc"]) == len(path):  # else a list is too short

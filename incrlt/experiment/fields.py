@@ -14,7 +14,10 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field
 
 LARGEST: Final = 1_000_000_000
-"""No epoch, seed or weight above this makes sense; larger ones are typing errors that would overflow later."""
+"""No weight or rate above this makes sense; larger ones are typing errors that would overflow later."""
+LARGEST_COUNT: Final = 10_000_000
+"""No number of epochs, steps, exemplars or negatives above this: a larger one is a typing error. None of them takes
+memory in its proportion."""
 LARGEST_SIZE: Final = 100_000
 """No batch, width or queue above this, since memory is asked for in its proportion."""
 LONGEST_TUPLE: Final = 10_000
@@ -31,8 +34,8 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1, both included."""
 
-Count = Annotated[int, Field(ge=1, le=LARGEST)]
-"""A whole number of things, at least one: epochs, negatives."""
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+"""A whole number of things, at least one, at most :data:`LARGEST_COUNT`: epochs, negatives."""
 
 Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
 """A whole number that memory is asked for: a width, a batch, a queue; at most :data:`LARGEST_SIZE`."""
@@ -43,7 +46,7 @@ Model = Literal["resnet8", "resnet14", "resnet20", "resnet32"]
 ExpertCount = Annotated[int, Field(ge=1, le=64)]
 """Experts of a network, each with modules of its own: 1 to 64."""
 
-Index = Annotated[int, Field(ge=0, le=LARGEST)]
+Index = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 """A whole number from zero: a class id, a number of epochs that may be none."""
 
 

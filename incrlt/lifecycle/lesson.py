@@ -99,7 +99,11 @@ class Lesson:
         self.recorder = before.recorded()
         with _own_randomness(self.device):
             self.strategy = build_strategy(
-                before.experiment, before.facts.preparation.channels, self.device, [self.recorder]
+                before.experiment,
+                before.facts.preparation.channels,
+                self.device,
+                [self.recorder],
+                pretrained=before.strategy is None,
             )
             self._take_up(exemplars)
             self._random = global_state(self.device)
@@ -298,7 +302,9 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
 def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:
     """Return the strategy of a model as far as answers need it: without its memory."""
     assert learned.strategy is not None
-    strategy = build_strategy(learned.experiment, learned.facts.preparation.channels, device, list(recorders))
+    strategy = build_strategy(
+        learned.experiment, learned.facts.preparation.channels, device, list(recorders), pretrained=False
+    )
     state = {**learned.strategy, "memory_before": None}
     if state["memory"] is not None:
         nothing = Pictures.none(learned.facts.preparation.shape)

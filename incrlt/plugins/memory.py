@@ -219,7 +219,7 @@ class ExemplarMemory(SupervisedPlugin):
             "random_state": self._random_state.clone(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], train_stream: Sequence[Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], train_stream: Sequence[object]) -> None:
         """Become the memory that ``state`` describes.
 
         Args:

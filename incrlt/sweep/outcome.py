@@ -65,6 +65,8 @@ class Setting:
     drawn: Cell
     items: tuple[Item, ...]
     metric: str | None
+    apart: tuple[str, ...] = ()
+    """Words that tell its row from others; none where the sweep has one row."""
 
     @property
     def state(self) -> str:
@@ -99,8 +101,9 @@ class Setting:
 
     @property
     def changed(self) -> str:
-        """What makes the setting, for people."""
-        return ", ".join(f"{key} {value}" for key, value in (*self.cell, *self.drawn)) or "as in the file"
+        """What makes the setting, for people: its row among several, then what varies within it."""
+        own = (f"{key} {value}" for key, value in (*self.cell, *self.drawn))
+        return ", ".join([*self.apart, *own]) or "as in the file"
 
 
 def settings(items: Sequence[Item], rows: Sequence[Row]) -> list[Setting]:
@@ -110,7 +113,7 @@ def settings(items: Sequence[Item], rows: Sequence[Row]) -> list[Setting]:
         members.setdefault(item.task.setting, []).append(item)
     return [
         Setting(name, own[0].task.group, own[0].task.row, own[0].task.cell, own[0].task.drawn, tuple(own),
-                rows[own[0].task.row].metric)
+                rows[own[0].task.row].metric, own[0].task.apart if len(rows) > 1 else ())
         for name, own in members.items()
     ]  # fmt: skip
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+from avalanche.training.plugins import LRSchedulerPlugin
 from torch import nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer, SparseAdam
+from torch.optim.lr_scheduler import ChainedScheduler, SequentialLR
 
 from incrlt.checkpoint import first_non_finite
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
+from incrlt.plugins.scheduler import SchedulerFactory
 from incrlt.roles import Criterion, Memory, Rebalance, RouterStage
 from incrlt.training.network import ForeignNetwork, Network
 from incrlt.training.optim import held_by, stage_optimizer
 from incrlt.training.stream import Feed, Stream, is_streams_loader
-from incrlt.types import Stage
+from incrlt.types import Schedule, Stage
 
 USUAL = {"rebalance": "LWS(epochs=30)", "router": "ExpertAssignment()"}
 
@@ -42,6 +45,8 @@ class Asked:
         router: A last stage, or None.
         fast_data: Batches may be cut from tensors.
         criterion: Loss of foreign models and of evaluation.
+        schedule: Of the learning rate, or None.
+        plugins: All that are attached.
     """
 
     name: str
@@ -57,6 +62,8 @@ class Asked:
     router: RouterStage | None
     fast_data: bool
     criterion: Criterion
+    schedule: Schedule | None
+    plugins: Sequence[object]
 
 
 def check_settings(asked: Asked) -> None:
@@ -73,6 +80,50 @@ def check_settings(asked: Asked) -> None:
         raise UserError(f"strategy '{asked.name}' needs exemplars; set memory: {{per_class: 20}}.")
     _check_optimizer(asked)
     _check_stage_optimizer(asked)
+    for plugin in asked.plugins:
+        if isinstance(plugin, LRSchedulerPlugin):
+            _check_scheduler(asked, plugin)
+
+
+def _check_scheduler(asked: Asked, plugin: LRSchedulerPlugin) -> None:
+    """Refuse a scheduler of Avalanche's plugin that would move another optimizer's rates, or the same ones twice."""
+    if asked.schedule is not None or any(isinstance(other, SchedulerFactory) for other in asked.plugins):
+        raise UserError(
+            "an LRSchedulerPlugin and a schedule both set the learning rate. Leave one of them out; schedule= alone is "
+            "right in every experience and stage."
+        )
+    if getattr(plugin.scheduler, "optimizer", asked.optimizer) is not asked.optimizer:
+        raise UserError(
+            "the scheduler of an LRSchedulerPlugin belongs to another optimizer than the strategy's, so that it would "
+            "do nothing. Build it from the same object, or give schedule= in its place."
+        )
+
+
+def check_scheduler_resets(plugins: Iterable[object], optimizer: Optimizer) -> None:
+    """Refuse, before any training, a scheduler that Avalanche's plugin does not bring back to its beginning.
+
+    Its reset puts ``last_epoch`` to 0 and the rates to their base: a warm-up begins at its full rate from the second
+    experience on, and what is composed of several schedulers goes on where it was.
+
+    Args:
+        plugins: All that are attached.
+        optimizer: The strategy's, as the schedulers left it when they were made.
+
+    Raises:
+        UserError: One warms up or is composed, and is to be reset.
+    """
+    for plugin in plugins:
+        if not isinstance(plugin, LRSchedulerPlugin) or plugin.first_exp_only or not plugin.reset_scheduler:
+            continue
+        base = plugin.scheduler.base_lrs if hasattr(plugin.scheduler, "base_lrs") else []
+        rates = [group["lr"] for group in optimizer.param_groups]
+        composed = isinstance(plugin.scheduler, SequentialLR | ChainedScheduler)
+        if composed or any(rate != start for rate, start in zip(rates, base, strict=False)):
+            raise UserError(
+                f"the {type(plugin.scheduler).__name__} of an LRSchedulerPlugin warms up or is composed of several, "
+                "and the plugin's reset does not bring it back, so that rates would be wrong from the second "
+                "experience on. Give schedule=, such as incrlt.plugins.cosine(warmup_epochs=5), or first_exp_only=True."
+            )
 
 
 def _check_optimizer(asked: Asked) -> None:
@@ -205,6 +256,8 @@ def _check_layout(asked: Asked) -> None:
     wanted, found = asdict(asked.experts.layout), asked.model.architecture.get("layout")
     if found is None:  # put together by hand
         return
+    if found["shared"] == "all":  # heads alone: any method's, where nothing else of its layout is missing
+        wanted["shared"] = "all"
     names = [name for name, value in wanted.items() if found[name] != value]
     if names:
         differ = ", ".join(f"{name} {found[name]!r} for {wanted[name]!r}" for name in names)

@@ -182,6 +182,23 @@ def follow(network: Network, model: nn.Module) -> None:
         )
 
 
+def stay(device: torch.device, own: torch.device) -> None:
+    """Refuse another device than the network's: batches would go there alone.
+
+    Args:
+        device: ``strategy.device`` as it is now.
+        own: Where the strategy was made.
+
+    Raises:
+        UserError: A plugin or a script changed it.
+    """
+    if device != own:
+        raise UserError(
+            f"strategy.device is {device}, and the strategy was made for {own}, where its network and its random "
+            f"generators are. Make a strategy with device={str(device)!r}."
+        )
+
+
 def position_table(network: Network, device: torch.device) -> Tensor | None:
     """Return label id to arrival position ``[largest id + 1]`` on the device; None where they are the same.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import contextlib
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
+import incrlt._compat  # noqa: F401  (must come before avalanche)
+
 import torch
+from avalanche.training.plugins import LRSchedulerPlugin
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -129,6 +133,25 @@ def enter(
     run.scheduler = stage.schedule(own, stage.epochs) if stage.schedule else None
     run.paced = _to_pace(network, experts, own)
     return run
+
+
+@contextlib.contextmanager
+def schedulers_rest(plugins: list[object], index: int) -> Iterator[None]:
+    """Keep Avalanche's ``LRSchedulerPlugin`` from counting the epochs of later stages, whose rates are their own.
+
+    Args:
+        plugins: Those of the strategy; without the resting ones inside.
+        index: Place of the stage in its experience.
+    """
+    found = enumerate(plugins) if index > 0 else ()
+    resting = [(place, plugin) for place, plugin in found if isinstance(plugin, LRSchedulerPlugin)]
+    for _, plugin in resting:
+        plugins.remove(plugin)
+    try:
+        yield
+    finally:
+        for place, plugin in resting:
+            plugins.insert(place, plugin)
 
 
 def leave(network: Network, model: nn.Module) -> None:

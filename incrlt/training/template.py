@@ -37,11 +37,17 @@ from incrlt.training import stage as stages_at_work
 from incrlt.training import state
 from incrlt.training.answered import Answered
 from incrlt.training.arguments import by_name
-from incrlt.training.checks import Asked, check_batches, check_finite, check_settings
+from incrlt.training.checks import (
+    Asked,
+    check_batches,
+    check_finite,
+    check_scheduler_resets,
+    check_settings,
+)
 from incrlt.training.compute import Compute
 from incrlt.training.graph import CapturedStep, Stepper, obstacle
 from incrlt.training.hooks import Hooks
-from incrlt.training.network import ForeignNetwork, at_the_door, follow
+from incrlt.training.network import ForeignNetwork, at_the_door, follow, stay
 from incrlt.training.optim import replace_parameters
 from incrlt.training.stage import StageRun
 from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
@@ -181,6 +187,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
         self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
         check_settings(self._asked())
+        check_scheduler_resets(self.plugins, optimizer)
         if self.needs_maps or self.experts.needs_maps:
             self.network.tells_maps = True
         if router is not None:
@@ -214,6 +221,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         return Asked(
             self.name, self.needs_network, self.needs_cosine, self.needs_memory, self.network, self.model,
             self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast, self._criterion,
+            self.schedule, self.plugins,
         )  # fmt: skip
 
     def _obstacle(self) -> str | None:
@@ -314,6 +322,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def forward(self) -> Tensor:
         """Run the model on the batch and return fp32 logits in the benchmark's label ids."""
         follow(self.network, self.model)
+        stay(self.device, self.compute.device)
         if self.is_training:
             return self._forward_in_training()
         output = self.compute.run(self.network, self.mb_x, rebalanced=True)
@@ -412,7 +421,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         first = 0 if self._resume is None else self._resume["progress"]["stage"]
         for index, stage in enumerate(self.stages(experience)):
             if index >= first and stage.epochs > 0:
-                with self._enter(index, stage) as start:
+                with stages_at_work.schedulers_rest(self.plugins, index), self._enter(index, stage) as start:
                     self._run_epochs(start, **kwargs)
 
     def _run_epochs(self, start: int, **kwargs: object) -> None:

@@ -112,7 +112,8 @@ def test_the_last_batch_is_what_the_loader_gives(drop_last):
 def test_a_lone_image_is_explained(samples, size):
     assert lone_image(samples, size)
     text = str(no_lone_image(samples, size))
-    assert f"has {samples} image" in text and f"batches of {size}" in text
+    assert f"batches of {size}" in text and (size == 1 or f"has {samples} image" in text)
+    assert ("size (training.batch_size, train_mb_size) of 2 or more" in text) == (size == 1)
     if samples > 1 < size:
         better = int(text.split(") to ")[1].split(",")[0])
         assert not lone_image(samples, better)

@@ -9,9 +9,16 @@ import pytest
 import torch
 import toy
 from avalanche.benchmarks import nc_benchmark
-from avalanche.training.plugins import SupervisedPlugin
+from avalanche.training.plugins import LRSchedulerPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
-from torch.optim.lr_scheduler import ConstantLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    LinearLR,
+    MultiStepLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 from torch.utils.data import TensorDataset
 
 from incrlt.errors import UserError
@@ -199,3 +206,75 @@ def test_wrong_arguments_are_explained():
     plateau = SchedulerFactory(lambda optimizer, epochs: ReduceLROnPlateau(optimizer))
     with pytest.raises(UserError, match="LRSchedulerPlugin"):
         plateau.start(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), 3)
+
+
+# ------------------------------------------------------------------------------------ Avalanche's own plugin
+
+
+PLUGINS = {
+    "steps": lambda o: LRSchedulerPlugin(MultiStepLR(o, [2, 3], gamma=0.1)),
+    "goes on": lambda o: LRSchedulerPlugin(StepLR(o, 3, gamma=0.1), reset_scheduler=False, reset_lr=False),
+    "per batch": lambda o: LRSchedulerPlugin(StepLR(o, 2), reset_scheduler=False, step_granularity="iteration"),
+    "on a plateau": lambda o: LRSchedulerPlugin(
+        ReduceLROnPlateau(o, patience=0, threshold=10.0), metric="train_loss", reset_scheduler=False, reset_lr=False
+    ),
+    "the first experience": lambda o: LRSchedulerPlugin(StepLR(o, 2), first_exp_only=True),
+    "a warm-up, once": lambda o: LRSchedulerPlugin(LinearLR(o, 0.1, total_iters=2), first_exp_only=True),
+}  # fmt: skip
+
+
+def rates_of_first_stages(make, rebalance):
+    """Train two experiences of three epochs; return the rates that first stages trained with."""
+    model = toy.network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seen, plugin = [], make(optimizer)
+
+    class Watch(SupervisedPlugin):
+        def before_training_iteration(self, strategy, **kwargs):
+            if strategy.stage.name == "train":
+                seen.append(strategy.optimizer.param_groups[0]["lr"])
+
+    strategy = Finetune(
+        model=model, optimizer=optimizer, rebalance=rebalance, plugins=[plugin, Watch()], evaluator=toy.quiet(),
+        train_epochs=3, train_mb_size=48,
+    )  # fmt: skip
+    before = list(strategy.plugins)
+    toy.train(strategy, toy.stream().train_stream[:2])
+    assert strategy.plugins == before
+    return seen
+
+
+@pytest.mark.parametrize("which", PLUGINS)
+def test_avalanches_scheduler_counts_the_epochs_of_first_stages_alone(which):
+    """Before: it counted those of LWS too, so that rates fell early where it is not reset."""
+    alone = rates_of_first_stages(PLUGINS[which], None)
+    assert len(set(alone)) > 1
+    assert rates_of_first_stages(PLUGINS[which], LWS(epochs=4)) == alone
+    if which == "steps":
+        assert alone == pytest.approx(2 * [0.01] * 2 + [0.001] * 2 + 2 * [0.01] * 2 + [0.001] * 2)
+
+
+TWICE, OTHER, RESET = (
+    "both set the learning rate",
+    "belongs to another optimizer",
+    "wrong from the second experience on",
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "more", "words"),
+    [
+        (lambda o: LRSchedulerPlugin(StepLR(o, 2)), {"schedule": cosine()}, TWICE),
+        (lambda o: [LRSchedulerPlugin(StepLR(o, 2)), SchedulerFactory(cosine())], {}, TWICE),
+        (lambda o: LRSchedulerPlugin(StepLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), 2)), {}, OTHER),
+        (lambda o: LRSchedulerPlugin(LinearLR(o, 0.1, total_iters=2)), {}, RESET),
+        (lambda o: LRSchedulerPlugin(SequentialLR(o, [ConstantLR(o, 1.0), StepLR(o, 2)], [2])), {}, RESET),
+    ],
+)
+def test_what_avalanches_scheduler_would_not_do_is_refused(make, more, words):
+    model = toy.network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plugins = make(optimizer)
+    plugins = plugins if isinstance(plugins, list) else [plugins]
+    with pytest.raises(UserError, match=words):
+        Finetune(model=model, optimizer=optimizer, plugins=plugins, evaluator=toy.quiet(), **more)

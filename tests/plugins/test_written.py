@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import toy
+from avalanche.models import SimpleMLP
 from avalanche.training.plugins import SupervisedPlugin
 from torch.nn import CrossEntropyLoss
 from torch.utils.data import DataLoader
@@ -188,6 +189,86 @@ def test_with_a_schedule_the_rate_at_the_start_of_an_experience_is_the_schedules
         strategy = toy.make(Finetune, memory=0, schedule=schedule, plugins=plugins, train_epochs=1)
         toy.train(strategy, toy.stream().train_stream[:2])
         assert rates[-2:] == [pytest.approx(0.1), pytest.approx(expected)]
+
+
+class Counting(SupervisedPlugin):
+    """Counts the epochs it is called in."""
+
+    epochs = 0
+
+    def after_training_epoch(self, strategy, **kwargs):
+        self.epochs += 1
+
+
+def test_a_plugin_that_comes_later_is_called_and_one_that_leaves_is_not():
+    counting = Counting()
+    strategy = toy.make(Finetune, memory=0, train_epochs=2)
+    strategy.plugins.append(counting)
+    strategy.train(toy.stream().train_stream[0])
+    assert counting.epochs == 2
+    strategy.plugins.remove(counting)
+    strategy.train(toy.stream().train_stream[1])
+    assert counting.epochs == 2
+
+
+def test_the_rate_of_evaluation_is_not_read_again():
+    """As in Avalanche, whose periodic evaluation is a plugin that the constructor makes."""
+    evaluated = []
+    watch = Write("before_eval", lambda s: evaluated.append(1))
+    for wanted, value in ((-1, 1), (1, -1)):
+        strategy = toy.make(Finetune, memory=0, train_epochs=2, eval_every=wanted, plugins=[watch])
+        strategy.eval_every = value
+        evaluated.clear()
+        strategy.train(toy.stream().train_stream[0], eval_streams=[toy.stream().test_stream[:1]])
+        assert bool(evaluated) == (wanted == 1)
+
+
+def test_the_batch_size_of_evaluation_is_used():
+    sizes = []
+    watch = Write("after_eval_iteration", lambda s: sizes.append(len(s.mb_y)))
+    strategy = toy.make(Finetune, memory=0, train_epochs=1, plugins=[watch])
+    strategy.train(toy.stream().train_stream[0])
+    strategy.eval_mb_size = 25
+    strategy.eval(toy.stream().test_stream[:1])
+    assert sizes == [25, 15]
+
+
+@pytest.mark.parametrize("hook", ["before_training_exp", "before_training_epoch", "before_eval"])
+def test_another_device_is_refused(hook):
+    """Before: batches went there and the network stayed, an error of PyTorch's."""
+    elsewhere = Write(hook, lambda s: setattr(s, "device", torch.device("meta")))
+    strategy = toy.make(Finetune, memory=0, train_epochs=1, plugins=[elsewhere], fast_data=False)
+    with pytest.raises(UserError, match="device is meta, and the strategy was made for cpu"):
+        strategy.train(toy.stream().train_stream[0])
+        strategy.eval(toy.stream().test_stream[:1])
+
+
+def foreign(plugin):
+    model = SimpleMLP(num_classes=10, input_size=64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Finetune(
+        model=model, optimizer=optimizer, plugins=[plugin], train_mb_size=32, evaluator=toy.quiet()
+    )
+
+
+def test_a_foreign_models_criterion_is_followed():
+    """A criterion of zero moves nothing."""
+    for criterion, moves in ((CrossEntropyLoss(), True), (lambda logits, labels: logits.sum() * 0, False)):
+        strategy = foreign(
+            Write("before_training_epoch", lambda s, own=criterion: setattr(s, "_criterion", own))
+        )
+        before = toy.weights(strategy.model)
+        strategy.train(toy.stream().train_stream[0])
+        assert bool(toy.changed(before, toy.weights(strategy.model))) == moves
+
+
+def test_a_foreign_model_is_followed():
+    other = SimpleMLP(num_classes=10, input_size=64)
+    calls = []
+    other.register_forward_hook(lambda *_: calls.append(1))
+    strategy = foreign(Write("before_training_epoch", lambda s: setattr(s, "model", other)))
+    strategy.train(toy.stream().train_stream[0])
+    assert len(calls) == 3
 
 
 def first_class(strategy):
