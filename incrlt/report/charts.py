@@ -183,8 +183,8 @@ def _heat(rows: Any, scale: str, unit: str, names: Sequence[str]) -> Figure | No
         "colorscale": [[step / 4, f"@{scale}:{step / 4}"] for step in range(5)],
         "colorbar": {"thickness": 10, "outlinewidth": 0, "title": {"text": unit}},
         "hovertemplate": f"{hover}<extra></extra>",
-        "xgap": 1,
-        "ygap": 1,
+        "xgap": int(len(rows) <= 40),  # between a hundred columns gaps are all that is seen
+        "ygap": int(len(rows) <= 40),
         "hoverongaps": False,
     }
     if len(rows) <= 12:
