@@ -104,7 +104,7 @@ def write(graph: Path, exemplars: Pictures, tests: Pictures) -> EightBit:
 
 
 def _quantised(graph: Path, exemplars: Pictures) -> bytes:
-    from onnxruntime import quantization
+    from onnxruntime import quantization  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     root, before = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)  # its remarks are on its own affairs
@@ -126,7 +126,7 @@ def _quantised(graph: Path, exemplars: Pictures) -> bytes:
 
 
 def _answers(graph: Path, tests: Pictures) -> npt.NDArray[np.int64]:
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     parts = [
