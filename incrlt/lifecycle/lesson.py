@@ -130,7 +130,14 @@ class Lesson:
             if state["memory"] is not None:
                 old = self.benchmark.train_stream[0].dataset if len(exemplars) else None
                 state["memory"] = memory_state(state["memory"], exemplars, old, self.facts.class_names)
+            asked = [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in self.strategy.optimizer.param_groups
+            ]
             self.strategy.load_state_dict(state, self.stream)
+            for group, own in zip(self.strategy.optimizer.param_groups, asked, strict=True):
+                group.pop("initial_lr", None)
+                group.update(own)  # the state brings the settings of the run, and an update may have others
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned in another process."""
