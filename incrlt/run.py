@@ -161,10 +161,13 @@ def _measured(experiment: Experiment) -> dict[str, str]:
 
 def _pictures(experiment: Experiment) -> dict[str, str]:
     """Return what a folder holds: every file accounted for, and the classes of each experience with their counts."""
-    if experiment.benchmark.dataset != "folder":
-        return {}
     from incrlt.benchmarks import folder
+    from incrlt.experiment.sections import FROM_FILES
 
+    if experiment.benchmark.dataset not in FROM_FILES:
+        return {}
+    if experiment.benchmark.dataset != "folder":
+        return {"pictures": experiment.large_folder().account}
     found, protocol = (
         folder.scan(experiment.data.root, experiment.benchmark.image_size),
         experiment.protocol(),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incrlt.benchmarks import facts, folder
+from incrlt.benchmarks import facts, folder, large
 from incrlt.benchmarks.holding import Holding, held
 from incrlt.benchmarks.surveying import Listed, Progress
 from incrlt.data.stores import Images
@@ -62,12 +62,12 @@ def load(name: str, root: str | os.PathLike[str] | None = None, download: bool =
         UserError: Unknown name; files missing, damaged or not downloadable. The message lists them.
     """
     facts.info(name)
+    if name in large.SETS:
+        raise UserError(f"{name} is read from files by an experiment (benchmark.dataset), not by load().")
     return _READERS[name](name, data_root(root), download)
 
 
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of the datasets: ``root``, else ``INCRLT_DATA``, else ``data``."""
-    return Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
+data_root = folder.data_root
 
 
 def _digits(name: str, root: Path, download: bool) -> ImageData:
@@ -186,6 +186,9 @@ def read_folder(
         Listed(train, test, (3, found.image_size, found.image_size)), holding or Holding(), progress
     )
     mean, std = _of_histogram(torch.from_numpy(pictures.histogram))
+    if isinstance(found, large.LargeFolder):
+        known = facts.info(found.dataset)
+        mean, std = known.mean, known.std
     return ImageData(
         found.name,
         pictures.train,

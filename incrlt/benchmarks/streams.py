@@ -66,9 +66,14 @@ def build(
         per_exp_classes=dict(enumerate(rule.classes_per_experience)),
         class_ids_from_zero_from_first_exp=True,
         train_transform=train,
-        eval_transform=augment.build("none", shape, data.mean, data.std, train=False),
+        eval_transform=augment.build(_evaluated(rule, augmentation), shape, data.mean, data.std, train=False),
     )
     return _with_names(benchmark, data, resolved)
+
+
+def _evaluated(rule: Protocol, augmentation: Callable[[Any], Tensor] | None) -> str:
+    """Return by which name pictures are prepared for evaluation; a transform of the user's own has none."""
+    return rule.augmentation if augmentation is None else "none"
 
 
 def _with_names(benchmark: Any, data: ImageData, resolved: ResolvedProtocol) -> Any:
@@ -86,7 +91,8 @@ def _without_some_tests(data: ImageData, resolved: ResolvedProtocol, train: Call
     rule = resolved.protocol
     place = np.argsort(rule.class_order)
     shape = (int(data.train_images.shape[1]), *map(int, data.train_images.shape[2:]))
-    evaluated = augment.build("none", shape, data.mean, data.std, train=False)  # type: ignore[arg-type]
+    named = resolved.protocol.augmentation if resolved.protocol.augmentation in augment.NAMED else "none"
+    evaluated = augment.build(named, shape, data.mean, data.std, train=False)  # type: ignore[arg-type]
     groups = {"train": (train, None), "eval": (evaluated, None)}
     tested = place[data.test_labels.numpy()]
     rows = [np.flatnonzero((tested >= own.start) & (tested < own.stop)) for own in rule.ranges]

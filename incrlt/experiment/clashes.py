@@ -16,7 +16,7 @@ from incrlt.experiment.declared import NEEDS, Declared
 from incrlt.experiment.explain import show
 from incrlt.experiment.fields import Model
 from incrlt.experiment.methods import Entry, Kind, external
-from incrlt.experiment.sections import Benchmark, Experiment, ModelSection, Training
+from incrlt.experiment.sections import FROM_FILES, OWN_TAIL, Benchmark, Experiment, ModelSection, Training
 from incrlt.experiment.sizes import too_large
 from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
 
@@ -71,11 +71,12 @@ def _split(b: Benchmark) -> list[str]:
 
 def _images(b: Benchmark) -> list[str]:
     found = []
-    if b.dataset != "folder" and b.image_size is not None:
+    if b.dataset not in FROM_FILES and b.image_size is not None:
         found.append(
-            f"benchmark.image_size is for dataset 'folder'; {b.dataset} has its own. Set benchmark.image_size: null."
+            f"benchmark.image_size is for pictures from files, such as dataset 'folder'; "
+            f"{b.dataset} has its own. Set benchmark.image_size: null."
         )
-    if b.dataset != "folder" and b.imbalance_ratio is None:
+    if b.dataset not in OWN_TAIL and b.imbalance_ratio is None:
         found.append(
             f"benchmark.imbalance_ratio null keeps a folder as it is; {b.dataset} is balanced. "
             "Set benchmark.imbalance_ratio: 1, or a larger one."

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -33,16 +34,33 @@ from incrlt.experiment.fields import Count, Fraction, Index, Model, NonNegative,
 from incrlt.experiment.methods import Entry, Kind
 
 if TYPE_CHECKING:
+    from incrlt.benchmarks.large import LargeFolder
     from incrlt.benchmarks.protocols import Protocol
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What NumPy's legacy generator takes."""
 
-Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
+Dataset = Literal[
+    "digits", "cifar10", "cifar100", "imagenet-lt", "inaturalist2018", "places-lt", "imagenet-subset-lt", "food101-lt",
+    "tiny-imagenet", "folder",
+]  # fmt: skip
+OWN_TAIL: Final = frozenset({"folder", "imagenet-lt", "inaturalist2018", "places-lt"})
+"""Data sets that keep every picture unless a ratio is given."""
+FROM_FILES: Final = OWN_TAIL | {"imagenet-subset-lt", "food101-lt", "tiny-imagenet"}
+"""Data sets that are brought to one size."""
 TimmModel = Annotated[str, Field(pattern=r"^timm:[a-z0-9_]+(\.[a-z0-9_]+)?$", title="timm:NAME")]
 OwnModel = Annotated[str, Field(pattern=f"^{methods.EXTERNAL.pattern}$", title="my_pkg.my_mod:MyNet")]
 Augmentation = Literal[
-    "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
+    "none",
+    "crop-flip",
+    "resized-crop-flip",
+    "shift",
+    "crop-rotate-flip",
+    "autoaugment-cutout",
+    "simclr",
+    "imagenet",
+    "imagenet-jitter",
+    "places",
 ]
 
 ADDED_LATER: Final[dict[str, dict[str, Any]]] = {
@@ -99,7 +117,8 @@ class Benchmark(Section):
 
     dataset: Dataset
     """Images: ``digits`` (in scikit-learn, no download), ``cifar10``, ``cifar100``, or ``folder``: your own, in
-    ``train/CLASS`` and ``test/CLASS`` below ``data.root``; ``list`` is the same of a list file."""
+    ``train/CLASS`` and ``test/CLASS`` below ``data.root``; ``list`` is the same of a list file. The large ones, such as
+    ``imagenet-lt``, are read from the files of their official archives below ``data.root``."""
     protocol: Annotated[str, Field(pattern=r"^[!-~]{1,100}$")] | None = None
     """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
     base_classes: Index | None = None
@@ -127,7 +146,8 @@ class Benchmark(Section):
     augmentation: Augmentation | None = None
     """Training augmentation; by default the dataset's own."""
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
-    """Side in pixels to which the pictures of a ``folder`` are brought; null: 32. Other datasets have a size."""
+    """Side in pixels to which pictures from files are brought; null: 32 for a ``folder``, 256 for the large data sets
+    (64 for ``tiny-imagenet``). Their crops take 7/8 of it. Other datasets have a size."""
 
     @model_validator(mode="before")
     @classmethod
@@ -138,7 +158,7 @@ class Benchmark(Section):
         values = dict(values)
         if values.get("dataset") == "list":
             values["dataset"] = "folder"
-        if values.get("dataset") == "folder":
+        if values.get("dataset") in OWN_TAIL:
             values.setdefault("imbalance_ratio", None)
         if "experiences" in values:
             values |= _experiences(values, values.pop("experiences"))
@@ -434,13 +454,45 @@ class Experiment(Section):
             pictures = folder.scan(self.data.root, b.image_size)
             dataset, rule = pictures.name, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
             names: Sequence[str] = pictures.class_names
+        elif dataset in FROM_FILES:
+            large = self.large_folder()
+            names, rule = large.class_names, rule | large.rule(as_it_is=b.imbalance_ratio is None)
+            rule["augmentation"] = b.augmentation or facts.info(dataset).augmentation
+            dataset = large.name
         else:
             names = facts.class_names(dataset)
         if b.protocol is not None:
-            return Protocol.named(b.protocol, dataset, **rule)
+            return self._in_its_order(Protocol.named(b.protocol, dataset, **rule))
         assert b.base_classes is not None and b.increment is not None, "checked by clashes()"
         order = splits.ids_of(b.order, names) if isinstance(b.order, list) else b.order or "shuffled"
-        return Protocol.free(dataset, b.base_classes, b.increment, order, **rule)
+        made = Protocol.free(dataset, b.base_classes, b.increment, order, **rule)
+        return made if isinstance(b.order, list) else self._in_its_order(made)
+
+    def large_folder(self) -> LargeFolder:
+        """List the pictures of a large data set.
+
+        Raises:
+            UserError: Something is not there.
+        """
+        from incrlt.benchmarks import large
+
+        b = self.benchmark
+        return large.scan(b.dataset, self.data.root, b.image_size, b.imbalance_ratio is None, self._arrival())
+
+    def _arrival(self) -> str:
+        """Return in which named order classes arrive."""
+        words = (self.benchmark.protocol or str(self.benchmark.order)).split("-")
+        return next((word for word in ("ordered", "reverse") if word in words), "shuffled")
+
+    def _in_its_order(self, protocol: Protocol) -> Protocol:
+        """Give ImageNet-Subset-LT its published shuffle, which is none of NumPy's permutations."""
+        from incrlt.benchmarks.large import subset_order
+
+        if self.benchmark.dataset != "imagenet-subset-lt" or self._arrival() != "shuffled":
+            return protocol
+        if protocol.name == "offline":
+            return protocol
+        return replace(protocol, class_order=subset_order("shuffled", protocol.num_classes))
 
     def memory_rule(self) -> dict[str, Any]:
         """Return the memory's part of the protocol hash: the budget, and what departs from the usual."""

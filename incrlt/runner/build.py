@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import incrlt.models
-from incrlt.benchmarks import datasets, folder
+from incrlt.benchmarks import datasets, folder, large
 from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.surveying import Progress
 from incrlt.data.features import FeatureCache
@@ -54,6 +54,9 @@ class Images:
         self._data: datasets.ImageData | None = None
         if chosen.dataset == "folder":
             self._folder = folder.scan(where.root, chosen.image_size)
+            self.labels = datasets.folder_labels(self._folder.train)
+        elif chosen.dataset in large.SETS:
+            self._folder = experiment.large_folder()
             self.labels = datasets.folder_labels(self._folder.train)
         else:
             self._data = datasets.load(chosen.dataset, where.root, where.download)

@@ -35,7 +35,9 @@ class Validation:
         self._images = images
         self.labels = torch.as_tensor(arrival[data.train_labels[held].numpy()])
         channels, height, width = images.shape[1:]
-        self._prepare = augment.build("none", (channels, height, width), data.mean, data.std, train=False)
+        chosen = resolved.protocol.augmentation
+        named = chosen if chosen in augment.NAMED else "none"
+        self._prepare = augment.build(named, (channels, height, width), data.mean, data.std, train=False)
         self._batch_size = batch_size
 
     @torch.no_grad()
