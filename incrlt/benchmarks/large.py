@@ -178,7 +178,8 @@ def scan(
     names = found.class_names
     if own_tail:  # class 0 is the head, as in every data set here
         rank = sorted(range(len(names)), key=lambda label: (-len(train[label]), names[label]))
-        names, train, test = (tuple(part[label] for label in rank) for part in (names, train, test))
+        names = tuple(names[label] for label in rank)
+        train, test = (tuple(part[label] for label in rank) for part in (train, test))
     pictures = sum(map(len, train)) + sum(map(len, test))
     told = f"{pictures:,} pictures; {found.account}"
     head = subset_order(order, len(names))[0] if dataset == "imagenet-subset-lt" else 0
