@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import large_trees as trees
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,6 @@ from incrlt.benchmarks.holding import Holding
 from incrlt.data import augment
 from incrlt.errors import UserError
 from incrlt.experiment import schema
-from tests.benchmarks import large_trees as trees
 
 
 def checksum(counts):
