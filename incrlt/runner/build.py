@@ -13,7 +13,7 @@ import incrlt.models
 from incrlt.benchmarks import datasets
 from incrlt.errors import UserError
 from incrlt.experiment import explain
-from incrlt.experiment.clashes import computation
+from incrlt.experiment.clashes import NARROWEST_CHANNELS_LAST, computation
 from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.sections import Experiment
 from incrlt.plugins.memory import ExemplarMemory
@@ -60,7 +60,7 @@ def check_device(experiment: Experiment, device: torch.device) -> None:
     Raises:
         UserError: A captured step or fp16 on a CPU.
     """
-    problems = computation(experiment.training, device.type)
+    problems = computation(experiment.training, device.type, experiment.model.width)
     if problems:
         raise explain.user_error(f"on this machine {experiment.name}", problems)
 
@@ -90,7 +90,10 @@ def build_strategy(
         last_relu=experiment.model.last_relu,
     )
     precision = choose_precision(training.precision, device)
-    channels_last = precision != "fp32" if training.channels_last == "auto" else training.channels_last
+    safe = device.type != "cpu" or experiment.model.width >= NARROWEST_CHANNELS_LAST
+    channels_last = (
+        precision != "fp32" and safe if training.channels_last == "auto" else training.channels_last
+    )
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=training.lr,

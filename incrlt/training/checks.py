@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+import incrlt._compat  # noqa: F401  (must come before avalanche)
+
 from avalanche.training.plugins import LRSchedulerPlugin
 from torch import nn
 from torch.nn import CrossEntropyLoss
