@@ -1,7 +1,8 @@
 # Every target sets up what it needs: only python3 (3.11 or newer) and make have to be there.
-#   make run [ARGS="--out somewhere"]     make test [ARGS="-k memory"]     make PYTHON=python3.12 PIP_ARGS="--no-cache-dir" test
+#   make run [ARGS="--out somewhere"]     make test [ARGS="-k memory"] [JOBS=0]     make PYTHON=python3.12 PIP_ARGS="--no-cache-dir" test
 PYTHON ?= python3
 PIP_ARGS ?=
+JOBS ?= logical
 ARGS ?=
 
 # Relative paths only: the folder's name may hold spaces.
@@ -13,7 +14,7 @@ PIP := $(BIN) -m pip install $(PIP_ARGS)
 
 help:
 	@echo "make run    quickstart on the embedded digits, to a report"
-	@echo "make test   all tests"
+	@echo "make test   all tests, on as many processes as there are processors (JOBS=0: in one)"
 	@echo "make check  ruff, mypy, import contracts"
 	@echo "make bench  speed measurements of perf/"
 	@echo "make docs   documentation into docs/_build/html"
@@ -25,7 +26,7 @@ run: .venv/.installed-run
 	$(BIN) -m incrlt.run experiments/quickstart.yaml $(ARGS)
 
 test: .venv/.installed-test
-	$(BIN) -m pytest -q $(ARGS)
+	$(BIN) -m pytest -q -n $(JOBS) $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN) -m ruff check .

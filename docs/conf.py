@@ -63,6 +63,19 @@ suppress_warnings = ["ref.python"]  # a short name in a signature that two modul
 napoleon_use_ivar = True  # an attribute named in the class docstring may have a docstring of its own
 
 
+def levels(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Mend what axe calls critical or serious in Sphinx's pages.
+
+    The headings of the navigation get their level, and code that may be wider than the window can be reached by key.
+    """
+    if "body" in context:
+        context["body"] = context["body"].replace("<pre>", '<pre tabindex="0">')
+    for name, text in context.items():
+        if name.endswith("navigation_tree") and isinstance(text, str):
+            context[name] = text.replace('role="heading">', 'role="heading" aria-level="2">')
+
+
 def setup(app: Any) -> None:
-    """Leave out what scikit-learn adds to estimators: its texts refer to pages of its own."""
+    """Mend the navigation, and leave out what scikit-learn adds to estimators: its texts refer to pages of its own."""
+    app.connect("html-page-context", levels, priority=900)
     app.connect("autodoc-skip-member", lambda app, what, name, *rest: name.endswith("_request") or None)

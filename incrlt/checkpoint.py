@@ -77,7 +77,7 @@ class CheckpointFolder:
         self.damaged: dict[str, str] = {}
         self.chosen: Path | None = None
 
-    def save(self, state: dict[str, Any]) -> Path:
+    def save(self, state: dict[str, object]) -> Path:
         """Write a checkpoint; :meth:`drop_old` then deletes all but the last :data:`KEPT`.
 
         Raises:
@@ -203,7 +203,7 @@ def _memory() -> int:
         return 64 << 30
 
 
-def _read(path: Path, content: bytes) -> dict[str, Any]:
+def _read(path: Path, content: bytes) -> dict[str, object]:
     try:
         tensorfile.check(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -246,7 +246,7 @@ def one_sentence(what: str, then: str) -> Iterator[None]:
         ) from error
 
 
-def first_non_finite(state: Any, where: str = "") -> str | None:
+def first_non_finite(state: object, where: str = "") -> str | None:
     """Return the place of the first tensor with a value that is not finite, or None.
 
     Args:

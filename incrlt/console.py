@@ -23,6 +23,8 @@ LINES_PER_STAGE: Final = 5
 """Plain lines per stage where there is no terminal; two stages make ten per experience."""
 PLAIN_WIDTH: Final = 120
 """Columns where there is no terminal."""
+MANY_PICTURES: Final = 5_000
+"""Pictures whose decoding is told where there is no terminal: it takes more than seconds."""
 GROUPS: Final = ("many", "medium", "few")
 
 COLUMNS: Final = {
@@ -52,7 +54,7 @@ class Console:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._clock = Clock([])
-        self._plan: list[Mapping[str, Any]] = []
+        self._plan: list[Mapping[str, object]] = []
 
     def plain(self, text: str) -> None:
         """Print text as it is: no markup, no colour, no line breaks of our own."""
@@ -68,7 +70,7 @@ class Console:
         self.close()
         self._err.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True, style="red")
 
-    def banner(self, facts: Mapping[str, Any], plan: Sequence[Mapping[str, Any]]) -> None:
+    def banner(self, facts: Mapping[str, object], plan: Sequence[Mapping[str, Any]]) -> None:
         """Say what is about to run, on what.
 
         Args:
@@ -79,7 +81,7 @@ class Console:
         self._clock = Clock([row.get("work", 0) for row in plan])
         self._facts({**facts, "classes by group": _groups_line(plan)})
 
-    def dry_run(self, facts: Mapping[str, Any], config: str, plan: Sequence[Mapping[str, Any]]) -> None:
+    def dry_run(self, facts: Mapping[str, object], config: str, plan: Sequence[Mapping[str, object]]) -> None:
         """Say what a run would do: the resolved configuration, the plan, and the facts.
 
         Args:
@@ -88,8 +90,31 @@ class Console:
             plan: As in :meth:`banner`.
         """
         self.plain(config)
-        self._out.print(_plan_table(plan))
+        self._out.print(_plan_table(plan, self._out.width))
         self._facts({**facts, "classes by group": _groups_line(plan)})
+
+    def reading(self, done: int, number: int) -> None:
+        """Show how many pictures are decoded: a bar on a terminal, elsewhere a line for each tenth of very many.
+
+        Args:
+            done: So far.
+            number: Of how many.
+        """
+        if self._out.is_terminal:
+            if self._progress is None:
+                columns = (
+                    BarColumn(bar_width=20),
+                    TextColumn("{task.completed:,.0f}/{task.total:,.0f} pictures"),
+                )
+                self._progress = Progress(*columns, console=self._out, transient=True)
+                self._task = self._progress.add_task("", total=number)
+                self._progress.start()
+            assert self._task is not None
+            self._progress.update(self._task, completed=done)
+            if done == number:
+                self.close()
+        elif number >= MANY_PICTURES and done * 10 // number > (done - 1) * 10 // number:
+            self.plain(f"{done:,} of {number:,} pictures decoded")
 
     def epoch(self, event: Mapping[str, Any]) -> None:
         """Show that an epoch is over.
@@ -116,13 +141,16 @@ class Console:
         notes += [f"{row['memory_images']} exemplars"] if row.get("memory_images") else []
         notes += [f"trained in {clock(row['train_seconds'])}"] if "train_seconds" in row else []
         notes += [f"evaluated in {clock(row['eval_seconds'])}"] if "eval_seconds" in row else []
-        view = Table(title=" | ".join([title, *notes]), title_justify="left")
-        view.add_column("read-out, %")
-        for head in COLUMNS.values():
-            view.add_column(head, justify="right")
-        for readout, values in table.items():
-            view.add_row(readout, *(self._known(percent(values.get(key))) for key in COLUMNS))
-        self._printer().print(view)
+        heads = ["read-out, %", *COLUMNS.values()]
+        rows = [
+            [readout, *(self._known(percent(values.get(key))) for key in COLUMNS)]
+            for readout, values in table.items()
+        ]
+        printer = self._printer()
+        if _width(heads, rows) > printer.width:  # a line per number and a column per read-out
+            heads, *rows = ([*line] for line in zip(heads, *rows, strict=True))
+        printer.print(" | ".join([title, *notes]), markup=False, highlight=False, soft_wrap=True)
+        printer.print(_table(heads, rows, left=1))
 
     def finished(
         self,
@@ -130,17 +158,20 @@ class Console:
         report_path: Path | str | None,
         next_command: str,
         published_line: str | None,
+        numbers: str | None = None,
     ) -> None:
-        """Print where everything is, how far from the published row, and what to do next.
+        """Print what came out, where everything is, how far from the published row, and what to do next.
 
         Args:
             run_folder: The run folder.
             report_path: The report, if it was written.
             next_command: A command worth running now.
             published_line: Distance to the published row of the same protocol, if there is one.
+            numbers: The average and the last accuracy, as :func:`headline` writes them.
         """
         self.close()
         facts = {
+            "result": numbers,
             "published": published_line,
             "run folder": run_folder,
             "report": report_path,
@@ -160,7 +191,7 @@ class Console:
     def _printer(self) -> RichConsole:
         return self._progress.console if self._progress else self._out
 
-    def _facts(self, facts: Mapping[str, Any]) -> None:
+    def _facts(self, facts: Mapping[str, object]) -> None:
         shown = {label: str(value) for label, value in facts.items() if value is not None and str(value)}
         width = max(map(len, shown), default=0)
         for label, value in shown.items():
@@ -206,7 +237,7 @@ class Clock:
         self.work = list(work)
         self.total = sum(work)
         self.done = 0.0
-        self._stage: tuple[Any, Any] | None = None
+        self._stage: tuple[object, object] | None = None
         self._before = 0.0
         self._first: tuple[float, float] | None = None
 
@@ -289,30 +320,83 @@ def _groups_line(plan: Sequence[Mapping[str, Any]]) -> str | None:
     return ", ".join(parts)
 
 
-def _plan_table(plan: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the plan as a table, one row per experience and one of totals."""
-    heads = ("experience", "new classes", "seen", "images", "exemplars", *GROUPS, "epochs", "image-epochs")
-    table = Table(show_footer=len(plan) > 1)
-    totals = {
-        "new classes": sum(len(row["classes"]) for row in plan),
-        "images": sum(row["images"] for row in plan),
-        **{group: sum(row["classes_by_group"][group] for row in plan) for group in GROUPS},
-        "epochs": sum(row["epochs"] + row["later_epochs"] for row in plan),
-        "image-epochs": quantity(sum(row["work"] for row in plan)),
-    }
-    for head in heads:
-        table.add_column(
-            head, justify="right", footer="total" if head == "experience" else str(totals.get(head, ""))
-        )
-    for row in plan:
-        epochs = f"{row['epochs']}" + (f" + {row['later_epochs']}" if row["later_epochs"] else "")
-        numbers = (
-            row["experience"],
-            len(row["classes"]),
-            row["classes_seen"],
-            row["images"],
-            row["exemplars"],
-        )
-        groups = (row["classes_by_group"][group] for group in GROUPS)
-        table.add_row(*map(str, (*numbers, *groups, epochs, quantity(row["work"]))))
+def _plan_table(plan: Sequence[Mapping[str, Any]], width: int) -> Table:
+    """Return the plan as a table of at most ``width`` columns where that can be, one row per experience and a total."""
+    wide = _plan_rows(plan, False)
+    if _width(*wide) <= width:
+        return _table(*wide)
+    return _table(*_plan_rows(plan, True), narrow=True)
+
+
+def _plan_rows(plan: Sequence[Mapping[str, Any]], narrow: bool) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of the plan; the groups are one column where room is short."""
+    many = ["many/med/few"] if narrow else list(GROUPS)
+    heads = ["exp.", "new", "seen", "images", "kept", *many, "epochs", "work"]
+    if not narrow:
+        heads = ["experience", "new classes", "seen", "images", "exemplars", *many, "epochs", "image-epochs"]
+
+    def groups(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        found = [str(sum(row["classes_by_group"][group] for row in rows)) for group in GROUPS]
+        return ["/".join(found)] if narrow else found
+
+    plus = "+" if narrow else " + "
+    lines = [
+        [
+            str(row["experience"]), str(len(row["classes"])), str(row["classes_seen"]), str(row["images"]),
+            str(row["exemplars"]), *groups([row]),
+            f"{row['epochs']}" + (f"{plus}{row['later_epochs']}" if row["later_epochs"] else ""), quantity(row["work"]),
+        ]
+        for row in plan
+    ]  # fmt: skip
+    if len(plan) > 1:
+        images, classes = sum(row["images"] for row in plan), sum(len(row["classes"]) for row in plan)
+        epochs = sum(row["epochs"] + row["later_epochs"] for row in plan)
+        work = quantity(sum(row["work"] for row in plan))
+        lines.append(["total", str(classes), "", str(images), "", *groups(plan), str(epochs), work])
+    return heads, lines
+
+
+def _least(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return how narrow each column may be: its numbers stay whole, its head may be broken between words."""
+    return [max(map(len, [*head.split(), *(row[place] for row in rows)])) for place, head in enumerate(heads)]
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return the columns that a table with lines takes at least."""
+    return sum(_least(heads, rows)) + 3 * len(heads) + 1
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0, narrow: bool = False) -> Table:
+    """Return a table in which no number is cut.
+
+    Args:
+        heads: Of the columns.
+        rows: Texts. A last one that begins with "total" stands below a line.
+        left: Columns of words, which stand at the left; all others stand at the right.
+        narrow: No lines, and a space between the columns.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0)) if narrow else Table()
+    for place, (head, least) in enumerate(zip(heads, _least(heads, rows), strict=True)):
+        table.add_column(head, justify="left" if place < left else "right", min_width=least)
+    for row, after in zip(rows, [*rows[1:], [""]], strict=True):
+        table.add_row(*row, end_section=after[0] == "total")
     return table
+
+
+def headline(readout: str, numbers: Mapping[str, Any]) -> str:
+    """Return the two numbers that experiment files expect of a run, by the read-out that it answers with.
+
+    Args:
+        readout: Its name.
+        numbers: Of a summary, in percent.
+
+    Example:
+        >>> average, last = "average_incremental_accuracy/over_tasks", "last_accuracy/over_tasks"
+        >>> headline("cnn", {average: 93.08, last: 87.2})
+        '93.08 / 87.20 % (average over tasks / last, cnn)'
+    """
+    average, last = (
+        percent(numbers.get(f"{name}/over_tasks"))
+        for name in ("average_incremental_accuracy", "last_accuracy")
+    )
+    return f"{average} / {last} % (average over tasks / last, {readout})"

@@ -30,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--version", metavar="N", type=int, help="version of the run; by default the one that answers"
     )
+    command.add_argument(
+        "--int8", action="store_true", help="also a graph with 8-bit convolutions, its accuracy beside it"
+    )
     return command
 
 
@@ -43,12 +46,14 @@ def _export(given: argparse.Namespace) -> int:
     from incrlt.console import Console
     from incrlt.lifecycle.export import export
 
-    found = export(given.run, given.out, given.version)
+    found = export(given.run, given.out, given.version, given.int8)
     console = Console()
     console.plain(
         f"probabilities differ from the network's by {found.difference:.1e} at most ({found.checked} pictures, batches "
         "of several sizes); answers and experts used are the same"
     )
+    if found.int8 is not None:
+        console.plain(found.int8.sentence)
     console.plain(f"{found.folder}: {', '.join(found.files)}")
     return DONE
 

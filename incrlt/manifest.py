@@ -122,7 +122,7 @@ def _parsed(content: dict[str, Any]) -> Manifest:
     )
 
 
-def _seal(content: Mapping[str, Any]) -> str:
+def _seal(content: Mapping[str, object]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -174,7 +174,7 @@ class Keeper:
         self.folder, self.config, self.protocol, self._clock = folder, config, protocol, clock
         self._entries: dict[str, FileEntry] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
-        self._growing: dict[str, tuple[Any, int]] = {}
+        self._growing: dict[str, tuple[object, int]] = {}
         self._noticed: tuple[str, ...] = ()
         self._number = 0
 
@@ -195,7 +195,7 @@ class Keeper:
             if name.startswith(GROWING):
                 sync(self.folder / name)
 
-    def renew(self, finished: bool = False, **about: Any) -> None:
+    def renew(self, finished: bool = False, **about: object) -> None:
         """Write the manifest of what is there now: the commit point.
 
         Args:

@@ -68,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
     only.add_argument(
         "--print-config", action="store_true", help="print every value, defaults included, and stop"
     )
+    command.add_argument(
+        "--measure",
+        action="store_true",
+        help="dry run that measures ten seconds and estimates hours, memory and disk",
+    )
     return command
 
 
@@ -97,8 +102,8 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> int:
     if given.print_config:
         Console().plain(experiment.resolved_yaml().rstrip())
         return DONE
-    if given.dry_run:
-        _dry_run(experiment)
+    if given.dry_run or given.measure:
+        _dry_run(experiment, given.measure)
         return DONE
     from incrlt.runner.run import execute
 
@@ -122,7 +127,7 @@ def _overrides(given: argparse.Namespace) -> list[str]:
     return [*given.overrides, *named]
 
 
-def _dry_run(experiment: Experiment) -> None:
+def _dry_run(experiment: Experiment, measure: bool) -> None:
     from incrlt.console import Console, quantity
     from incrlt.experiment.plan import plan, untold
 
@@ -137,21 +142,32 @@ def _dry_run(experiment: Experiment) -> None:
         "config hash": experiment.hash()[:8],
         "cost": f"{epochs} epochs, {quantity(work)} images, about {quantity(steps)} steps",
         **_pictures(experiment),
+        **(_measured(experiment) if measure else {}),
         **_not_counted(untold(experiment)),
         "results in": experiment.run_folder("<protocol hash>").with_name(
             f"<protocol hash>-{experiment.hash()[:8]}-s{experiment.seeds.all}"
         ),
-        "dry run": "nothing was trained; leave out --dry-run to run it",
+        "dry run": f"nothing was trained; leave out {'--measure' if measure else '--dry-run'} to run it",
     }
     Console().dry_run(facts, experiment.resolved_yaml(), rows)
 
 
+def _measured(experiment: Experiment) -> dict[str, str]:
+    """Return what a run would take, measured on this machine."""
+    from incrlt.runner.measure import measured
+
+    return measured(experiment)
+
+
 def _pictures(experiment: Experiment) -> dict[str, str]:
     """Return what a folder holds: every file accounted for, and the classes of each experience with their counts."""
-    if experiment.benchmark.dataset != "folder":
-        return {}
     from incrlt.benchmarks import folder
+    from incrlt.experiment.sections import FROM_FILES
 
+    if experiment.benchmark.dataset not in FROM_FILES:
+        return {}
+    if experiment.benchmark.dataset != "folder":
+        return {"pictures": experiment.large_folder().account}
     found, protocol = (
         folder.scan(experiment.data.root, experiment.benchmark.image_size),
         experiment.protocol(),

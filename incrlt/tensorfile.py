@@ -103,7 +103,7 @@ class _Sizes(pickle.Unpickler):
     def __init__(self, text: BinaryIO, sizes: dict[str, int]) -> None:
         super().__init__(text)
         self.sizes = sizes
-        self.known: dict[tuple[str, str], Callable[..., Any] | int] = {
+        self.known: dict[tuple[str, str], Callable[..., object] | int] = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): _passed,
@@ -130,12 +130,12 @@ class _Sizes(pickle.Unpickler):
         return number
 
 
-def _passed(*arguments: Any) -> Any:
+def _passed(*arguments: object) -> object:
     return arguments
 
 
 def _tensor(
-    storage: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    storage: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object
 ) -> tuple[int, ...]:
     """Check that the last element lies inside the storage; with steps of 0 one element could be any number."""
     numbers = (storage, offset, *shape, *stride)

@@ -105,10 +105,10 @@ class LossContext:
     epochs: int
     network: Any = None
     second_view: Callable[[str], Tensor] | None = None
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     guide: Callable[[], ModelOutput] | None = None
     kernels: str = "auto"
-    constants: dict[Any, Any] = field(default_factory=dict)
+    constants: dict[object, Any] = field(default_factory=dict)
     expert_scale: int = 1
 
     def constant(self, key: Hashable, compute: Callable[[], T]) -> T:

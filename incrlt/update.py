@@ -20,6 +20,7 @@ EPILOG: Final = """\
 examples:
   incrlt update RUN monday/
   incrlt update RUN monday.csv training.epochs=20 --accept "old_drop<=2, few>=30"
+  incrlt update RUN monday/ --compare joint      # what did it cost and save against training anew?
   incrlt update RUN monday/ --accept none        # take a version whatever it shows
 
 --accept asks for all, old, new, many, medium, few (percent, every class counts the same) and old_drop, many_drop,
@@ -59,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--restart", action="store_true", help="begin anew where an update is unfinished or was rejected"
     )
+    command.add_argument(
+        "--compare",
+        choices=("joint",),
+        help="also train anew on every picture at hand, and say what updating cost and saved",
+    )
     return command
 
 
@@ -82,6 +88,7 @@ def _update(given: argparse.Namespace) -> int:
         skip_broken=given.skip_broken,
         seed=given.seed,
         restart=given.restart,
+        compare=given.compare is not None,
     )
     version = update.update(asked, console)
     for line in update.told(given.run, version):

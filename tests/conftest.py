@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py and chromium.py importable
 sys.path.insert(1, str(REPOSITORY))  # and perf/
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: threads of one would wait for cores of another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +53,21 @@ def figure(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     return say
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded pictures of tests lie apart from the user's."""
+    place = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INCRLT_CACHE", str(place))
+        yield place
+
+
+@pytest.fixture(autouse=True)
+def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """What one test decodes, another does not find."""
+    monkeypatch.setenv("INCRLT_CACHE", str(caches / hashlib.sha256(request.node.nodeid.encode()).hexdigest()))
+
+
 @pytest.fixture(scope="session")
 def cifar100_root() -> Path:
     """Folder that holds ``cifar-100-python``; skips where the real data are not there."""
@@ -67,6 +85,16 @@ def browser() -> str:
 
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     return found or pytest.skip("no Chromium is installed: Debian's package is chromium")
+
+
+@pytest.fixture(scope="session")
+def axe() -> Path:
+    """Path of axe-core; skips where it is not installed."""
+    from chromium import find_axe
+
+    return find_axe() or pytest.skip(
+        "axe-core is not installed: npm install axe-core, or set INCRLT_AXE to its folder"
+    )
 
 
 @pytest.fixture(scope="session")

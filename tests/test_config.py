@@ -241,7 +241,7 @@ def test_seeds_left_out_follow_all():
         ("benchmark.dataset=cifar-100", "Did you mean 'cifar100'?"),
         (
             "benchmark.dataset=null",
-            "benchmark.dataset must be one of digits, cifar10, cifar100, folder; got null.",
+            "benchmark.dataset must be one of digits, cifar10, cifar100, imagenet-lt,",
         ),
         (
             "benchmark.order=sideways",

@@ -103,6 +103,33 @@ def test_experience_table_has_every_convention_and_says_none(files):
     assert "–" in text and "nan" not in text.lower()
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_tables_fit_the_window_and_keep_every_digit(files, width):
+    """The largest numbers there are: ImageNet-LT's images, three read-outs."""
+    out, _, console = files
+    console._out.width = width
+    groups = {"many": 391, "medium": 473, "few": 136}
+    plan = [
+        PLAN[0]
+        | {
+            "experience": t,
+            "images": 1_281_167,
+            "exemplars": 20_000,
+            "classes_by_group": groups,
+            "work": 1.2e9,
+        }
+        for t in (0, 99)
+    ]
+    console._out.print(module._plan_table(plan, width))
+    console.experience(
+        {"experience": 9}, {name: dict.fromkeys(module.COLUMNS, -100.0) for name in ("cnn", "nme", "routed")}
+    )
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert text.count("1281167") == 2 and text.count("2562334") == 1 and text.count("-100.00") == 3 * 8
+    assert all(word in text for word in ("20000", "391", "946", "1.2G", "forgetting", "routed"))
+
+
 def test_table_columns_are_metrics_that_exist():
     np = pytest.importorskip("numpy")
     from incrlt.metrics import StreamRecord, experience_rows
@@ -122,8 +149,11 @@ def test_errors_and_warnings_go_to_stderr_unwrapped(files):
 
 def test_finished_says_where_and_what_next(files):
     out, _, console = files
-    console.finished("runs/a", None, "python -m incrlt.report runs/a", "0.3 below LUCIR")
+    numbers = {"average_incremental_accuracy/over_tasks": 93.084, "last_accuracy/over_tasks": 87.2}
+    said = module.headline("nme", numbers)
+    console.finished("runs/a", None, "python -m incrlt.report runs/a", "0.3 below LUCIR", said)
     assert out.getvalue().splitlines() == [
+        "result      93.08 / 87.20 % (average over tasks / last, nme)",
         "published   0.3 below LUCIR",
         "run folder  runs/a",
         "next        python -m incrlt.report runs/a",

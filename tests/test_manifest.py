@@ -459,7 +459,7 @@ def test_too_little_memory_is_one_sentence_and_other_errors_pass(tmp_path, monke
     def fails(*_):
         raise error
 
-    monkeypatch.setattr("incrlt.runner.run.load_data", fails)
+    monkeypatch.setattr("incrlt.runner.run.Images", fails)
     assert run(tmp_path) == 2
     said = text_of(capsys)
     assert "there is not enough memory. What the run has saved stays: end other programs" in said

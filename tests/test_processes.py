@@ -137,6 +137,36 @@ def test_a_killed_process_ends_the_others_and_one_process_goes_on(tmp_path):
     assert codes == [0, 0] and "this run is finished" in said[0] and said[1] == ""
 
 
+HANGING = """
+import os, signal, sys
+from datetime import timedelta
+import torch
+from incrlt import processes
+from incrlt.errors import UserError
+processes.PATIENCE = timedelta(seconds=5)
+with processes.joined() as world:
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        world.check_same("x", [torch.ones(2)])
+    except UserError as error:
+        sys.exit(str(error))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_others_with_a_sentence():
+    """Not killed, but stopped: its connections stay open and nobody is told."""
+    first, hanging = started(2, "-c", HANGING)
+    try:
+        said = first.communicate(timeout=120)[0]
+    finally:
+        hanging.kill()
+        hanging.communicate()
+    assert first.returncode == 1
+    assert "has not answered for 5 seconds" in said and "the same command goes on from there" in said
+
+
 # ---------------------------------------------------------------------------- parts, in one process
 
 

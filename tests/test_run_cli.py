@@ -59,6 +59,7 @@ def test_options_are_these_and_no_others():
         ("--data",),
         ("--out",),
         ("--seed",),
+        ("--measure",),
         ("--batch-norm",),
         ("--resume",),
         ("--restart",),

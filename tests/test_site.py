@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from chromium import open_page
+from chromium import DARK, open_page, serious
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = REPOSITORY / "docs" / "gallery" / "runs"
@@ -174,3 +174,9 @@ def test_pages_open_in_a_browser(browser, site, tmp_path, page, width, flags):
     probe = json.loads(re.search(r'data-probe="([^"]+)"', dom)[1].replace("&quot;", '"'))
     assert probe["heading"] > 0
     assert probe["wide"] <= 0, f"the page scrolls sideways: {probe['out']}"
+
+
+@pytest.mark.parametrize("page", ["index.html", "gallery/index.html", "gallery/reports/index.html"])
+@pytest.mark.parametrize(("width", "flags"), [(1400, ()), (500, DARK)])
+def test_nothing_serious_about_accessibility(browser, axe, site, tmp_path, page, width, flags):
+    assert serious(browser, axe, site / page, tmp_path / "profile", *flags, width=width) == []

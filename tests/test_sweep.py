@@ -132,6 +132,31 @@ def test_a_sweep_is_a_file_with_a_hash_of_its_content(tiny):
     assert sweep_of(tiny, **more).hash != sweep.hash, "the experiment's own content counts"
 
 
+def test_rows_that_differ_in_overrides_alone_are_told_apart_everywhere(tiny, tmp_path):
+    both = ["training.epochs=2", "benchmark.holdout=none"]
+    rows = [
+        {"experiment": tiny.name, "seeds": [0], "overrides": both},
+        {
+            "experiment": tiny.name,
+            "seeds": [0],
+            "overrides": [*both, "rebalance.name=lws", "rebalance.epochs=1"],
+        },
+    ]
+    sweep = table.from_file(tiny.with_name("own.yaml"), rows)
+    queue, _, _ = queue_of(sweep, tmp_path)
+    labels = ["tiny seeds.all=0", "tiny rebalance.name=lws rebalance.epochs=1 seeds.all=0"]
+    assert [item.task.label for item in queue.items] == labels, "in console and table"
+    found = outcome.settings(queue.items, sweep.rows)
+    expected = ["tiny", "tiny, rebalance.name=lws, rebalance.epochs=1"]
+    assert [setting.changed for setting in found] == expected, "in report and sweep.json"
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / tiny.name).write_text(TINY.replace("width: 2", "width: 4"))
+    two = table.from_file(
+        tmp_path / "own.yaml", [{"experiment": "tiny.yaml"}, {"experiment": "more/tiny.yaml"}]
+    )
+    assert table.apart(two.rows) == [(f"{tmp_path.name}/tiny",), ("more/tiny",)]
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

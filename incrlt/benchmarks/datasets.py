@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incrlt.benchmarks import facts, folder
-from incrlt.benchmarks.listing import SHOWN
-from incrlt.benchmarks.preparing import read_picture
-from incrlt.benchmarks.reading import WORKERS
-from incrlt.data.machine import memory_bytes
+from incrlt.benchmarks import facts, folder, large
+from incrlt.benchmarks.holding import Holding, held
+from incrlt.benchmarks.surveying import Listed, Progress
+from incrlt.data.stores import Images
 from incrlt.errors import UserError
+
+_AT_A_TIME = 1024
+"""Pictures whose values are counted at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A whole dataset in memory.
+    """A whole dataset: its images in memory, or in stores that read them when they are asked for.
 
     Args:
         name: Name of the dataset.
@@ -34,16 +35,18 @@ class ImageData:
         class_names: Name of each class id.
         mean: Per-channel mean for normalisation, in units of [0, 1].
         std: Per-channel standard deviation for normalisation.
+        where: How pictures from files are held and why, for people; empty for the others.
     """
 
     name: str
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    where: str = ""
 
 
 def load(name: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> ImageData:
@@ -59,12 +62,12 @@ def load(name: str, root: str | os.PathLike[str] | None = None, download: bool =
         UserError: Unknown name; files missing, damaged or not downloadable. The message lists them.
     """
     facts.info(name)
+    if name in large.SETS:
+        raise UserError(f"{name} is read from files by an experiment (benchmark.dataset), not by load().")
     return _READERS[name](name, data_root(root), download)
 
 
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of the datasets: ``root``, else ``INCRLT_DATA``, else ``data``."""
-    return Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
+data_root = folder.data_root
 
 
 def _digits(name: str, root: Path, download: bool) -> ImageData:
@@ -151,7 +154,12 @@ def _how_to_get(name: str, reader: Any, root: Path, bad: list[str]) -> str:
     )
 
 
-def load_folder(root: str | os.PathLike[str] | None = None, image_size: int | None = None) -> ImageData:
+def load_folder(
+    root: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    holding: Holding | None = None,
+    progress: Progress | None = None,
+) -> ImageData:
     """Read pictures of your own from ``root/train/CLASS`` and ``root/test/CLASS``.
 
     They are cut to the largest central square and brought to one size, in colour. Mean and deviation are those of
@@ -160,68 +168,56 @@ def load_folder(root: str | os.PathLike[str] | None = None, image_size: int | No
     Args:
         root: The folder; None: ``INCRLT_DATA``, else ``data``.
         image_size: Side in pixels; None: 32.
+        holding: Where they are held; None chooses by their size.
+        progress: Called with the pictures decoded so far and those there are.
 
     Raises:
         UserError: Folders are missing, classes differ, a picture cannot be read, or memory would not do.
     """
-    return read_folder(folder.scan(root, image_size))
+    return read_folder(folder.scan(root, image_size), holding, progress)
 
 
-def read_folder(found: folder.ImageFolder) -> ImageData:
+def read_folder(
+    found: folder.ImageFolder, holding: Holding | None = None, progress: Progress | None = None
+) -> ImageData:
     """Read the pictures of a folder that was listed; see :func:`load_folder`."""
-    _check_memory(found)
-    (train, train_labels), (test, test_labels) = (
-        _read_pictures(part, found.image_size) for part in (found.train, found.test)
+    train, test = (tuple(path for own in part for path in own) for part in (found.train, found.test))
+    pictures = held(
+        Listed(train, test, (3, found.image_size, found.image_size)), holding or Holding(), progress
     )
-    mean, std = statistics(train)
-    return ImageData(found.name, train, train_labels, test, test_labels, found.class_names, mean, std)
+    mean, std = _of_histogram(torch.from_numpy(pictures.histogram))
+    if isinstance(found, large.LargeFolder):
+        known = facts.info(found.dataset)
+        mean, std = known.mean, known.std
+    return ImageData(
+        found.name,
+        pictures.train,
+        folder_labels(found.train),
+        pictures.test,
+        folder_labels(found.test),
+        found.class_names,
+        mean,
+        std,
+        pictures.where,
+    )
 
 
-def _check_memory(found: folder.ImageFolder) -> None:
-    """Raise where the decoded pictures would take more than half of the memory that this process may use."""
-    number = sum(map(len, (*found.train, *found.test)))
-    needed = number * 3 * found.image_size**2
-    there = memory_bytes()
-    if there is not None and needed > there / 2:
-        raise UserError(
-            f"{number:,} pictures of {found.image_size} x {found.image_size} pixels take {needed / 2**30:.1f} GiB; "
-            f"this machine has {there / 2**30:.1f} for this process, of which half may be used. Lower "
-            "benchmark.image_size (image_size)."
-        )
-
-
-def _read_pictures(classes: tuple[tuple[Path, ...], ...], size: int) -> tuple[Tensor, Tensor]:
-    """Return uint8 images ``[N, 3, size, size]`` and labels ``[N]``, class after class."""
-    labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes])
-    images = np.empty((len(labels), size, size, 3), dtype=np.uint8)
-
-    def one(index: int, path: Path) -> str | None:
-        try:
-            images[index] = read_picture(path, size, size)
-        except UserError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, os.cpu_count() or 1))) as pool:
-        told = list(pool.map(one, range(len(labels)), (path for paths in classes for path in paths)))
-    _refuse([sentence for sentence in told if sentence is not None])
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
-
-
-def _refuse(sentences: list[str]) -> None:
-    """Raise where pictures cannot be read: one sentence, or all of them at once."""
-    if len(sentences) == 1:
-        raise UserError(sentences[0])
-    if sentences:
-        more = f"\n  and {len(sentences) - SHOWN:,} more" if len(sentences) > SHOWN else ""
-        listed = "".join(f"\n  {sentence}" for sentence in sentences[:SHOWN])
-        raise UserError(f"{len(sentences):,} pictures cannot be read:{listed}{more}")
+def folder_labels(classes: tuple[tuple[Path, ...], ...]) -> Tensor:
+    """Return the label of each picture of a folder's part, int64 ``[N]``, without reading any."""
+    return torch.from_numpy(np.repeat(np.arange(len(classes)), [len(paths) for paths in classes]))
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation per channel of uint8 images, in units of [0, 1]; a flat channel counts as one step."""
-    channels = range(images.shape[1])
-    histograms = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in channels])
+    histograms = torch.zeros((images.shape[1], 256), dtype=torch.int64)
+    for part in images.split(_AT_A_TIME):  # counting takes eight bytes a value
+        for channel, counts in enumerate(histograms):
+            counts += part[:, channel].flatten().bincount(minlength=256)
+    return _of_histogram(histograms)
+
+
+def _of_histogram(histograms: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation per channel of int64 counts ``[C, 256]``."""
     share = histograms.double() / histograms.sum(1, keepdim=True)
     values = torch.arange(256).double() / 255
     mean = share @ values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from incrlt.errors import UserError, did_you_mean
 
@@ -42,6 +43,24 @@ CIFAR10_CLASSES = (
 )  # fmt: skip
 """Class names of CIFAR-10, by class id."""
 
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+def _large(
+    name: str,
+    classes: int,
+    images: int,
+    tests: int,
+    source: str,
+    side: int = 256,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> DatasetInfo:
+    """Return the facts of a data set that is read from files, as squares of ``side`` pixels."""
+    return DatasetInfo(name, classes, images, tests, (3, side, side), mean, std, "imagenet", source)
+
+
 # CIFAR standard deviations: the literature's 0.20 is the mean over images of the per-image deviation, not
 # the deviation over all pixels (0.26). LUCIR and Long-Tailed-CIL use these values, so we do.
 _DATASETS = {
@@ -80,8 +99,20 @@ _DATASETS = {
             augmentation="crop-flip",
             source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         ),
+        _large("imagenet-lt", 1000, 1280, 50_000, "Liu et al., Open Long-Tailed Recognition, CVPR 2019"),
+        _large(
+            "inaturalist2018", 8142, 1000, 24_426, "Van Horn et al., The iNaturalist Challenge, CVPR 2018",
+            mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192),
+        ),
+        _large("places-lt", 365, 4980, 36_500, "Liu et al., Open Long-Tailed Recognition, CVPR 2019"),
+        _large("imagenet-subset-lt", 100, 1300, 5000, "Liu et al., Long-Tailed CIL, ECCV 2022"),
+        _large("food101-lt", 101, 750, 25_250, "Bossard et al., Food-101, ECCV 2014"),
+        _large(
+            "tiny-imagenet", 200, 500, 10_000, "Le and Yang, Tiny ImageNet, CS 231N, 2015", 64,
+            (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821),
+        ),
     )
-}
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:

@@ -87,6 +87,11 @@ class ImageFolder:
         }
 
 
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of the datasets: ``root``, else ``INCRLT_DATA``, else ``data``."""
+    return Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
+
+
 def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> ImageFolder:
     """List the pictures of a folder.
 
@@ -104,7 +109,7 @@ def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> 
             f"image_size is {size}; allowed are {SMALLEST} to {LARGEST} pixels a side. Choose one of these, or None "
             f"for {IMAGE_SIZE}."
         )
-    place = Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
+    place = data_root(root)
     if _is_listed(place):
         return _of_listing(labelled_pictures(place), size)
     train, test = (_classes(place, part) for part in ("train", "test"))

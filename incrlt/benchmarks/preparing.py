@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from pathlib import Path
 from typing import IO, Final
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from incrlt.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
+_opening = threading.Lock()
 
 REDUCED_ABOVE: Final = 4
 """A JPEG this many times as large as wanted is reduced while it is decoded, to twice the size at least: a picture of 12
@@ -41,17 +43,23 @@ def read_picture(
     name = file if name is None else name
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        with warnings.catch_warnings():  # PIL only warns of more pixels than a camera has
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as picture:
-                _reduce(picture, height, width)
-                return prepared(ImageOps.exif_transpose(picture), height, width, channels, name)
+        with _opened(source) as picture:
+            _reduce(picture, height, width)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return prepared(picture, height, width, channels, name)
     except UserError:
         raise
     except Exception as error:  # PIL raises whatever a damaged file provokes
         raise UserError(
             f"the picture {name} cannot be read ({type(error).__name__}: {error}); mend or remove it."
         ) from error
+
+
+def _opened(source: str | Path | IO[bytes]) -> Image.Image:
+    """Return a picture of which only the head was read; more pixels than a camera has, of which PIL warns, raise."""
+    with _opening, warnings.catch_warnings():  # which is no matter of one thread
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(source)
 
 
 def _reduce(picture: Image.Image, height: int, width: int) -> None:
@@ -87,6 +95,6 @@ def in_colour(picture: Image.Image, name: object) -> Image.Image:
         values = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(np.round(values / 257).astype(np.uint8))  # 65535 = 255 * 257
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy
     coloured = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")

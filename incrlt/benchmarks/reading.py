@@ -63,7 +63,7 @@ def read(
     """
     _check_memory(len(listing.entries), shape)
     channels, height, width = shape
-    images = np.empty((len(listing.entries), height, width, channels), dtype=np.uint8)
+    images = np.empty((len(listing.entries), channels, height, width), dtype=np.uint8)
     digests = [b""] * len(listing.entries)
     refused: list[LeftOut] = []
 
@@ -72,7 +72,7 @@ def read(
         try:
             content = entry.path.read_bytes()
             digests[index] = hashlib.sha256(content).digest()
-            images[index] = read_picture(content, height, width, channels, entry.name)
+            images[index] = read_picture(content, height, width, channels, entry.name).transpose(2, 0, 1)
         except OSError as error:
             return LeftOut(entry.name, "unreadable", f"it cannot be read ({error.strerror})")
         except UserError as error:
@@ -88,8 +88,9 @@ def read(
     rest = listing.without(refused)
     rest.check(skip_broken)
     names = {item.name for item in refused}
-    rows = [index for index, entry in enumerate(listing.entries) if entry.name not in names]
-    return ReadPictures(rest, torch.from_numpy(np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))))
+    if names:
+        images = images[[index for index, entry in enumerate(listing.entries) if entry.name not in names]]
+    return ReadPictures(rest, torch.from_numpy(images))
 
 
 def _short(sentence: str, name: str) -> str:

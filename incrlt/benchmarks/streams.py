@@ -66,9 +66,14 @@ def build(
         per_exp_classes=dict(enumerate(rule.classes_per_experience)),
         class_ids_from_zero_from_first_exp=True,
         train_transform=train,
-        eval_transform=augment.build("none", shape, data.mean, data.std, train=False),
+        eval_transform=augment.build(_evaluated(rule, augmentation), shape, data.mean, data.std, train=False),
     )
     return _with_names(benchmark, data, resolved)
+
+
+def _evaluated(rule: Protocol, augmentation: Callable[[Any], Tensor] | None) -> str:
+    """Return by which name pictures are prepared for evaluation; a transform of the user's own has none."""
+    return rule.augmentation if augmentation is None else "none"
 
 
 def _with_names(benchmark: Any, data: ImageData, resolved: ResolvedProtocol) -> Any:
@@ -86,19 +91,24 @@ def _without_some_tests(data: ImageData, resolved: ResolvedProtocol, train: Call
     rule = resolved.protocol
     place = np.argsort(rule.class_order)
     shape = (int(data.train_images.shape[1]), *map(int, data.train_images.shape[2:]))
-    evaluated = augment.build("none", shape, data.mean, data.std, train=False)  # type: ignore[arg-type]
+    named = resolved.protocol.augmentation if resolved.protocol.augmentation in augment.NAMED else "none"
+    evaluated = augment.build(named, shape, data.mean, data.std, train=False)  # type: ignore[arg-type]
     groups = {"train": (train, None), "eval": (evaluated, None)}
     tested = place[data.test_labels.numpy()]
     rows = [np.flatnonzero((tested >= own.start) & (tested < own.stop)) for own in rule.ranges]
 
-    def part(images: Tensor, labels: Any, chosen: Indices) -> Any:
-        tensors = ImageTensors(images[chosen], place[labels[chosen]])
-        return as_classification_dataset(tensors, transform_groups=groups)
-
-    labels = data.train_labels.numpy()
+    train_set = ImageTensors(data.train_images, place[data.train_labels.numpy()])
+    test_set = ImageTensors(data.test_images, tested)
     benchmark = benchmark_from_datasets(
-        train=[part(data.train_images, labels, own) for own in resolved.train_indices],
-        test=[part(data.test_images, data.test_labels.numpy(), own) for own in rows if len(own)],
+        train=[
+            as_classification_dataset(_view(train_set, own), transform_groups=groups)
+            for own in resolved.train_indices
+        ],
+        test=[
+            as_classification_dataset(_view(test_set, own), transform_groups=groups)
+            for own in rows
+            if len(own)
+        ],
     )
     return _known_to_its_streams(benchmark)
 
@@ -147,10 +157,15 @@ def _known_to_its_streams(benchmark: Any) -> Any:
 
 def _kept(data: ImageData, kept: Indices) -> Any:
     """Return the kept training images, in that order: a view where a copy would hold most of them twice."""
-    if 2 * len(kept) < len(data.train_images):
+    if isinstance(data.train_images, Tensor) and 2 * len(kept) < len(data.train_images):
         return ImageTensors(data.train_images[kept], data.train_labels[kept])
-    view: Any = Subset(ImageTensors(data.train_images, data.train_labels), kept.tolist())
-    view.targets = data.train_labels[kept]  # Avalanche looks for them here
+    return _view(ImageTensors(data.train_images, data.train_labels), kept)
+
+
+def _view(images: ImageTensors, rows: Indices) -> Any:
+    """Return the pictures at ``rows`` ``[n]``, in that order, without a copy."""
+    view: Any = Subset(images, rows.tolist())
+    view.targets = images.targets[rows]  # Avalanche looks for them here
     return view
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from incrlt.data import boxes
 from incrlt.data.draw import Draw
 from incrlt.data.pictures import ColourJitter, Cutout, RandomBlur, RandomGrey, RandomRotation
 from incrlt.data.policy import AutoAugment
@@ -121,6 +122,20 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
+class CentreCrop:
+    """Cut the central window of ``height`` x ``width`` pixels (torchvision CenterCrop)."""
+
+    height: int
+    width: int
+
+    def apply(self, rows: Axis, columns: Axis, draw: Draw) -> tuple[Axis, Axis]:
+        """Return the two axes of the window, which is no larger than the image."""
+        top = torch.full((draw.batch,), round((len(rows) - self.height) / 2), device=draw.device)
+        left = torch.full((draw.batch,), round((len(columns) - self.width) / 2), device=draw.device)
+        return crop(rows, columns, top, left, self.height, self.width)
+
+
+@dataclass(frozen=True)
 class RandomResizedCrop:
     """Cut a box of random area and shape and resize it bilinearly (torchvision RandomResizedCrop).
 
@@ -194,7 +209,7 @@ class RandomFlip:
         return rows, flip(columns, draw.uniform() < self.p)
 
 
-AxisOp = Pad | RandomCrop | RandomResizedCrop | RandomFlip
+AxisOp = Pad | CentreCrop | RandomCrop | RandomResizedCrop | RandomFlip
 PictureOp = RandomRotation | AutoAugment | Cutout | ColourJitter | RandomGrey | RandomBlur
 Op = AxisOp | PictureOp
 
@@ -298,7 +313,7 @@ class Augmentation:
     @property
     def is_random(self) -> bool:
         """Whether two calls with the same image may differ."""
-        return any(not isinstance(op, Pad) for op in self.ops)
+        return any(not isinstance(op, Pad | CentreCrop) for op in self.ops)
 
     def __call__(self, images: Any, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the augmented, normalised images.
@@ -331,7 +346,10 @@ class Augmentation:
     def _transform(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         draw = Draw(len(images), images.device, generator)
         axes: tuple[Axis, Axis] | None = None
-        for op in self.ops:
+        ops, box = self.ops, self._first_box()
+        if box is not None and boxes.pays(images):
+            images, ops = self._boxed(images, *box, draw)
+        for op in ops:
             if isinstance(op, AxisOp):
                 axes = op.apply(*(axes or identity_axes(images)), draw)
             else:
@@ -339,6 +357,28 @@ class Augmentation:
         pixels = self._read(images, axes).float()
         scale, shift = _scale_and_shift(self.mean, self.std, images.device)
         return pixels.mul_(scale).sub_(shift)
+
+    def _first_box(self) -> tuple[Pad, RandomResizedCrop] | None:
+        """Return the resized crop that the operations begin with and the border it cuts from; None without one."""
+        match self.ops:
+            case (RandomResizedCrop() as box, *_):
+                return Pad(0, 0, 0, 0), box
+            case (Pad() as border, RandomResizedCrop() as box, *_):
+                return border, box
+        return None
+
+    def _boxed(
+        self, images: Tensor, border: Pad, box: RandomResizedCrop, draw: Draw
+    ) -> tuple[Tensor, tuple[Op, ...]]:
+        """Return the boxes of large images, float32, and what is left to do; random numbers are drawn as for axes."""
+        height, width = images.shape[-2:]
+        drawn = box.boxes(height + border.top + border.bottom, width + border.left + border.right, draw)
+        left, mirrored = self.ops[self.ops.index(box) + 1 :], None
+        match left:
+            case (RandomFlip(p=p), *_):
+                mirrored, left = draw.uniform() < p, left[1:]
+        sides, size = (border.left, border.top, border.right, border.bottom), (box.height, box.width)
+        return boxes.resized(images, drawn, size, box.antialias, sides, self.fill, mirrored), left
 
     def _read(self, images: Tensor, axes: tuple[Axis, Axis] | None) -> Tensor:
         """Return what the axes show, uint8 as long as nothing was interpolated."""
@@ -453,6 +493,31 @@ def _simclr(height: int, width: int) -> tuple[Op, ...]:
     )
 
 
+def _crop_of(height: int, width: int) -> tuple[int, int]:
+    """Return the crop that the papers take of a picture resized to 256: 224, and as much of other sizes."""
+    return max(1, height * 7 // 8), max(1, width * 7 // 8)
+
+
+def _imagenet(height: int, width: int) -> tuple[Op, ...]:
+    return RandomResizedCrop(*_crop_of(height, width)), RandomFlip()
+
+
+def _imagenet_jitter(height: int, width: int) -> tuple[Op, ...]:
+    return *_imagenet(height, width), ColourJitter(0.4, 0.4, 0.4, 0.0, p=1.0)
+
+
+def _places(height: int, width: int) -> tuple[Op, ...]:
+    crop_height, crop_width = _crop_of(height, width)
+    window = min(13, 2 * min(crop_height, crop_width) - 1)
+    return (
+        RandomResizedCrop(crop_height, crop_width),
+        ColourJitter(0.4, 0.4, 0.4, 0.0, p=1.0),
+        RandomGrey(0.2),
+        RandomBlur(window, (0.1, 2.0), p=0.5),
+        RandomFlip(),
+    )
+
+
 def _none(height: int, width: int) -> tuple[Op, ...]:
     return ()
 
@@ -465,6 +530,9 @@ NAMED: dict[str, Callable[[int, int], tuple[Op, ...]]] = {
     "crop-rotate-flip": _crop_rotate_flip,
     "autoaugment-cutout": _autoaugment_cutout,
     "simclr": _simclr,
+    "imagenet": _imagenet,
+    "imagenet-jitter": _imagenet_jitter,
+    "places": _places,
 }
 """Augmentations by name: image height and width to the training operations.
 
@@ -472,7 +540,13 @@ NAMED: dict[str, Callable[[int, int], tuple[Op, ...]]] = {
 then a random resized crop with torchvision's default ranges); ``shift`` is for digits, which a flip spoils.
 ``crop-rotate-flip`` is RIDE's (up to 15 degrees either way), ``autoaugment-cutout`` that of NCL and SHIKE, with
 their grey fill of 128 and a hole half as wide as the image; ``simclr`` is NCL's second, contrastive view.
+``imagenet`` is that of the large data sets, whose pictures are stored as squares of 256 pixels: a random resized crop
+of 224 and a flip; ``imagenet-jitter`` adds the colour jitter of .4 of Kang, RIDE and SADE; ``places`` is NCL's.
+The crop is cut from the stored square, not from the whole picture, as the official code does: a stated deviation.
 """
+
+CROPPED = frozenset({"imagenet", "imagenet-jitter", "places"})
+"""Augmentations whose pictures are evaluated by their central 7/8: Resize(256), CenterCrop(224)."""
 
 
 def build(
@@ -501,5 +575,6 @@ def build(
     channels, height, width = image_shape
     if len(mean) != channels:
         raise UserError(f"images have {channels} channels but mean has {len(mean)} values")
-    ops = NAMED[name](height, width) if train else ()
+    evaluated = (CentreCrop(*_crop_of(height, width)),) if name in CROPPED else ()
+    ops = NAMED[name](height, width) if train else evaluated
     return Augmentation(ops, tuple(float(m) for m in mean), tuple(float(s) for s in std))

@@ -45,6 +45,7 @@ from torch.utils.data import (
 from incrlt.data.augment import Augmentation
 from incrlt.data.draws import expected_passes
 from incrlt.data.stored import Indices, NotExactError, Stored, TensorCache
+from incrlt.data.stores import Images, JoinedPictures
 from incrlt.data.tensors import Group, TensorBatches, class_aware_order, num_batches
 from incrlt.data.translate import UntranslatableError, translate
 
@@ -333,9 +334,9 @@ def _column(dataset: Any, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class _Pool:
-    """All samples of a loader: one image tensor, and for each sample its image, label and columns."""
+    """All samples of a loader: one image tensor or store, and for each sample its image, label and columns."""
 
-    images: Tensor
+    images: Images
     rows: Tensor
     targets: Tensor
     columns: tuple[Tensor, ...]
@@ -378,25 +379,34 @@ def _apply_label_transforms(transforms: Sequence[Any], labels: Indices) -> Indic
     return labels
 
 
-def _join(parts: Sequence[_Part], stored: Sequence[Stored], total: int) -> tuple[Tensor, Indices]:
-    """Return one image tensor for all parts, and the row of each sample in it."""
+def _join(parts: Sequence[_Part], stored: Sequence[Stored], total: int) -> tuple[Images, Indices]:
+    """Return one image tensor or store for all parts, and the row of each sample in it."""
     rows = np.empty(total, dtype=np.int64)
-    pieces: dict[int, tuple[Tensor, int]] = {}
-    single = len({id(store) for store in stored}) == 1
+    found = [store.images for store in stored if store.images is not None]
+    if len({id(store) for store in stored}) == 1:  # no copy: index the stored images themselves
+        for part in parts:
+            rows[part.places] = part.rows
+        return found[0], rows
+    if len({(images.shape[1:], images.dtype) for images in found}) > 1:
+        raise NotExactError("the joined data sets differ in image size or type")
+    pieces: list[tuple[Images, Indices]] = []
     start = 0
-    for number, (part, store) in enumerate(zip(parts, stored, strict=True)):
-        assert store.images is not None
-        if single:  # no copy: index the stored images themselves
-            rows[part.places], pieces[0] = part.rows, (store.images, 0)
-            continue
+    for part, images in zip(parts, found, strict=True):
         chosen, inverse = np.unique(part.rows, return_inverse=True)
-        pieces[number] = (store.images[torch.from_numpy(chosen).to(store.device)], start)
+        pieces.append((images, chosen))
         rows[part.places] = inverse + start
         start += len(chosen)
-    tensors = [tensor for tensor, _ in pieces.values()]
-    if len({(tensor.shape[1:], tensor.dtype) for tensor in tensors}) > 1:
-        raise NotExactError("the joined data sets differ in image size or type")
-    return (tensors[0] if len(tensors) == 1 else torch.cat(tensors)), rows
+    return _joined(pieces), rows
+
+
+def _joined(pieces: Sequence[tuple[Images, Indices]]) -> Images:
+    """Return chosen rows of several images, copied only where all are tensors."""
+    copies = [
+        images[torch.from_numpy(rows).to(images.device)]
+        for images, rows in pieces
+        if isinstance(images, Tensor)
+    ]
+    return torch.cat(copies) if len(copies) == len(pieces) else JoinedPictures(pieces)
 
 
 def _columns(datasets: Sequence[Any]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from incrlt.data.augment import from_pil
+from incrlt.data.stores import Images, PictureStore
 from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
 
 Indices = npt.NDArray[np.int64]
+MOST_BYTES: Final = 4 << 30
+"""Bytes of decoded images that are held on a device."""
 
 
 class NotExactError(Exception):
@@ -35,7 +38,7 @@ class TensorCache:
     nothing here. Owned by a strategy; copies and pickles of it are empty.
     """
 
-    def __init__(self, device: torch.device | str, max_bytes: int = 4 << 30) -> None:
+    def __init__(self, device: torch.device | str, max_bytes: int = MOST_BYTES) -> None:
         """Start empty.
 
         Args:
@@ -119,17 +122,19 @@ class Stored:
         images: [N, ...], valid where ``known``; None before the first reading.
         labels: int64 [N], valid where ``known``.
         known: bool [N], which samples were read.
-        own: Images that the data set holds as one tensor, or None.
-        shared: These are on the device already, so that they are not copied.
+        own: Images that the data set holds as one tensor, or in a store that stands for one, or None.
+        shared: These are on the device already, or read from a store batch by batch, so that they are not copied.
     """
 
-    def __init__(self, source: Any, transform: Any, device: torch.device, own: Tensor | None = None) -> None:
+    def __init__(self, source: Any, transform: Any, device: torch.device, own: Images | None = None) -> None:
         self.source = source
         self.transform = transform
         self.device = device
         self.own = own
-        self.shared = own is not None and own.device == torch.empty(0, device=device).device
-        self.images: Tensor | None = None
+        self.shared = own is not None and (
+            isinstance(own, PictureStore) or own.device == torch.empty(0, device=device).device
+        )
+        self.images: Images | None = None
         self.labels: Indices = np.zeros(len(source), dtype=np.int64)
         self.known = np.zeros(len(source), dtype=bool)
 
@@ -142,7 +147,7 @@ class Stored:
     @property
     def nbytes(self) -> int:
         """Bytes of the images, 0 as long as there are none but the data set's own."""
-        return 0 if self.images is None or self.shared else self.images.nbytes
+        return 0 if self.shared or not isinstance(self.images, Tensor) else self.images.nbytes
 
     def decode(self, rows: Indices, make_room: Callable[[int], None]) -> None:
         """Read the samples not read before.
@@ -155,14 +160,15 @@ class Stored:
             NotExactError: The samples cannot be kept as one tensor.
         """
         if self.own is not None and self.images is None:
-            make_room(0 if self.shared else self.own.nbytes)
-            self.images = self.own.to(self.device)
+            make_room(0 if self.shared else self.own.numel() * self.own.dtype.itemsize)
+            self.images = self.own if isinstance(self.own, PictureStore) else self.own.to(self.device)
         missing = np.unique(rows[~self.known[rows]])
         if len(missing) == 0:
             return
         first, _ = _sample(self.source, int(missing[0]))
         if self.images is None:
             self.images = self._allocate(first, make_room)
+        assert isinstance(self.images, Tensor), "a store is known at all rows"
         buffer = torch.empty((len(missing), *first.shape), dtype=first.dtype)
         for position, row in enumerate(missing.tolist()):
             image, self.labels[row] = _sample(self.source, row)
@@ -218,7 +224,7 @@ def _is_tensor_dataset(dataset: Any) -> bool:
     )
 
 
-def _open_tensors(dataset: Any, images: Tensor, labels: Tensor, device: torch.device) -> Stored:
+def _open_tensors(dataset: Any, images: Images, labels: Tensor, device: torch.device) -> Stored:
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise NotExactError(f"the labels are {labels.dtype} {list(labels.shape)}, not one int64 per image")
     stored = Stored(dataset, None, device, images)

@@ -1,4 +1,4 @@
-"""Images held as one uint8 tensor, and a loader that cuts augmented batches out of it."""
+"""Images as one uint8 tensor, or in a store that stands for one, and a loader that cuts augmented batches of them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from incrlt.data.augment import Augmentation, build
+from incrlt.data.stores import Images
 from incrlt.errors import UserError
 
 Sampler = Literal["shuffle", "class_aware"]
 
 
 class ImageTensors(Dataset[tuple[Tensor, int]]):
-    """A data set whose images are one tensor.
+    """A data set whose images are one tensor, or a store that stands for one.
 
     Attributes:
         images: uint8 [N, C, H, W].
         targets: int64 [N].
     """
 
-    def __init__(self, images: Tensor, targets: Tensor | Sequence[int]) -> None:
-        """Hold the two tensors, without copying them.
+    def __init__(self, images: Images, targets: Tensor | Sequence[int]) -> None:
+        """Hold the two, without copying them.
 
         Args:
             images: uint8 [N, C, H, W].
@@ -86,7 +87,7 @@ class TensorBatches:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Images,
         targets: Tensor,
         *,
         batch_size: int | None = None,
@@ -106,7 +107,8 @@ class TensorBatches:
         """Hold the tensors and the rule by which batches are made.
 
         Args:
-            images: [M, ...]; uint8 when there is an augmentation.
+            images: [M, ...]; uint8 when there is an augmentation. A store is read ahead as the epoch goes, and
+                its batches come to the device of the labels.
             targets: int64 [N], label of each sample, on the same device.
             batch_size: Images per batch, all images forming one group. Give this or ``groups``.
             groups: Groups of images with their own batch sizes.
@@ -140,7 +142,7 @@ class TensorBatches:
         self.channels_last = channels_last
         self.permutation_generator = permutation_generator
         self.augmentation_generator = augmentation_generator
-        self._shown: Tensor | None = None
+        self._shown: Tensor | None = None  # samples of the last batch; of a store, its images
         self._check()
 
     def _check(self) -> None:
@@ -171,10 +173,21 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         """Run one epoch."""
+        if isinstance(self.images, Tensor):
+            for samples in self._steps():
+                yield self.batch(samples)
+            return
+        steps = list(self._steps())  # known in advance, so that pictures can be read before they are wanted
+        rows = [rows.cpu().numpy() for rows in map(self._rows_of, steps)]
+        for samples, images in zip(steps, self.images.read_ahead(rows), strict=True):
+            yield self._batch(samples, images)
+
+    def _steps(self) -> Iterator[Tensor]:
+        """Yield the samples [B] of each batch of an epoch, whose order is drawn at the first."""
         plans = [self._plan(position) for position in range(len(self.groups))]
         for step in range(len(self)):
             parts = [plan[step] for plan in plans if step < len(plan)]
-            yield self.batch(parts[0] if len(parts) == 1 else torch.cat(parts))
+            yield parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def batch(self, samples: Tensor) -> list[Tensor]:
         """Return the batch of the given samples.
@@ -185,10 +198,20 @@ class TensorBatches:
         Returns:
             ``[x, y, *columns]``.
         """
-        rows = samples if self.rows is None else self.rows.index_select(0, samples)
-        self._shown = rows
-        images = self._augmented(rows, self.augmentation)
-        return [images, *(column.index_select(0, samples) for column in (self.targets, *self.columns))]
+        return self._batch(samples, self.images.index_select(0, self._rows_of(samples)))
+
+    def _rows_of(self, samples: Tensor) -> Tensor:
+        return samples if self.rows is None else self.rows.index_select(0, samples)
+
+    def _batch(self, samples: Tensor, images: Tensor) -> list[Tensor]:
+        """Return the batch of samples whose images [B, ...] are there as they are stored."""
+        images = images.to(self.targets.device, non_blocking=True)
+        if isinstance(self.images, Tensor):
+            self._shown = samples
+        else:
+            self._shown = images.clone()  # to read them again may mean to decode them again
+        augmented = self._augmented(images, self.augmentation)
+        return [augmented, *(column.index_select(0, samples) for column in (self.targets, *self.columns))]
 
     def second_view(self, augmentation: Augmentation | str) -> Tensor:
         """Augment the images of the last batch once more, with the next random numbers of the same generator.
@@ -206,7 +229,10 @@ class TensorBatches:
             raise UserError("a second view is one of the last batch, and none was made yet")
         if isinstance(augmentation, str):
             augmentation = self._named(augmentation)
-        return self._augmented(self._shown, augmentation)
+        shown = self._shown
+        if isinstance(self.images, Tensor):
+            shown = self.images.index_select(0, self._rows_of(shown))
+        return self._augmented(shown, augmentation)
 
     def _named(self, name: str) -> Augmentation:
         """Return a named augmentation with the normalisation of the loader's own."""
@@ -217,9 +243,8 @@ class TensorBatches:
         mean, std = (values * (channels if len(values) == 1 else 1) for values in (own.mean, own.std))
         return build(name, (channels, height, width), mean, std, train=True)
 
-    def _augmented(self, rows: Tensor, augmentation: Augmentation | None) -> Tensor:
-        """Return the images of the given rows, augmented."""
-        images = self.images.index_select(0, rows)
+    def _augmented(self, images: Tensor, augmentation: Augmentation | None) -> Tensor:
+        """Return images as they are stored, augmented."""
         if augmentation is not None:
             images = augmentation(images, generator=self.augmentation_generator)
         if self.channels_last and images.ndim == 4:

@@ -6,16 +6,19 @@ What a method cannot do without, and what it does not go together with, its clas
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any, Final, get_args
 
+from incrlt import weights
 from incrlt.errors import UserError
 from incrlt.experiment.declared import NEEDS, Declared
 from incrlt.experiment.explain import show
 from incrlt.experiment.fields import Model
 from incrlt.experiment.methods import Entry, Kind, external
-from incrlt.experiment.sections import Benchmark, Experiment, Training
+from incrlt.experiment.sections import FROM_FILES, OWN_TAIL, Benchmark, Experiment, ModelSection, Training
 from incrlt.experiment.sizes import too_large
+from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
 
 NARROWEST_CHANNELS_LAST: Final = 8
 """Channels below which channels-last convolutions on a CPU corrupt memory (torch 2.14: widths 2 to 6 abort within
@@ -38,7 +41,9 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
         *_split(experiment.benchmark),
         *_images(experiment.benchmark),
         *_held_out(experiment),
-        *_model(experiment.model.name),
+        *_model(experiment.model),
+        *_pretrained(experiment, with_data),
+        *_standing(experiment),
         *_methods(experiment),
         *_memory(experiment),
         *_length(experiment.training),
@@ -70,11 +75,12 @@ def _split(b: Benchmark) -> list[str]:
 
 def _images(b: Benchmark) -> list[str]:
     found = []
-    if b.dataset != "folder" and b.image_size is not None:
+    if b.dataset not in FROM_FILES and b.image_size is not None:
         found.append(
-            f"benchmark.image_size is for dataset 'folder'; {b.dataset} has its own. Set benchmark.image_size: null."
+            f"benchmark.image_size is for pictures from files, such as dataset 'folder'; "
+            f"{b.dataset} has its own. Set benchmark.image_size: null."
         )
-    if b.dataset != "folder" and b.imbalance_ratio is None:
+    if b.dataset not in OWN_TAIL and b.imbalance_ratio is None:
         found.append(
             f"benchmark.imbalance_ratio null keeps a folder as it is; {b.dataset} is balanced. "
             "Set benchmark.imbalance_ratio: 1, or a larger one."
@@ -96,14 +102,133 @@ def _held_out(experiment: Experiment) -> list[str]:
     return []
 
 
-def _model(name: str) -> list[str]:
-    """Look for the file and the class of a backbone of the user's own, without importing it."""
+def _model(model: ModelSection) -> list[str]:
+    """Look for the family of a network of timm, or the file and the class of one of the user's own; import neither."""
     try:
-        if ":" in name:
-            external("model", name, get_args(Model))
+        if model.name.startswith(PREFIX):
+            return _large(model, FAMILIES[family_of(model.name)])
+        if ":" in model.name:
+            external("model", model.name, get_args(Model))
     except UserError as error:
         return [str(error)]
     return []
+
+
+def _large(model: ModelSection, family: Family) -> list[str]:
+    """Return what was asked of a network of timm and would do nothing."""
+    found = []
+    if "width" in model.model_fields_set and model.width != ModelSection.model_fields["width"].default:
+        found.append(
+            f"model.width is {model.width}, and the width of {model.name} is decided by its name. Leave it out."
+        )
+    if model.last_relu is not None and not family.last_activation:
+        found.append(
+            f"model.last_relu is {show(model.last_relu)}, but no activation ends the features of a {family.title}. "
+            "Leave model.last_relu out."
+        )
+    return found
+
+
+def _pretrained(experiment: Experiment, with_data: bool) -> list[str]:
+    """Look for pretrained weights, unless a checkpoint brings all there is, and for what they do not go with."""
+    model, found = experiment.model, []
+    if model.pretrained is None:
+        return []
+    try:
+        if with_data:
+            weights.located(model.pretrained)
+    except UserError as error:
+        found.append(str(error))
+    if not model.name.startswith(PREFIX):
+        found.append(
+            f"model.pretrained is for networks of timm; model.name is {show(model.name)}. Set model.name to one, such "
+            "as timm:tf_efficientnet_lite0, or leave model.pretrained out."
+        )
+    factor = experiment.experts.hyper_parameters.get("width_factor", 1.0)
+    if factor != 1:
+        found.append(
+            f"model.pretrained does not fit into branches of {factor:g} times the width: their convolutions have other "
+            "sizes. Set experts.width_factor: 1, or leave model.pretrained out."
+        )
+    if experiment.benchmark.dataset == "folder" and experiment.benchmark.image_size is None:
+        found.append(
+            "model.pretrained has seen large pictures, and benchmark.image_size null brings them to 32 pixels. Set "
+            "benchmark.image_size, such as 224, or 160 to be quicker."
+        )
+    return found
+
+
+def _standing(experiment: Experiment) -> list[str]:
+    """Return what is wrong with what trains, and with features that are kept."""
+    model, found = experiment.model, []
+    still = [
+        f"model.{key}: {value}"
+        for key, value, usual in (("train", model.train, "all"), ("norm", model.norm, "train"))
+        if value != usual
+    ]
+    if still and model.pretrained is None:
+        found.append(
+            f"{' and '.join(still)} keeps parts as they are, and without model.pretrained they are random. Give "
+            "model.pretrained, or leave that out."
+        )
+    if model.train == "heads" and experiment.experts.hyper_parameters.get("fusion"):
+        found.append(
+            "model.train 'heads' leaves experts their heads alone, and experts.fusion is a part of their own that has "
+            "to be trained. Set experts.fusion: false, or model.train: branches."
+        )
+    found += _parts(model)
+    training = experiment.training
+    for key, idle in (("lr_stem", model.train != "all"), ("lr_branches", model.train == "heads")):
+        if idle and getattr(training, key) is not None:
+            found.append(
+                f"training.{key} would do nothing: with model.train '{model.train}' that part stands. Leave it out."
+            )
+    return found + _kept(experiment)
+
+
+def _parts(model: ModelSection) -> list[str]:
+    """Return what is asked of parts that the network does not have, or that stand anyhow."""
+    found = []
+    family = FAMILIES.get(family_named(model.name))
+    still = "everything but heads stands" if model.train == "heads" else ""
+    if family is not None and not family.batch_norm:
+        still = f"{family.title} has no batch norm"
+    if model.norm == "frozen" and still:
+        found.append(f"model.norm 'frozen' would do nothing: {still}. Leave it out.")
+    if model.train == "adapters" and family is not None and not family.adapters:
+        known = ", ".join(one.title for one in FAMILIES.values() if one.adapters)
+        found.append(
+            f"model.train 'adapters' is for networks of the family {known}; {model.name} is of {family.title}. Set "
+            "model.train: branches or heads."
+        )
+    if model.train == "adapters" and importlib.util.find_spec("peft") is None:
+        found.append(
+            "model.train 'adapters' needs peft, which is not installed: pip install 'incrlt[adapters]'."
+        )
+    if model.adapter_rank != ModelSection.model_fields["adapter_rank"].default and model.train != "adapters":
+        found.append(f"model.adapter_rank would do nothing with model.train '{model.train}'. Leave it out.")
+    return found
+
+
+def _kept(experiment: Experiment) -> list[str]:
+    if experiment.data.feature_cache is None:
+        return []
+    found, chosen = [], experiment.benchmark
+    if experiment.model.train == "all":
+        found.append(
+            "data.feature_cache keeps what a standing part gives, and with model.train 'all' everything moves. Set "
+            "model.train: heads (or branches), or leave data.feature_cache out."
+        )
+    if chosen.augmentation != "none":
+        found.append(
+            "data.feature_cache computes features once per picture, and random augmentation shows another picture each "
+            "time. Set benchmark.augmentation: none, or leave data.feature_cache out."
+        )
+    if experiment.training.step in ("compile", "graph"):
+        found.append(
+            f"data.feature_cache does not go with training.step '{experiment.training.step}'. Set training.step: auto."
+        )
+    return found
 
 
 def _methods(experiment: Experiment) -> list[str]:

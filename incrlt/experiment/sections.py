@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -25,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from incrlt import weights
 from incrlt.errors import UserError
 from incrlt.experiment import explain, methods, yamltext
 from incrlt.experiment.declared import Declared
@@ -32,21 +34,47 @@ from incrlt.experiment.fields import Count, Fraction, Index, Model, NonNegative,
 from incrlt.experiment.methods import Entry, Kind
 
 if TYPE_CHECKING:
+    from incrlt.benchmarks.large import LargeFolder
     from incrlt.benchmarks.protocols import Protocol
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What NumPy's legacy generator takes."""
 
-Dataset = Literal["digits", "cifar10", "cifar100", "folder"]
+Dataset = Literal[
+    "digits", "cifar10", "cifar100", "imagenet-lt", "inaturalist2018", "places-lt", "imagenet-subset-lt", "food101-lt",
+    "tiny-imagenet", "folder",
+]  # fmt: skip
+OWN_TAIL: Final = frozenset({"folder", "imagenet-lt", "inaturalist2018", "places-lt"})
+"""Data sets that keep every picture unless a ratio is given."""
+FROM_FILES: Final = OWN_TAIL | {"imagenet-subset-lt", "food101-lt", "tiny-imagenet"}
+"""Data sets that are brought to one size."""
+TimmModel = Annotated[str, Field(pattern=r"^timm:[a-z0-9_]+(\.[a-z0-9_]+)?$", title="timm:NAME")]
 OwnModel = Annotated[str, Field(pattern=f"^{methods.EXTERNAL.pattern}$", title="my_pkg.my_mod:MyNet")]
 Augmentation = Literal[
-    "none", "crop-flip", "resized-crop-flip", "shift", "crop-rotate-flip", "autoaugment-cutout", "simclr"
+    "none",
+    "crop-flip",
+    "resized-crop-flip",
+    "shift",
+    "crop-rotate-flip",
+    "autoaugment-cutout",
+    "simclr",
+    "imagenet",
+    "imagenet-jitter",
+    "places",
 ]
+
+ADDED_LATER: Final[dict[str, dict[str, Any]]] = {
+    "model": {"pretrained": None, "train": "all", "adapter_rank": 8, "norm": "train"},
+    "experts": {"fusion": True},
+    "training": {"lr_stem": None, "lr_branches": None},
+}
+"""Section to the fields that were added with a default that changes nothing: at that default the content hash passes
+over them, so that runs of before keep their folders."""
 
 DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
     "output": None,
     "device": None,
-    "data": frozenset({"root", "download"}),
+    "data": frozenset({"root", "download", "hold", "workers", "cache", "cache_gigabytes", "feature_cache"}),
     "training": frozenset({"threads"}),
 }
 """Section to the keys that the content hash passes over; None stands for the whole section."""
@@ -65,12 +93,32 @@ class Section(BaseModel):
     )
 
 
+def _shorthands(schema: dict[str, Any]) -> None:
+    """Add what a file may write and :meth:`Benchmark._as_meant` reads to the JSON schema."""
+    schema["properties"]["dataset"]["enum"].append("list")
+    schema["properties"]["experiences"] = {
+        "description": "In place of order, base_classes and increment: the class names of each experience, such as "
+        "[[cat, dog], [heron]], or how many classes each has, such as [5, 3, 1].",
+        "anyOf": [
+            {
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+            },
+            {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 1}},
+        ],
+    }
+
+
 class Benchmark(Section):
     """What arrives, and in which order."""
 
+    model_config = ConfigDict(json_schema_extra=_shorthands)
+
     dataset: Dataset
     """Images: ``digits`` (in scikit-learn, no download), ``cifar10``, ``cifar100``, or ``folder``: your own, in
-    ``train/CLASS`` and ``test/CLASS`` below ``data.root``."""
+    ``train/CLASS`` and ``test/CLASS`` below ``data.root``; ``list`` is the same of a list file. The large ones, such as
+    ``imagenet-lt``, are read from the files of their official archives below ``data.root``."""
     protocol: Annotated[str, Field(pattern=r"^[!-~]{1,100}$")] | None = None
     """Named split of the classes, such as ``lfh-shuffled-10``; or leave it out and give the next three."""
     base_classes: Index | None = None
@@ -84,7 +132,8 @@ class Benchmark(Section):
         | None
     ) = None
     """``shuffled`` (by ``seeds.class_order``), ``ordered`` (head to tail), ``reverse``, or all ids or names. In place
-    of it, ``base_classes`` and ``increment``, ``experiences`` may list the names of each: ``[[cat, dog], [heron]]``."""
+    of ``base_classes`` and ``increment``, ``experiences`` may list the names of each, ``[[cat, dog], [heron]]``, or
+    how many each has, ``[5, 3, 1]``."""
     imbalance_ratio: Annotated[float, Field(ge=1, le=1_000_000)] | None = 100.0
     """Images of the head class over those of the rarest; 1 is balanced, the literature has 100. A ``folder`` keeps
     every picture unless one is given: its tail is its own (null)."""
@@ -97,16 +146,19 @@ class Benchmark(Section):
     augmentation: Augmentation | None = None
     """Training augmentation; by default the dataset's own."""
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
-    """Side in pixels to which the pictures of a ``folder`` are brought; null: 32. Other datasets have a size."""
+    """Side in pixels to which pictures from files are brought; null: 32 for a ``folder``, 256 for the large data sets
+    (64 for ``tiny-imagenet``). Their crops take 7/8 of it. Other datasets have a size."""
 
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, values: Any) -> Any:
-        """Give a folder its own tail, and write ``experiences`` as order and sizes."""
+        """Give a folder its own tail, read ``list`` as one, and write ``experiences`` as order and sizes."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        if values.get("dataset") == "folder":
+        if values.get("dataset") == "list":
+            values["dataset"] = "folder"
+        if values.get("dataset") in OWN_TAIL:
             values.setdefault("imbalance_ratio", None)
         if "experiences" in values:
             values |= _experiences(values, values.pop("experiences"))
@@ -114,18 +166,22 @@ class Benchmark(Section):
 
 
 def _experiences(values: Mapping[str, Any], given: Any) -> dict[str, Any]:
-    """Return ``[[cat, dog], [heron]]`` as order and sizes.
+    """Return ``[[cat, dog], [heron]]`` as order and sizes, ``[5, 3, 1]`` as sizes.
 
     Raises:
-        UserError: It is no list of lists of names, or something else divides the classes too.
+        UserError: It is no list of lists of names or of sizes, or something else divides the classes too.
     """
-    other = [key for key in ("protocol", "base_classes", "increment", "order") if values.get(key) is not None]
-    if other:
-        raise UserError(f"experiences already decides the split; remove {', '.join(other)}")
+    sized = isinstance(given, list) and bool(given) and all(type(own) is int and own > 0 for own in given)
+    other = ("protocol", "base_classes", "increment", *(() if sized else ("order",)))
+    if clashing := [key for key in other if values.get(key) is not None]:
+        raise UserError(f"experiences already decides the split; remove {', '.join(clashing)}")
+    if sized:
+        return {"base_classes": 0, "increment": given}
     fits = isinstance(given, list) and given and all(isinstance(own, list) and own for own in given)
     if not fits or not all(isinstance(name, str) for own in given for name in own):
         raise UserError(
-            f"experiences must list the class names of each, such as [[cat, dog], [heron]]; got {explain.show(given)}"
+            "experiences must list the class names of each, such as [[cat, dog], [heron]], or how many classes each "
+            f"has, such as [5, 3, 1]; got {explain.show(given)}"
         )
     return {
         "order": [name for own in given for name in own],
@@ -137,14 +193,26 @@ def _experiences(values: Mapping[str, Any], given: Any) -> dict[str, Any]:
 class ModelSection(Section):
     """The network."""
 
-    name: Model | OwnModel = "resnet32"
-    """Backbone for small images, or ``my_pkg.my_mod:MyNet`` for one of your own."""
+    name: Model | TimmModel | OwnModel = "resnet32"
+    """Backbone for small images; ``timm:NAME`` for a larger one, such as ``timm:resnet50``; or ``my_pkg.my_mod:MyNet``
+    for one of your own."""
     head: Literal["cosine", "linear", "proxies"] = "cosine"
     """Classification layer; LUCIR needs ``cosine``, or ``proxies``: ten cosine rows per class, as PODNet has."""
     last_relu: bool | None = None
     """Keep the ReLU before pooling; null: only for linear heads, since cosine ones want signed features."""
+    pretrained: PathText | None = None
+    """Weights that a network of timm begins with: a file in timm's names (.safetensors, .pth), ``package:NAME`` for an
+    installed package that ships some, or ``timm`` for those that timm has fetched before. Pictures are then normalised
+    as the weights want it; null draws them at random."""
+    train: Literal["all", "branches", "heads", "adapters"] = "all"
+    """What trains, of a pretrained network: ``all``; ``branches``, the experts' own parts and heads; ``heads``, which
+    then are all that experts own; or ``adapters`` (LoRA, of vision transformers), a set for each expert, and heads."""
+    adapter_rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Rank of the adapters."""
+    norm: Literal["train", "frozen"] = "train"
+    """``frozen`` leaves the batch norms of a pretrained network as they are: for small batches and few pictures."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Channels of the first stage; features have four times as many."""
+    """Channels of the first stage; features have four times as many. Networks of timm have their own."""
 
 
 class Memory(Section):
@@ -171,6 +239,10 @@ class Training(Section):
     """Images per step."""
     lr: Positive = 0.1
     """Learning rate of SGD at the start of every experience."""
+    lr_stem: Positive | None = None
+    """Learning rate of the part that experts share; null: ``lr``."""
+    lr_branches: Positive | None = None
+    """Learning rate of the experts' own parts without their heads; null: ``lr``."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
@@ -237,9 +309,21 @@ class Data(Section):
     """Folder with the datasets' files; null takes ``INCRLT_DATA``, else ``data``."""
     download: bool = False
     """Fetch files that are missing."""
+    feature_cache: PathText | None = None
+    """Folder in which the features that a standing part of the network gives (``model.train`` branches or heads) are
+    kept, computed once per picture; null computes them each time. The same numbers, up to rounding."""
     on_device: bool = True
     """Keep images as uint8 on the device and augment them there in batches; false takes an ordinary loader, whose
     random numbers differ."""
+    hold: Literal["auto", "memory", "cache", "stream"] = "auto"
+    """Where pictures from files are held: ``cache`` (decoded once into a file that is mapped), ``memory`` (decoded at
+    each start), ``stream`` (decoded whenever they are used), or ``auto``, by their size. The same numbers."""
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Threads that read and decode pictures; null: as many as the cores, at most eight. The same numbers."""
+    cache: PathText | None = None
+    """Folder of decoded pictures; null: ``INCRLT_CACHE``, else ``~/.cache/incrlt``."""
+    cache_gigabytes: Positive | None = None
+    """Most that decoded pictures of all runs may take there; null: half of what the disk has free."""
 
 
 class Output(Section):
@@ -370,13 +454,45 @@ class Experiment(Section):
             pictures = folder.scan(self.data.root, b.image_size)
             dataset, rule = pictures.name, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
             names: Sequence[str] = pictures.class_names
+        elif dataset in FROM_FILES:
+            large = self.large_folder()
+            names, rule = large.class_names, rule | large.rule(as_it_is=b.imbalance_ratio is None)
+            rule["augmentation"] = b.augmentation or facts.info(dataset).augmentation
+            dataset = large.name
         else:
             names = facts.class_names(dataset)
         if b.protocol is not None:
-            return Protocol.named(b.protocol, dataset, **rule)
+            return self._in_its_order(Protocol.named(b.protocol, dataset, **rule))
         assert b.base_classes is not None and b.increment is not None, "checked by clashes()"
         order = splits.ids_of(b.order, names) if isinstance(b.order, list) else b.order or "shuffled"
-        return Protocol.free(dataset, b.base_classes, b.increment, order, **rule)
+        made = Protocol.free(dataset, b.base_classes, b.increment, order, **rule)
+        return made if isinstance(b.order, list) else self._in_its_order(made)
+
+    def large_folder(self) -> LargeFolder:
+        """List the pictures of a large data set.
+
+        Raises:
+            UserError: Something is not there.
+        """
+        from incrlt.benchmarks import large
+
+        b = self.benchmark
+        return large.scan(b.dataset, self.data.root, b.image_size, b.imbalance_ratio is None, self._arrival())
+
+    def _arrival(self) -> str:
+        """Return in which named order classes arrive."""
+        words = (self.benchmark.protocol or str(self.benchmark.order)).split("-")
+        return next((word for word in ("ordered", "reverse") if word in words), "shuffled")
+
+    def _in_its_order(self, protocol: Protocol) -> Protocol:
+        """Give ImageNet-Subset-LT its published shuffle, which is none of NumPy's permutations."""
+        from incrlt.benchmarks.large import subset_order
+
+        if self.benchmark.dataset != "imagenet-subset-lt" or self._arrival() != "shuffled":
+            return protocol
+        if protocol.name == "offline":
+            return protocol
+        return replace(protocol, class_order=subset_order("shuffled", protocol.num_classes))
 
     def memory_rule(self) -> dict[str, Any]:
         """Return the memory's part of the protocol hash: the budget, and what departs from the usual."""
@@ -403,6 +519,11 @@ class Experiment(Section):
         """
         values = self.resolved()
         values["seeds"] = self.seeds.filled()
+        if self.model.pretrained is not None:
+            values["model"]["pretrained"] = weights.identity(self.model.pretrained)
+        for section, usual in ADDED_LATER.items():
+            own = values[section]
+            values[section] = {key: own[key] for key in own if key not in usual or own[key] != usual[key]}
         for section, keys in DOES_NOT_CHANGE_RESULTS.items():
             if keys is None:
                 del values[section]

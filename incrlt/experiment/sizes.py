@@ -71,6 +71,7 @@ def _batch(experiment: Experiment) -> Part:
     side, channels = chosen.image_size or FOLDER_SIDE, 3
     if chosen.dataset != "folder":
         channels, side, _ = facts.info(chosen.dataset).image_shape
+        side = chosen.image_size or side
     images = max(training.batch_size, training.eval_batch_size)
     numbers = images * side**2 * (channels + experiment.model.width)
     settings = "training.batch_size, training.eval_batch_size, model.width or benchmark.image_size"

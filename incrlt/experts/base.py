@@ -178,14 +178,14 @@ def ldam_tensors(
         beta: Base of the effective numbers.
         late: Classes are re-weighted.
     """
-    counts = drawn(context)
-    margins = context.constant(
-        ("margins", max_margin, smallest), lambda: ldam_margins(counts, max_margin, smallest)
+    counts_C = drawn(context)
+    margins_C = context.constant(
+        ("margins", max_margin, smallest), lambda: ldam_margins(counts_C, max_margin, smallest)
     )
-    weights = None
+    weights_C = None
     if late:
-        weights = context.constant(("weights", beta), lambda: class_balanced_weights(counts, beta))
-    return TermTensors(margins=margins, scales=output.scales, class_weights=weights)
+        weights_C = context.constant(("weights", beta), lambda: class_balanced_weights(counts_C, beta))
+    return TermTensors(margins=margins_C, scales=output.scales, class_weights=weights_C)
 
 
 def scaled(terms: LossTerms, factor: float) -> LossTerms:

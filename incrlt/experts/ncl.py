@@ -42,7 +42,13 @@ NAMES = {
 
 @dataclass(frozen=True)
 class NCL(ExpertMethod):
-    """K separate networks with balanced softmax, hard categories and mutual distillation; mean of the logits.
+    r"""K separate networks with balanced softmax, hard categories and mutual distillation; mean of the logits.
+
+    .. math:: L = \frac{1}{K} \sum_k \big[ B(z_k) + \lambda_h B_H(z_k) \big] + \frac{1}{K (K - 1)} \sum_{i \ne j} \big[
+        \lambda_d \, \mathrm{KL}(p_j \| p_i) + \lambda_{hd} \, \mathrm{KL}(p_j^H \| p_i^H) \big] + \lambda_c L_c
+
+    B is balanced softmax and p its probabilities, over all classes or over the hardest ones H of the image,
+    :math:`L_c` the contrastive term; weights are ``hard``, ``distillation``, ``hard_distillation`` and ``contrastive``.
 
     Counts: the log prior in every term takes images per class as the sampler draws them.
 
@@ -140,18 +146,18 @@ class NCL(ExpertMethod):
         return fused(context, output, labels, spec, tensors, **NAMES)
 
     def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-        counts, logits = drawn(context), output.expert_logits
-        columns = hard_columns(logits[0], labels, self.num_hard(logits.shape[-1]))
-        terms = {"balanced_softmax": balanced_softmax(logits, labels, counts)}
+        counts_C, logits_KBC = drawn(context), output.expert_logits
+        columns_BH = hard_columns(logits_KBC[0], labels, self.num_hard(logits_KBC.shape[-1]))
+        terms = {"balanced_softmax": balanced_softmax(logits_KBC, labels, counts_C)}
         if self.hard:
             terms["hard_categories"] = self.hard * hard_category_cross_entropy(
-                logits, labels, counts, columns, flavor="published"
+                logits_KBC, labels, counts_C, columns_BH, flavor="published"
             )
         if self.num_experts > 1 and self.distillation:
-            terms["distillation"] = self.distillation * online_distillation(logits, counts, floor=FLOOR)
+            terms["distillation"] = self.distillation * online_distillation(logits_KBC, counts_C, floor=FLOOR)
         if self.num_experts > 1 and self.hard_distillation:
             terms["hard_distillation"] = self.hard_distillation * online_distillation(
-                logits, counts, columns, flavor="published", floor=FLOOR
+                logits_KBC, counts_C, columns_BH, flavor="published", floor=FLOOR
             )
         return terms
 
@@ -161,16 +167,16 @@ class NCL(ExpertMethod):
         assert context.second_view is not None, "the strategy gives views of its batches"
         contrast.update(network.branches)
         with torch.no_grad(), context.autocast():
-            keys = at_least_float(contrast.keys(context.second_view("simclr")))
-        negatives, valid = contrast.negatives()
+            keys_KBP = at_least_float(contrast.keys(context.second_view("simclr")))
+        negatives_KPQ, valid_Q = contrast.negatives()
         loss = momentum_contrast(
             contrast.project(output.known_features),
-            keys,
-            negatives,
-            valid,
+            keys_KBP,
+            negatives_KPQ,
+            valid_Q,
             self.contrastive_temperature,
         )
-        contrast.enqueue(keys)
+        contrast.enqueue(keys_KBP)
         return loss
 
     def begin_experience(self, network: ExpertNetwork) -> None:

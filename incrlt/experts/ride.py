@@ -25,7 +25,13 @@ from incrlt.types import LossContext, LossTerms, ModelOutput
 
 @dataclass(frozen=True)
 class RIDE(ExpertMethod):
-    """K narrow experts behind a shared stem, pushed apart; the answer is the mean of their logits.
+    r"""K narrow experts behind a shared stem, pushed apart; the answer is the mean of their logits.
+
+    .. math:: L = \frac{1}{K} \sum_k \Big[ L_{LDAM}(z_k, y) + \lambda \, \bar\tau^2 \, \mathrm{KL}\big(
+        \mathrm{softmax}(\bar z / \tau) \,\|\, \mathrm{softmax}(z_k / \tau) \big) \Big]
+
+    :math:`\lambda` is ``diversity`` (negative), :math:`\tau` a temperature per class, :math:`\bar z` the mean of the
+    experts' logits, which takes no gradient in that term.
 
     Counts: margins, weights, priors and temperatures take images per class as the sampler draws them.
 
@@ -115,13 +121,15 @@ class RIDE(ExpertMethod):
         return terms
 
     def _distribution_aware(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-        temperatures, factor = self._temperatures(context)
+        temperatures_C, factor = self._temperatures(context)
         spec = TermSpec(
             classification=1.0,
             diversity=self.diversity * factor if self.num_experts > 1 else 0.0,
             first_class=0 if self.diversity_classes == "all" else context.num_old,
         )
-        tensors = replace(self._base_tensors(context, output, self.margin_images), temperatures=temperatures)
+        tensors = replace(
+            self._base_tensors(context, output, self.margin_images), temperatures=temperatures_C
+        )
         return fused(context, output, labels, spec, tensors, classification=self.objective)
 
     def _base_tensors(self, context: LossContext, output: ModelOutput, smallest: float | None) -> TermTensors:
@@ -136,8 +144,8 @@ class RIDE(ExpertMethod):
         share = self.temperature_share if self.phase(context) else 0.0
 
         def compute() -> tuple[Tensor, float]:
-            temperatures = class_temperatures(drawn(context), share)
-            return temperatures, float(temperatures.mean().square())
+            temperatures_C = class_temperatures(drawn(context), share)
+            return temperatures_C, float(temperatures_C.mean().square())
 
         return context.constant(("temperatures", share), compute)
 
@@ -152,8 +160,8 @@ class RIDE(ExpertMethod):
             spec = TermSpec(classification=1.0)
             base = fused(context, trained, labels, spec, tensors, classification=self.objective)
         if self.diversity and self.num_experts > 1:
-            temperatures, factor = self._temperatures(context)
-            divergence = distribution_aware_diversity(output.expert_logits, temperatures)
+            temperatures_C, factor = self._temperatures(context)
+            divergence = distribution_aware_diversity(output.expert_logits, temperatures_C)
             base["diversity"] = self.diversity * factor * divergence
         # the code sums over experts, and with a teacher multiplies by K once more
         return scaled(base, self.num_experts ** (1 if context.guide is None else 2))

@@ -34,7 +34,14 @@ OFFICIAL_CLASSES = 100
 
 @dataclass(frozen=True)
 class SHIKE(ExpertMethod):
-    """K experts over two shared stages, fused depth-wise, with a second classifier; mean of the logits.
+    r"""K experts over two shared stages, fused depth-wise, with a second classifier; mean of the logits.
+
+    .. math:: L = \frac{1}{K} \sum_k \Big[ L_{ce}(z_k) + \lambda_t \, \mathrm{KL}(\tilde p \,\|\, \tilde p_k)
+        + \lambda_m \sum_{j \ne k} \mathrm{KL}(p_j \| p_k) \Big]
+
+    Tilde: softmax over the classes beside the label, of the teacher that all experts form
+    (:func:`~incrlt.losses.dynamic_knowledge_transfer`) and of expert k; :math:`\lambda_t` is ``transfer``,
+    :math:`\lambda_m` ``mutual``. Then, on second heads over frozen features: balanced softmax.
 
     Counts: the first stage uses none; the prior of the classifier stage takes images per class as drawn.
 
@@ -79,6 +86,9 @@ class SHIKE(ExpertMethod):
     """Its learning rate, cosine to 0 after the warm-up."""
     classifier_warmup: Index = 5
     """Its epochs of linear warm-up; of a stage of 5 epochs or fewer, all but the last."""
+    fusion: bool = True
+    """Multiply the last map of each expert by one of another depth; without, experts on a pretrained network differ by
+    their heads and losses."""
     cache_features: bool = False
     """Compute its frozen features once, of images without random augmentation: faster, other numbers."""
     scale: Positive = 30.0
@@ -102,7 +112,7 @@ class SHIKE(ExpertMethod):
         return Layout(
             num_experts=self.num_experts,
             shared="two_stages",
-            fusion=True,
+            fusion=self.fusion,
             scale=self.scale,
             learn_scale=self.learn_scale,
             unit_rows=True,
@@ -129,17 +139,21 @@ class SHIKE(ExpertMethod):
         return fused(context, output, labels, spec, tensors, classification=self.objective)
 
     def _published(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
-        logits = output.expert_logits
+        logits_KBC = output.expert_logits
         plain = self.objective == "cross_entropy"
-        base = cross_entropy(logits, labels) if plain else balanced_softmax(logits, labels, drawn(context))
+        base = (
+            cross_entropy(logits_KBC, labels)
+            if plain
+            else balanced_softmax(logits_KBC, labels, drawn(context))
+        )
         terms: LossTerms = {self.objective: base}
         # the official code averages over batch and classes: 10 and 1 there are 0.1 and 0.01 at 100 classes alone
-        factor = OFFICIAL_CLASSES / logits.shape[-1]
+        factor = OFFICIAL_CLASSES / logits_KBC.shape[-1]
         if self.num_experts > 1 and self.transfer:
-            transfer = dynamic_knowledge_transfer(logits, labels, flavor="published")
+            transfer = dynamic_knowledge_transfer(logits_KBC, labels, flavor="published")
             terms["transfer"] = self.transfer * factor * transfer
         if self.num_experts > 1 and self.mutual:
-            terms["mutual"] = self.mutual * factor * mutual_distillation(logits)
+            terms["mutual"] = self.mutual * factor * mutual_distillation(logits_KBC)
         return scaled(terms, self.num_experts)
 
     def stages(self) -> tuple[Stage, ...]:

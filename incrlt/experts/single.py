@@ -22,7 +22,12 @@ RUNNING_PRIOR = "running_prior"
 
 @dataclass(frozen=True)
 class Single(ExpertMethod):
-    """A single network, K = 1; with ``num_experts`` also the plain ensemble, which multi-expert methods must beat.
+    r"""A single network, K = 1; with ``num_experts`` also the plain ensemble, which multi-expert methods must beat.
+
+    .. math:: L = -\frac{1}{K} \sum_k \log \frac{e^{z_{k,y} + a_y}}{\sum_c e^{z_{k,c} + a_c}}
+
+    with a = 0 (``cross_entropy``), :math:`\log n_c`, :math:`\tau \log n_c`, the log of the running prior, or a margin
+    taken from the label's logit alone (``ldam``).
 
     Counts: priors, margins and weights take images per class as the sampler draws them.
     """

@@ -34,7 +34,14 @@ ACCURACY = "tcl_accuracy"
 
 @dataclass(frozen=True)
 class TCL(ExpertMethod):
-    """K experts on SHIKE's layout, each with a prior of its own strength, that distil where they are right.
+    r"""K experts on SHIKE's layout, each with a prior of its own strength, that distil where they are right.
+
+    .. math:: L = \frac{1}{K} \sum_k \Big[ -\log \frac{n_y^{\tau_k} e^{z_{k,y}}}{\sum_c n_c^{\tau_k} e^{z_{k,c}}} +
+        \lambda_t \sum_{j \ne k} [\arg\max z_k = y] \, w_y \, \mathrm{KL}(p_k \| p_j) + \lambda_c L_{calibration} \Big]
+
+    :math:`\tau_k` is the strength of the prior of expert k, :math:`w_c \propto \sqrt{1 - accuracy_c}`,
+    :math:`\lambda_t` is ``trust``, :math:`\lambda_c` ``calibration``
+    (:func:`~incrlt.losses.trust.consensus_calibration`).
 
     Counts: the prior takes images per class as drawn. The running accuracy is the ensemble's on training batches, as
     they were drawn, and lives in the network.
@@ -91,17 +98,19 @@ class TCL(ExpertMethod):
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return balanced softmax, trusted distillation and consensus calibration."""
-        logits = output.expert_logits
-        prior = context.constant(("tcl_prior", self.prior_spread), lambda: self._prior(context))
-        terms: LossTerms = {"balanced_softmax": diverse_balanced_softmax(logits, labels, prior)}
+        logits_KBC = output.expert_logits
+        prior_KC = context.constant(("tcl_prior", self.prior_spread), lambda: self._prior(context))
+        terms: LossTerms = {"balanced_softmax": diverse_balanced_softmax(logits_KBC, labels, prior_KC)}
         if self.num_experts == 1:
             return terms
         if self.trust:
-            weights = self._weights(context.network, output, labels)
-            terms["trust"] = self.trust * trusted_distillation(logits, labels, weights, detach=self.detach)
+            weights_C = self._weights(context.network, output, labels)
+            terms["trust"] = self.trust * trusted_distillation(
+                logits_KBC, labels, weights_C, detach=self.detach
+            )
         if self.calibration:
             terms["calibration"] = self.calibration * consensus_calibration(
-                logits, labels, where=self.calibrate
+                logits_KBC, labels, where=self.calibrate
             )
         return terms
 
@@ -115,10 +124,10 @@ class TCL(ExpertMethod):
     @torch.no_grad()
     def _weights(self, network: ExpertNetwork, output: ModelOutput, labels: Tensor) -> Tensor:
         """Return class weights of the accuracy so far ``[C]``, then let the batch move it."""
-        accuracy = None if network is None else network.recall(ACCURACY)
-        if accuracy is None:
+        accuracy_C = None if network is None else network.recall(ACCURACY)
+        if accuracy_C is None:
             return output.logits.new_ones(output.logits.shape[-1])
-        weights = compensation(accuracy)
-        moved = running_accuracy(accuracy, output.logits.argmax(-1), labels, self.accuracy_momentum)
-        accuracy.copy_(moved)
-        return weights
+        weights_C = compensation(accuracy_C)
+        moved_C = running_accuracy(accuracy_C, output.logits.argmax(-1), labels, self.accuracy_momentum)
+        accuracy_C.copy_(moved_C)
+        return weights_C

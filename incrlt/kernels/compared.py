@@ -97,5 +97,5 @@ def of_gradient(name: str, gradient: Tensor | None, right: Tensor, allowed: floa
     return Distance(error, None if error <= allowed else f"its gradient of the {name} is off by {error:.1e}")
 
 
-def _exact(value: Any) -> Any:
+def _exact(value: object) -> Any:
     return value.cpu().double() if isinstance(value, Tensor) else value

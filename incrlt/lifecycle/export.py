@@ -21,7 +21,7 @@ import incrlt
 from incrlt.benchmarks.longtail import GROUPS, groups
 from incrlt.errors import UserError
 from incrlt.files import write_atomic
-from incrlt.lifecycle import learned, versions
+from incrlt.lifecycle import eightbit, learned, versions
 from incrlt.lifecycle.answers import Answerer
 from incrlt.lifecycle.example import EXAMPLE
 from incrlt.lifecycle.graphs import AllExperts, FirstExpert, LaterExpert
@@ -48,21 +48,24 @@ class Exported:
         files: Names in it.
         difference: Largest difference of a probability from the network's.
         checked: Pictures that were compared.
+        int8: What the 8-bit graph is worth; None where none was asked for.
     """
 
     folder: Path
     files: tuple[str, ...]
     difference: float
     checked: int
+    int8: eightbit.EightBit | None = None
 
 
-def export(run: Path, folder: Path, version: int | None = None) -> Exported:
+def export(run: Path, folder: Path, version: int | None = None, int8: bool = False) -> Exported:
     """Write a version of a run as ONNX and hold the graphs to the network.
 
     Args:
         run: Run folder.
         folder: Where to write; made if it is missing.
         version: Of the run; None: the one that answers.
+        int8: Write the graph of all experts with 8-bit convolutions too, and measure it.
 
     Raises:
         UserError: No finished run, a package is missing, or the graphs do not answer as the network does.
@@ -85,9 +88,14 @@ def export(run: Path, folder: Path, version: int | None = None) -> Exported:
     _write_json(folder / "preparation.json", _preparation(model, answerer, experts))
     write_atomic(folder / "example.py", EXAMPLE)
     difference, checked = check(folder, answerer, experts)
-    write_atomic(folder / "README.md", card(model, answerer, number, difference, checked))
-    files = (ALL, *experts, "labels.json", "preparation.json", "example.py", "README.md")
-    return Exported(folder, files, difference, checked)
+    small = eightbit.write(folder / ALL, model.exemplars, model.tests) if int8 else None
+    text = card(model, answerer, number, difference, checked)
+    if small is not None:
+        text += f"\n## Eight bits\n\n`{eightbit.FILE}`, convolutions only. {small.sentence}.\n"
+    write_atomic(folder / "README.md", text)
+    graphs = (ALL, *experts, *([eightbit.FILE] if int8 else []))
+    files = (*graphs, "labels.json", "preparation.json", "example.py", "README.md")
+    return Exported(folder, files, difference, checked, small)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -99,7 +99,11 @@ class Lesson:
         self.recorder = before.recorded()
         with _own_randomness(self.device):
             self.strategy = build_strategy(
-                before.experiment, before.facts.preparation.channels, self.device, [self.recorder]
+                before.experiment,
+                before.facts.preparation.channels,
+                self.device,
+                [self.recorder],
+                pretrained=before.strategy is None,
             )
             self._take_up(exemplars)
             self._random = global_state(self.device)
@@ -126,7 +130,14 @@ class Lesson:
             if state["memory"] is not None:
                 old = self.benchmark.train_stream[0].dataset if len(exemplars) else None
                 state["memory"] = memory_state(state["memory"], exemplars, old, self.facts.class_names)
+            asked = [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in self.strategy.optimizer.param_groups
+            ]
             self.strategy.load_state_dict(state, self.stream)
+            for group, own in zip(self.strategy.optimizer.param_groups, asked, strict=True):
+                group.pop("initial_lr", None)
+                group.update(own)  # the state brings the settings of the run, and an update may have others
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned in another process."""
@@ -298,7 +309,9 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
 def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:
     """Return the strategy of a model as far as answers need it: without its memory."""
     assert learned.strategy is not None
-    strategy = build_strategy(learned.experiment, learned.facts.preparation.channels, device, list(recorders))
+    strategy = build_strategy(
+        learned.experiment, learned.facts.preparation.channels, device, list(recorders), pretrained=False
+    )
     state = {**learned.strategy, "memory_before": None}
     if state["memory"] is not None:
         nothing = Pictures.none(learned.facts.preparation.shape)

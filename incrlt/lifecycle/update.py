@@ -22,7 +22,8 @@ from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite
 from incrlt.console import Console
 from incrlt.errors import UserError
 from incrlt.experiment import schema
-from incrlt.lifecycle import gate, learned, versions
+from incrlt.files import write_atomic
+from incrlt.lifecycle import comparing, gate, learned, versions
 from incrlt.lifecycle.learned import CHECKPOINTS, CONFIG_FILE, Learned, labels_of
 from incrlt.lifecycle.lesson import Batch, Lesson, measure
 from incrlt.lifecycle.versions import Version
@@ -52,6 +53,7 @@ class Asked:
         skip_broken: Go on without files that cannot be used.
         seed: Of the test part that is split off where the source has none.
         restart: Begin anew where an update is unfinished.
+        compare: Train on everything at hand too, and say what updating cost and saved.
     """
 
     run: Path
@@ -62,6 +64,7 @@ class Asked:
     skip_broken: bool = False
     seed: int = 0
     restart: bool = False
+    compare: bool = False
 
 
 def update(asked: Asked, console: Console) -> Version:
@@ -81,14 +84,19 @@ def update(asked: Asked, console: Console) -> Version:
         _check_ancestors(asked, number, data)
         batch, account = _arriving(parent, asked, pictures, split)
         console.plain(account)
+        if asked.compare:
+            comparing.check(parent, batch)
         judged_on, golden = _golden(parent, batch, asked)
         version = _version(asked, parent, number, data, account)
         if not version.measures or version.golden != golden:
             version = _measured(asked, parent, batch, version, judged_on, console)
-            version = dataclasses.replace(version, golden=golden)
+            version = dataclasses.replace(version, golden=golden, joint={})
+        if asked.compare and not version.joint:
+            version = _compared(asked, parent, batch, version, judged_on, console)
         accepted, verdict = gate.judge(conditions, version.measures)
         version = dataclasses.replace(version, accept=asked.accept, accepted=accepted, verdict=verdict)
         versions.write(asked.run, version)
+        write_atomic(versions.report_of(asked.run, version.number), _report(version))
         if accepted and versions.current(asked.run) != version.number:  # it was gone back from
             newest = max(known.number for known in versions.all_of(asked.run))
             versions.answer_from(asked.run, version.number, newest)
@@ -277,8 +285,41 @@ def _measured(
     tests = after.tests if judged_on is None else judged_on
     found = gate.measures(measure(parent, tests), measure(after, tests), after.facts.seen)
     return dataclasses.replace(
-        version, stream=after.facts.stream, measures=found, seconds=after.seconds - parent.seconds
+        version,
+        stream=after.facts.stream,
+        measures=found,
+        seconds=after.seconds - parent.seconds,
+        trained_on=len(parent.exemplars) + len(batch.names),
     )
+
+
+def _compared(
+    asked: Asked,
+    parent: Learned,
+    batch: Batch,
+    version: Version,
+    judged_on: Pictures | None,
+    console: Console,
+) -> Version:
+    """Train on everything at hand beside a version that is made."""
+    console.plain(f"version {version.number} is made; now all anew, to compare it with")
+    tests = (
+        learned.read(versions.path_of(asked.run, version.number)).tests if judged_on is None else judged_on
+    )
+    return dataclasses.replace(version, joint=comparing.joint(parent, batch, tests))
+
+
+def _report(version: Version) -> str:
+    """Return the page of a version as Markdown."""
+    verdict = "; ".join(version.verdict) or "nothing spoke against it"
+    lines = [
+        f"# Version {version.number}, from version {version.parent}",
+        "",
+        f"Arrived: {version.account}. It is {version.state} by the rule `{version.accept}`: {verdict}.",
+        "",
+        *comparing.table(version, version.trained_on),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _trained(folder: RunFolder, parent: Learned, batch: Batch, version: Version, console: Console) -> Learned:
@@ -353,6 +394,8 @@ def told(run: Path, version: Version) -> list[str]:
         f"many {percent('many')}, medium {percent('medium')}, few {percent('few')}",
         f"learned in {version.seconds:.1f} s; {folder} has {size(sum(path.stat().st_size for path in files))}",
     ]
+    lines += comparing.table(version, version.trained_on) if version.joint else []
+    lines.append(f"report   {versions.report_of(run, version.number)}")
     lines += list(version.verdict)
     if version.accepted:
         return [*lines, f"version {version.number} is accepted and answers from now on"]

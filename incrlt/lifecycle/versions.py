@@ -47,6 +47,8 @@ class Version:
         verdict: Why, a sentence each.
         seconds: Of learning.
         golden: Digest of the pictures of ``--golden``; empty where it was judged on the test pictures of all versions.
+        trained_on: Pictures that it was trained on: exemplars and what arrived.
+        joint: Measures of a network trained anew on the same pictures; empty where none was asked for.
     """
 
     number: int
@@ -64,6 +66,8 @@ class Version:
     verdict: tuple[str, ...] = ()
     seconds: float = 0.0
     golden: str = ""
+    trained_on: int = 0
+    joint: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, tuple[str, ...]]:
@@ -84,6 +88,11 @@ def path_of(run: Path, number: int) -> Path:
 def file_of(run: Path, number: int) -> Path:
     """Return the file that says what is known of a version."""
     return run / FOLDER / f"{number:04d}.json"
+
+
+def report_of(run: Path, number: int) -> Path:
+    """Return the page that says what a version cost and saved."""
+    return run / FOLDER / f"{number:04d}.md"
 
 
 def all_of(run: Path) -> list[Version]:
@@ -229,6 +238,7 @@ def discard(run: Path, version: Version) -> None:
     """Delete an unfinished version."""
     assert version.accepted is None
     shutil.rmtree(path_of(run, version.number), ignore_errors=True)
+    report_of(run, version.number).unlink(missing_ok=True)
     file_of(run, version.number).unlink()
 
 

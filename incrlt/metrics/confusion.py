@@ -63,28 +63,35 @@ def group_confusion(record: StreamRecord) -> dict[str, dict[str, float | None]]:
     }
 
 
-def hardest_negatives(record: StreamRecord) -> list[dict[str, Any] | None]:
-    """Return, per seen class, the wrong class its test images are taken for most after the last experience.
+def negatives(record: StreamRecord, most: int) -> list[list[dict[str, Any]]]:
+    """Return, per seen class, the wrong classes its test images are taken for after the last experience.
+
+    Args:
+        record: The counts.
+        most: Wrong classes of a class at most.
 
     Returns:
-        Per class ``{"class", "name", "group", "experience", "rate"}`` of the hardest negative, its rate in percent
-        of the class's test images; the first to arrive of equal ones. None where no image was taken for another.
+        Per class ``{"class", "name", "group", "experience", "rate"}`` of each, the most frequent first and of equal
+        ones the first to arrive; the rate is in percent of the class's test images. Empty where no image was taken for
+        another.
     """
     counts = record.confusions[-1]
     groups = class_groups(record.images_of_class)
     wrong = counts - np.diag(np.diag(counts))
-    negatives = wrong.argmax(axis=1)
-    most = wrong[np.arange(len(wrong)), negatives]
-    rates = percent(most, counts.sum(axis=1))
-    return [
-        {
-            "class": index,
-            "name": record.name_of(index),
-            "group": str(groups[index]),
-            "experience": int(record.experience_of_class[index]),
-            "rate": float(rates[row]),
-        }
-        if most[row]
-        else None
-        for row, index in enumerate(negatives.tolist())
-    ]
+    found = []
+    for row, images in zip(wrong, counts.sum(axis=1), strict=True):
+        order = np.argsort(-row, kind="stable")[:most]
+        taken = [index for index in order.tolist() if row[index]]
+        found.append(
+            [
+                {
+                    "class": index,
+                    "name": record.name_of(index),
+                    "group": str(groups[index]),
+                    "experience": int(record.experience_of_class[index]),
+                    "rate": float(100 * row[index] / images),
+                }
+                for index in taken
+            ]
+        )
+    return found

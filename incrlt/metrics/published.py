@@ -104,7 +104,7 @@ def same_method(one: str, other: str) -> bool:
     return _plain(one) == _plain(other)
 
 
-def row_name(protocol_name: str, method: str, experts: Mapping[str, Any] | None = None) -> str:
+def row_name(protocol_name: str, method: str, experts: Mapping[str, object] | None = None) -> str:
     """Return what the published rows of a protocol call a method.
 
     Offline rows name the expert method and its number of experts alone: there is no strategy to name.
@@ -129,7 +129,7 @@ def row_name(protocol_name: str, method: str, experts: Mapping[str, Any] | None 
     return _offline("experts", parts[0], experts or {}) or method
 
 
-def _offline(kind: Kind, title: str, settings: Mapping[str, Any]) -> str | None:
+def _offline(kind: Kind, title: str, settings: Mapping[str, object]) -> str | None:
     """Return what offline rows call the method that tables call so, as its class tells; None where it has none."""
     declared = methods.titled(kind).get(title)
     return None if declared is None else declared.offline_title(settings)
@@ -141,7 +141,7 @@ def row_of(protocol_name: str, method: str) -> PublishedRow | None:
     return min(found, key=lambda row: row.status != "ok") if found else None
 
 
-def distance(protocol_name: str, method: str, summary: Mapping[str, Any]) -> str | None:
+def distance(protocol_name: str, method: str, summary: Mapping[str, object]) -> str | None:
     """Say in one line how far a run is from the published row of its protocol and method.
 
     Args:
@@ -173,7 +173,7 @@ def _plain(method: str) -> str:
     return "".join(letter for letter in method.casefold() if letter not in " _-")
 
 
-def differing_setting(protocol: Mapping[str, Any]) -> list[str]:
+def differing_setting(protocol: Mapping[str, object]) -> list[str]:
     """Say in which respects a resolved protocol departs from the setting of the published rows.
 
     Args:
@@ -198,13 +198,13 @@ def differing_setting(protocol: Mapping[str, Any]) -> list[str]:
     return [*found, _other_memory(memory)] if unlike else found
 
 
-def _other_memory(memory: Any) -> str:
+def _other_memory(memory: object) -> str:
     total = memory.get("total") if isinstance(memory, Mapping) else None
     held = "no exemplars" if total is None else f"{total} exemplars in all"
     return f"{held} instead of {_SETTING['exemplars per class']} per class"
 
 
-def what_differs(protocol: Mapping[str, Any], method: str, training: Mapping[str, Any]) -> list[str]:
+def what_differs(protocol: Mapping[str, object], method: str, training: Mapping[str, object]) -> list[str]:
     """Say in which respects a run departs from the published rows: data, memory and length.
 
     Args:
@@ -216,7 +216,7 @@ def what_differs(protocol: Mapping[str, Any], method: str, training: Mapping[str
     return [*differing_setting(protocol), *([length] if length else [])]
 
 
-def differing_epochs(protocol_name: str, method: str, training: Mapping[str, Any]) -> str | None:
+def differing_epochs(protocol_name: str, method: str, training: Mapping[str, object]) -> str | None:
     """Say how long a run trains where the published rows train otherwise.
 
     Args:

@@ -103,7 +103,7 @@ class StreamRecord:
         return self.class_names[class_index] if self.class_names else str(class_index)
 
 
-def main_readout(names: Iterable[str], chosen: Any = None) -> str:
+def main_readout(names: Iterable[str], chosen: object = None) -> str:
     """Return the read-out a run answers with: the router's where there is one, else the one its strategy chose.
 
     Args:

@@ -23,7 +23,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def write_results(
     folder: str | os.PathLike[str],
     records: Mapping[str, StreamRecord],
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Write the three result files, each whole or not at all.
 
@@ -50,11 +50,11 @@ def write_results(
     return content
 
 
-def _labelled(records: Mapping[str, StreamRecord], rows_of: Any) -> list[dict[str, Any]]:
+def _labelled(records: Mapping[str, StreamRecord], rows_of: Any) -> list[dict[str, object]]:
     return [{"readout": readout, **row} for readout, record in records.items() for row in rows_of(record)]
 
 
-def cell(value: Any) -> Any:
+def cell(value: object) -> Any:
     """Return a value for a CSV file; a text that a spreadsheet would run as a formula gets an apostrophe before it.
 
     Example:
@@ -64,7 +64,7 @@ def cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
     """Return CSV text with a header line; None is an empty cell, and no text is a formula."""
     buffer = io.StringIO()
     names: Iterable[str] = rows[0] if rows else ()

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from incrlt.errors import UserError, did_you_mean, shown
+from incrlt.families import PREFIX
+from incrlt.models.backbones.timm_backbone import TimmBackbone
 from incrlt.models.layout import Layout
 from incrlt.models.named import class_named, name_of
 
@@ -36,7 +38,7 @@ class Backbone(Protocol):
     state.
 
     Attributes:
-        shares: Values of ``Layout.shared`` that it can be cut at: ``stem``, ``two_stages``, ``nothing``.
+        shares: Values of ``Layout.shared`` that it can be cut at: ``stem``, ``two_stages``, ``nothing``, ``all``.
     """
 
     @property
@@ -81,14 +83,22 @@ def variants() -> dict[str, tuple[type, Mapping[str, Any]]]:
     return found
 
 
-def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bool) -> tuple[str, Backbone]:
+def backbone_of(
+    name: str | type,
+    *,
+    in_channels: int,
+    width: int,
+    last_relu: bool,
+    weights: Callable[[Any], None] | None = None,
+) -> tuple[str, Backbone]:
     """Make a backbone.
 
     Args:
-        name: A variant in ``incrlt.models.backbones``, ``my_pkg.my_mod:MyNet``, or such a class itself.
+        name: A variant in ``incrlt.models.backbones``, ``timm:NAME``, ``my_pkg.my_mod:MyNet``, or such a class itself.
         in_channels: Channels of the images.
         width: Channels to start with.
         last_relu: Keep the last ReLU.
+        weights: Puts pretrained weights into a whole network, where it is one of timm.
 
     Returns:
         The name by which a saved network finds it again, and the backbone.
@@ -97,6 +107,8 @@ def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bo
         UserError: Nothing of this name, or it is no backbone.
     """
     settings: Mapping[str, Any] = {}
+    if isinstance(name, str) and name.startswith(PREFIX):
+        return name, TimmBackbone(name, in_channels, width, last_relu, weights)
     if isinstance(name, type):
         cls, name = name, name_of(name)
     elif ":" in str(name):
@@ -105,7 +117,8 @@ def backbone_of(name: str | type, *, in_channels: int, width: int, last_relu: bo
         known = variants()
         if name not in known:
             raise UserError(
-                f"model name {shown(name)} is not known; allowed: {', '.join(known)}, or my_pkg.my_mod:MyNet."
+                f"model name {shown(name)} is not known; allowed: {', '.join(known)}, timm:NAME, or "
+                f"my_pkg.my_mod:MyNet."
                 f"{did_you_mean(name, known)}"
             )
         cls, settings = known[name]

@@ -48,14 +48,16 @@ class Layout:
 
     num_experts: int = 1
     """Number K of branches and heads."""
-    shared: Literal["stem", "two_stages", "nothing"] = "stem"
+    shared: Literal["stem", "two_stages", "nothing", "all"] = "stem"
     """``stem`` is the first convolution and stage, ``two_stages`` the second one too (SHIKE); with ``nothing`` each
-    expert is a whole network (NCL)."""
+    expert is a whole network (NCL), with ``all`` it is a head alone. Large networks are cut one stage later, see
+    :mod:`incrlt.models.timm_cuts`."""
     width_factor: float = 1.0
     """Channels of the experts' own stages, relative to the plain network; RIDE: 0.75."""
     shortcut: Literal["projection", "padding"] = "projection"
     """Shortcut of a shrinking block (He et al. 2016): ``projection`` is a 1x1 convolution with batch norm (option B;
-    LUCIR, SHIKE), ``padding`` every second pixel and channels of zeros (option A; RIDE, NCL)."""
+    LUCIR, SHIKE), ``padding`` every second pixel and channels of zeros (option A; RIDE, NCL). It is a wish of networks
+    for small images: large ones have projections in all official code."""
     fusion: bool = False
     """SHIKE's depth-wise knowledge fusion: the map of each expert is multiplied by one of a shared, shallower stage."""
     scale: float = 1.0

@@ -20,6 +20,7 @@ from incrlt.models.inference import predict as routed_answer
 from incrlt.models.maps import Maps, of_experts, with_maps
 from incrlt.models.precision import at_least_float
 from incrlt.models.router import SETTINGS, Router
+from incrlt.models.standing import Standing
 from incrlt.types import Combine, ModelOutput
 
 KEPT = "kept_"
@@ -67,6 +68,9 @@ class ExpertNetwork(Facts):
         class_names: Name of each class by label id, where the benchmark tells it; otherwise None.
         architecture: Arguments of :func:`incrlt.models.build` as plain data, so that a checkpoint can be rebuilt.
         router: Decides when the experts so far are enough; None until a stage attaches one.
+        pretrained: Which weights it began with, None where they were drawn; not part of its state.
+        standing: What does not train; not part of its state.
+        kept_features: Keeps what a standing stem gives of each picture; None computes it each time.
         tells_maps: Outputs hold the maps of each stage; off unless a method needs them.
         grouped: Run the branches as one module of grouped convolutions: the same numbers up to rounding, from the
             same parameters, with fewer and larger kernels. Branches must have equal shapes.
@@ -95,6 +99,9 @@ class ExpertNetwork(Facts):
         self.class_names: dict[int, str] | None = None
         self.architecture: dict[str, Any] = {}
         self.normalisation: dict[str, list[float]] | None = None
+        self.pretrained: dict[str, Any] | None = None
+        self.standing = Standing()
+        self.kept_features: Callable[[nn.Module, Tensor], Any] | None = None
         self._run_grouped = GroupedRun()
         self._noted = Noted()
 
@@ -154,7 +161,9 @@ class ExpertNetwork(Facts):
 
     def shared(self, x: Tensor) -> Shared:
         """Map images ``[B, c, H, W]`` to what every branch takes."""
-        return self.stem(x)
+        if self.kept_features is None:
+            return self.stem(x)
+        return self.kept_features(self.stem, x)
 
     def extract(self, x: Tensor) -> Tensor:
         """Map images ``[B, c, H, W]`` to the features of each expert ``[K, B, D]``."""
@@ -352,6 +361,20 @@ class ExpertNetwork(Facts):
         """Put the frozen rows of every head back."""
         for head in self.all_heads:
             head.restore_frozen()
+
+    def stand(self, standing: Standing) -> None:
+        """Let parts stand still from now on: they take no gradients, and training mode passes them over."""
+        self.standing = standing
+        for module in standing.modules(self.stem, self.branches):
+            module.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ExpertNetwork:
+        """Set the mode (torch's name for it); what stands still stays in evaluation mode."""
+        super().train(mode)
+        if mode:
+            for module in self.standing.modules(self.stem, self.branches):
+                module.eval()
+        return self
 
     def freeze_backbone(self) -> None:
         """Put stem and branches in evaluation mode: their batch-norm statistics stay."""

@@ -65,8 +65,9 @@ class ConfusionRecorder(SupervisedPlugin):
         """
         self._steps.arrive(strategy.experience)
         labels, images = labels_of(strategy.experience.dataset).unique(return_counts=True)
+        known = set(self.class_ids)
         for label, count in zip(labels.tolist(), images.tolist(), strict=True):
-            if label not in self.class_ids:
+            if label not in known:
                 self.class_ids.append(label)
                 self.experience_of_class.append(self._experience)
                 self.images_of_class.append(count)
@@ -81,7 +82,8 @@ class ConfusionRecorder(SupervisedPlugin):
         self._columns = torch.as_tensor(self.class_ids, device=strategy.device)
         known = getattr(strategy.model, "class_ids", self.class_ids)
         same = known == self.class_ids or not set(self.class_ids) <= set(known)
-        order = None if same else [known.index(label) for label in self.class_ids]
+        place = {label: column for column, label in enumerate(known)}
+        order = None if same else [place[label] for label in self.class_ids]
         self._order = None if order is None else torch.as_tensor(order, device=strategy.device)
 
     def after_eval_iteration(self, strategy: Strategy, **kwargs: object) -> None:

@@ -31,7 +31,7 @@ Extract = Callable[[Tensor, Tensor | None], Tensor]
 """``extract(images [B, ...], task labels [B] or None)`` returns features ``[K, B, D]``."""
 
 
-def features_of(strategy: Strategy, dataset: Any, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
+def features_of(strategy: Strategy, dataset: object, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
     """Run a data set through the strategy's feature extractor.
 
     The features are the first of these that the model offers: ``model.forward_all(x).features``
@@ -75,7 +75,7 @@ def features_of(strategy: Strategy, dataset: Any, *, mirror: bool = False) -> tu
     return torch.cat(parts).cpu(), torch.cat(labels).long().cpu()
 
 
-def answers_of(strategy: Strategy, dataset: Any) -> Tensor:
+def answers_of(strategy: Strategy, dataset: object) -> Tensor:
     """Return the mean of an expert network's answers to a data set, as evaluation reads them: softmax ``[C]``, float64.
 
     Args:
@@ -160,7 +160,7 @@ def _rows(extract: Extract, mirror: bool, images: Tensor, tasks: Tensor | None =
     return rows
 
 
-def _batches(strategy: Strategy, dataset: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _batches(strategy: Strategy, dataset: object) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Iterate images, labels and task labels (None where there are none) on the strategy's device."""
     for batch in _loader(strategy, dataset):
         images, targets, *rest = (column.to(strategy.device, non_blocking=True) for column in batch)

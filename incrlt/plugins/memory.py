@@ -219,7 +219,7 @@ class ExemplarMemory(SupervisedPlugin):
             "random_state": self._random_state.clone(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], train_stream: Sequence[Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], train_stream: Sequence[object]) -> None:
         """Become the memory that ``state`` describes.
 
         Args:
@@ -285,9 +285,12 @@ class ExemplarMemory(SupervisedPlugin):
         first = np.zeros(len(targets), dtype=bool)
         first[np.unique(self._keys[number], return_index=True)[1]] = True
         fresh = torch.from_numpy(first & ~np.isin(self._keys[number], stored))
+        labels, place = targets.unique(return_inverse=True)
+        order = torch.argsort(place[fresh], stable=True)  # once, not a look at all images for each class
+        rows = fresh.nonzero()[order]  # [n, 1], class by class, each in the order of the data set
+        sizes = torch.bincount(place[fresh], minlength=len(labels)).tolist()
         candidates = {}
-        for label in targets.unique().tolist():
-            new = ((targets == label) & fresh).nonzero()  # [n, 1]
+        for label, new in zip(labels.tolist(), rows.split(sizes) if sizes else (), strict=True):
             new = torch.cat([torch.full_like(new, number), new], dim=1)
             old = self._places.get(label)
             candidates[label] = new if old is None else torch.cat([old, new])

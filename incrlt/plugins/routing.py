@@ -52,26 +52,26 @@ class RoutingRecorder(SupervisedPlugin):
         """Number of the experience trained last."""
         return self._steps.number
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training(self, strategy: object, **kwargs: object) -> None:
         """Evaluations from here on happen inside training and are not kept."""
         self._inside_training = True
 
-    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training(self, strategy: object, **kwargs: object) -> None:
         """Evaluations from here on are kept."""
         self._inside_training = False
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Any, **kwargs: object) -> None:
         """Take note of the experience."""
         self._steps.arrive(strategy.experience)
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def before_eval(self, strategy: Any, **kwargs: object) -> None:
         """Start collecting."""
         self._batches = []
         if getattr(strategy.model, "class_ids", None):
             width = max(strategy.model.class_ids) + 1
             self._table = strategy.model.positions(torch.arange(width)).to(strategy.device)
 
-    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval_iteration(self, strategy: Any, **kwargs: object) -> None:
         """Keep the decisions on a batch, on the device, without a host sync."""
         if getattr(strategy, "mb_experts_used", None) is None or self._inside_training:
             return
@@ -82,7 +82,7 @@ class RoutingRecorder(SupervisedPlugin):
         self._image_shape = tuple(strategy.mb_x.shape[1:])
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
 
-    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def after_eval(self, strategy: Any, **kwargs: object) -> None:
         """Count under the experience trained last; as in a confusion record, nothing follows a gap."""
         if self._batches:
             warn_of_gap(self, len(self.used), self._experience)
@@ -121,7 +121,9 @@ class RoutingRecorder(SupervisedPlugin):
         used = [counts.numpy() for counts in self.used]
         return routing_rows(used, experience_of_class, images_of_class, self.macs) if used else []
 
-    def write(self, folder: str | os.PathLike[str], experience_of_class: Any, images_of_class: Any) -> None:
+    def write(
+        self, folder: str | os.PathLike[str], experience_of_class: object, images_of_class: Any
+    ) -> None:
         """Write ``routing.csv`` and, after an evaluation in this process, ``routing_sweep.csv``.
 
         Args:

@@ -43,7 +43,7 @@ def describe(sources: Mapping[int, Any], hints: Mapping[int, int]) -> Tensor:
 
 
 def find(
-    state: Mapping[str, Any], places: Mapping[int, Tensor], train_stream: Sequence[Any]
+    state: Mapping[str, Any], places: Mapping[int, Tensor], train_stream: Sequence[object]
 ) -> dict[int, Any]:
     """Return the experience of each data set that a saved memory saw, by number.
 
@@ -90,7 +90,7 @@ def _wanted(number: int, state: Mapping[str, Any], places: Mapping[int, Tensor])
     return torch.stack([labels, state["places"][:, 1], pictures], dim=1)[own]
 
 
-def _in_order(train_stream: Sequence[Any], hint: int, searched: bool) -> Iterator[Any]:
+def _in_order(train_stream: Sequence[object], hint: int, searched: bool) -> Iterator[Any]:
     """Yield experiences, the likely one first; it alone where too little was saved to know another one."""
     if 0 <= hint < len(train_stream):
         yield train_stream[hint]
@@ -129,7 +129,7 @@ def _name(hint: int) -> str:
     return "an experience of no stream" if hint < 0 else f"experience {hint}"
 
 
-def _missing(hint: int, train_stream: Sequence[Any], complaints: Sequence[str]) -> str:
+def _missing(hint: int, train_stream: Sequence[object], complaints: Sequence[str]) -> str:
     """Say that an experience is not there: what the likeliest one lacks."""
     for complaint in complaints:
         if CHANGED in complaint:  # all labels are right

@@ -31,7 +31,7 @@ class Steps:
     def __init__(self) -> None:
         self.number = -1
         self.names: dict[int, str] = {}
-        self._last: Any = None  # data set of the step; None in a process that has not seen it yet
+        self._last: object = None  # data set of the step; None in a process that has not seen it yet
         self._mark: list[int] = []  # what it is known by in another process
 
     def __getstate__(self) -> State:

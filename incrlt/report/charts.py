@@ -18,19 +18,27 @@ from incrlt.metrics.forgetting import drop_from_best
 from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.numbers import nested
 from incrlt.report.reading import Json, Run, number
-from incrlt.report.seeds import Estimate
 
 Figure = dict[str, Any]
 Series = Sequence[float | None]
 
 DASHES = ("solid", "dash", "dot", "dashdot")
-MAX_POINTS = 3000
+MAX_POINTS = 1500
 MOST_LINES = 20
 """Experiences that are drawn as a line each; more are drawn as bands."""
 BANDS = (10, 25, 50, 75, 90)
 """Percentiles."""
 PALETTE = ("@ink", "@teal", "@violet", "@few", "@medium", "@many", "@soft")
 """Colours of lines that stand for nothing in particular."""
+SYMBOLS = {
+    "@ink": "circle", "@many": "square", "@medium": "diamond", "@few": "triangle-up", "@teal": "x",
+    "@violet": "triangle-down", "@soft": "cross",
+}  # fmt: skip
+"""Marks of lines: they are told apart in grey as well."""
+PATTERNS = {"@ink": "-", "@medium": "/", "@few": ".", "@right": "\\", "@same": "/", "@cross": "x"}
+"""Patterns of bars; others are plain."""
+MOST_MARKS = 30
+"""Points of a line up to which each has its mark."""
 _CONVENTION_COLOURS = {"over_tasks": "@ink", "over_classes": "@teal", "over_seen_images": "@violet"}
 
 
@@ -50,21 +58,45 @@ def line(name: str, y: Series, colour: str, dash: str = "solid", **rest: Any) ->
     values = [None if value is None else round(value, 2) for value in y]
     return {
         "type": "scatter",
-        "mode": "lines+markers" if len(values) <= 30 else "lines",
+        "mode": "lines+markers",
         "name": name,
         "x": list(range(len(values))),
         "y": values,
         "line": {"color": colour, "dash": dash, "width": 2.2},
-        "marker": {"size": 6},
+        "marker": mark(colour, len(values)),
         "cliponaxis": False,
         "hovertemplate": "%{y:.1f}",
         **rest,
     }
 
 
-def _whole_ticks(num: int) -> Figure:
-    """Axis settings for experience numbers: every one where they fit, whole numbers always."""
-    return {"dtick": 1, "tick0": 0} if num <= 21 else {"tickformat": "d"}
+def mark(colour: str, num: int) -> Figure:
+    """Return the marks of a line of ``num`` points; a long line has some of them alone."""
+    return {"size": 7, "symbol": SYMBOLS.get(colour, "circle")} | (
+        {"maxdisplayed": 12} if num > MOST_MARKS else {}
+    )
+
+
+def filled(colour: str) -> Figure:
+    """Return what fills a bar: its colour, with the pattern that tells it from others in grey."""
+    pattern = {"shape": PATTERNS.get(colour, ""), "fillmode": "overlay", "fgopacity": 0.35, "size": 7}
+    return {"color": colour, "pattern": pattern, "line": {"width": 0}}
+
+
+def lone(chart: Figure) -> list[tuple[str, float]]:
+    """Return name and value of every line or bar of a chart that has one place alone, else nothing.
+
+    What is one point is read sooner as a number than as a picture.
+    """
+    places = {x for trace in chart["data"] for x in trace.get("x", (None, None))}
+    if len(places) != 1 or chart["layout"]["hovermode"] != "x unified":
+        return []
+    return [(trace["name"], value) for trace in chart["data"] for value in trace["y"] if value is not None]
+
+
+def whole_ticks(num: int) -> Figure:
+    """Axis settings for what is counted up to ``num``: every number where they fit, whole numbers always."""
+    return {"dtick": 1, "tick0": 0} if num <= 21 else {"tickformat": ",d"}
 
 
 def _series(summaries: Mapping[str, Json], names: Mapping[str, tuple[str, str]]) -> list[Figure]:
@@ -86,7 +118,7 @@ def experience_chart(traces: list[Figure], y: str, barmode: str = "group", **yax
     """Return a chart over experience numbers, or None where there is nothing to draw."""
     if not traces:
         return None
-    ticks = _whole_ticks(max(len(trace["x"]) for trace in traces))
+    ticks = whole_ticks(max(len(trace["x"]) for trace in traces))
     return figure(traces, "experience", y, xaxis=ticks, yaxis=yaxis, barmode=barmode)
 
 
@@ -151,13 +183,13 @@ def _heat(rows: Any, scale: str, unit: str, names: Sequence[str]) -> Figure | No
         "colorscale": [[step / 4, f"@{scale}:{step / 4}"] for step in range(5)],
         "colorbar": {"thickness": 10, "outlinewidth": 0, "title": {"text": unit}},
         "hovertemplate": f"{hover}<extra></extra>",
-        "xgap": 1,
-        "ygap": 1,
+        "xgap": int(len(rows) <= 40),  # between a hundred columns gaps are all that is seen
+        "ygap": int(len(rows) <= 40),
         "hoverongaps": False,
     }
     if len(rows) <= 12:
         heat |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 11}}
-    ticks = _whole_ticks(len(rows)) | {"showgrid": False, "zeroline": False}
+    ticks = whole_ticks(len(rows)) | {"showgrid": False, "zeroline": False}
     return figure(
         [heat],
         "classes of experience",
@@ -192,7 +224,7 @@ def accuracy_per_experience(summary: Json) -> Figure | None:
         # its number stands at the end of every line: eleven shades of one colour are told apart by nobody
         ends = {"mode": "lines+markers+text", "textposition": "middle right", "textfont": {"size": 10}}
         trace |= {**ends, "text": [""] * (size - 1) + [trace["name"].removeprefix("experience ")]}
-    ticks = _whole_ticks(size)
+    ticks = whole_ticks(size)
     layout = {"showlegend": False, "hovermode": "closest", "height": _matrix_height(size)}
     return figure(lines, "experience", "accuracy, %", xaxis=ticks, yaxis={"rangemode": "tozero"}, **layout)
 
@@ -246,7 +278,7 @@ def _age_bar(group: str, cells: Mapping[str, Json]) -> Figure:
         "x": list(cells),
         "y": [None if value is None else round(value, 2) for value in values],
         "customdata": [number(cell["num_classes"]) for cell in cells.values()],
-        "marker": {"color": f"@{group}"},
+        "marker": filled(f"@{group}"),
         "hovertemplate": f"{group}, age %{{x}}<br><b>%{{y:.1f}}</b>, %{{customdata}} classes<extra></extra>",
     }
 
@@ -271,7 +303,7 @@ def _points(group: str, rows: Sequence[Json]) -> Figure:
         "x": [row["images"] for row in rows],
         "y": [round(row["accuracy_last"], 2) for row in rows],
         "text": [f"{row['name']} · arrived in {row['experience']}, age {row['age']}" for row in rows],
-        "marker": {"color": f"@{group}", "size": 8, "opacity": 0.75},
+        "marker": {**mark(f"@{group}", 1), "color": f"@{group}", "size": 8, "opacity": 0.75},
         "cliponaxis": False,
         "hovertemplate": "%{text}<br>%{x} images, <b>%{y:.1f} %</b><extra></extra>",
     }
@@ -304,7 +336,7 @@ def confusion(summary: Json, side: str) -> Figure | None:
     if not any(value is not None for values in steps.values() for value in values):
         return None
     bars = [_stack(label, colour, steps[flow]) for flow, (label, colour) in parts.items()]
-    ticks = _whole_ticks(len(bars[0]["x"]))
+    ticks = whole_ticks(len(bars[0]["x"]))
     title = f"{side} classes' images, %"
     return figure(bars, "experience", title, barmode="stack", xaxis=ticks, yaxis={"range": [0, 100]})
 
@@ -321,7 +353,7 @@ def group_confusion(record: StreamRecord) -> Figure | None:
             "name": label,
             "y": groups,
             "x": [round(shares[group][key] or 0.0, 2) for group in groups],
-            "marker": {"color": colour, "opacity": 1 if key == "right" else 0.6, "line": {"width": 0}},
+            "marker": filled(colour) | {"opacity": 1 if key == "right" else 0.6},
             "hovertemplate": f"%{{y}} classes: <b>%{{x:.1f}} %</b> {label}<extra></extra>",
         }
         for key, (label, colour) in parts.items()
@@ -342,7 +374,7 @@ def _stack(label: str, colour: str, values: Series) -> Figure:
         "name": label,
         "x": [t for t, _ in known],
         "y": [value for _, value in known],
-        "marker": {"color": colour, "line": {"width": 0}},
+        "marker": filled(colour),
         "hovertemplate": "%{y:.1f} %",
     }
 
@@ -358,8 +390,10 @@ def losses(run: Run) -> Figure | None:
         {
             **line(name, [], PALETTE[index % len(PALETTE)], DASHES[index // len(PALETTE) % len(DASHES)]),
             # few epochs: a term of a single one between two stages would not be seen as a line
-            "mode": "lines+markers" if len(shown) <= 100 else "lines",
-            "marker": {"size": 4},
+            "marker": {
+                **mark(PALETTE[index % len(PALETTE)], 2 if len(shown) <= 100 else len(shown)),
+                "size": 5,
+            },
             "x": [position + 1 for position in shown],
             "y": [_significant(_terms(epochs[position]).get(name)) for position in shown],
             "text": [_where(epochs[position]) for position in shown] if not index else None,
@@ -367,7 +401,11 @@ def losses(run: Run) -> Figure | None:
         }
         for index, name in enumerate(names)
     ]
-    layout = {"shapes": _boundaries(epochs), "yaxis": {"rangemode": "tozero"}}
+    layout = {
+        "shapes": _boundaries(epochs),
+        "yaxis": {"rangemode": "tozero"},
+        "xaxis": whole_ticks(len(epochs)),
+    }
     return figure(data, "epoch of the run", "mean loss term", **layout)
 
 
@@ -382,7 +420,8 @@ def learning_rate(run: Run) -> Figure | None:
     ticks = {"dtick": 1} if max(known) >= 10 * min(known) else {"nticks": 6}
     trace = {**line("learning rate", [], "@soft"), "mode": "lines", "hovertemplate": "%{y:.3g}"}
     trace |= {"x": [position + 1 for position in shown], "y": [_significant(value) for value in values]}
-    layout = {"shapes": _boundaries(epochs), "yaxis": {"type": "log", "exponentformat": "power", **ticks}}
+    layout: Figure = {"shapes": _boundaries(epochs), "xaxis": whole_ticks(len(epochs))}
+    layout["yaxis"] = {"type": "log", "exponentformat": "power", **ticks}
     return figure([trace], "epoch of the run", "learning rate", **layout)
 
 
@@ -418,69 +457,3 @@ def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
     style = {"color": "@line", "width": 1}
     common = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": style}
     return [{**common, "x0": position + 0.5, "x1": position + 0.5} for position in changes]
-
-
-def compared(
-    series: Mapping[str, Sequence[Estimate]], readouts: Mapping[str, str] | None = None
-) -> Figure | None:
-    """One accuracy curve per method with its standard error over seeds, for the comparison page.
-
-    Args:
-        series: Name -> what is known after each experience.
-        readouts: Name -> its read-out, of which the page shows one.
-    """
-    lines = [
-        _with_errors(
-            line(
-                name,
-                [step.mean for step in steps],
-                PALETTE[index % len(PALETTE)],
-                DASHES[index // len(PALETTE) % len(DASHES)],
-                meta=(readouts or {}).get(name, ""),
-            ),
-            [step.error for step in steps],
-        )
-        for index, (name, steps) in enumerate(series.items())
-        if sum(step.mean is not None for step in steps) > 1
-    ]
-    return experience_chart(lines, "accuracy, %, over tasks", rangemode="tozero")
-
-
-def over_seeds(values: Mapping[str, tuple[str, Mapping[str, float], Estimate]], title: str) -> Figure | None:
-    """A row per method: a dot per seed, the mean and its standard error.
-
-    Args:
-        values: Name -> read-out, seed -> value, their estimate.
-        title: What the number is.
-    """
-    known = {name: one for name, one in values.items() if one[1]}
-    if len(known) < 2 or all(len(seeds) < 2 for _, seeds, _ in known.values()):
-        return None  # one value a line: the table says it all
-    traces = []
-    for name, (readout, seeds, found) in known.items():
-        row = {"type": "scatter", "mode": "markers", "meta": readout, "showlegend": False}
-        dots = {
-            "x": [round(value, 2) for value in seeds.values()], "y": [name] * len(seeds), "name": "seeds",
-            "text": [f"seed {seed}" for seed in seeds], "marker": {"color": "@teal", "size": 7, "opacity": 0.7},
-            "hovertemplate": "%{text}: %{x}<extra></extra>",
-        }  # fmt: skip
-        mean = {
-            "x": [round(found.mean or 0.0, 2)], "y": [name], "name": "mean", "text": [f"n = {found.n}"],
-            "marker": {"color": "@ink", "size": 11, "symbol": "line-ns-open", "line": {"width": 2}},
-            "hovertemplate": "mean %{x}, %{text}<extra></extra>",
-        }  # fmt: skip
-        if found.error is not None:
-            size = [round(found.error, 2)]
-            mean["error_x"] = {"type": "data", "array": size, "thickness": 1.5, "width": 4, "color": "@ink"}
-        traces += [{**row, **dots}, {**row, **mean}]
-    y = {"type": "category", "autorange": "reversed", "showgrid": True}
-    return figure(traces, title, "", yaxis=y, hovermode="closest", height=110 + 34 * len(known))
-
-
-def _with_errors(trace: Figure, errors: Series) -> Figure:
-    """Add error bars where there is an error."""
-    if all(error is None for error in errors):
-        return trace
-    sizes = [round(error or 0.0, 2) for error in errors]
-    bars = {"type": "data", "array": sizes, "thickness": 1, "width": 3, "color": trace["line"]["color"]}
-    return {**trace, "error_y": bars}

@@ -10,7 +10,8 @@ from typing import Any
 
 from incrlt.files import write_atomic
 from incrlt.metrics.groups import GROUPS
-from incrlt.report import charts, seeds
+from incrlt.report import compare_charts, seeds
+from incrlt.report.charts import Figure
 from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
 from incrlt.report.reading import Json, Run, number
@@ -94,18 +95,20 @@ def _content(group: Group, folder: Path) -> Json:
     """Return what the index shows of one protocol, its tables written beside it."""
     lines = seeds.lines([run for run, _ in group.runs], [name for name, _, _ in COLUMNS])
     labels = dict(zip(lines, distinct_labels(lines), strict=True))
+    curves = chart(group)
     return {
         "group": group,
         "rows": _rows(group),
         "lines": [_over_seeds(line, labels) for line in lines],
         "tables": write_tables(folder, group.name, group.hash, lines),
         "left_out": _left_out([run for run, _ in group.runs]),
-        "chart": chart(group),
+        "chart": curves,
+        "legend": compare_charts.legend(curves) if curves else [],
         "dots": [figure for name, title in _DOTTED.items() if (figure := _dots(lines, labels, name, title))],
     }
 
 
-def _dots(lines: Sequence[Line], labels: Mapping[Line, str], name: str, title: str) -> charts.Figure | None:
+def _dots(lines: Sequence[Line], labels: Mapping[Line, str], name: str, title: str) -> Figure | None:
     many = len({line.readout for line in lines}) > 1
     values = {
         f"{labels[line]} · {line.readout}" if many else labels[line]: (
@@ -113,7 +116,7 @@ def _dots(lines: Sequence[Line], labels: Mapping[Line, str], name: str, title: s
         )
         for line in lines
     }  # fmt: skip
-    return charts.over_seeds(values, title)
+    return compare_charts.over_seeds(values, title)
 
 
 def _shown_with(readout: str, own: bool) -> str:
@@ -140,6 +143,7 @@ def _over_seeds(line: Line, labels: Mapping[Line, str]) -> Json:
         "shown_with": _shown_with(line.readout, line.own),
         "seeds": line.seeds,
         "reference": labels[reference] if reference else None,
+        "paired": len(set(line.seeds) & set(reference.seeds)) if reference else 0,
         "cells": [
             (line.estimate(name), line.minus(reference, name) if reference else None)
             for name, _, _ in COLUMNS
@@ -217,7 +221,7 @@ def rows_of(run: Run, link: str, place: int) -> list[Json]:
     ]
 
 
-def chart(group: Group) -> charts.Figure | None:
+def chart(group: Group) -> Figure | None:
     """Return the accuracy curves of a protocol over tasks: a mean over seeds per line, incomplete runs alone."""
     runs = [run for run, _ in group.runs]
     series: dict[str, list[seeds.Estimate]] = {}
@@ -230,7 +234,7 @@ def chart(group: Group) -> charts.Figure | None:
             seeds.estimate([value for value in step if value is not None])
             for step in zip(*values, strict=False)
         ]
-    return charts.compared(series, readouts)
+    return compare_charts.compared(series, readouts)
 
 
 def _means(runs: Sequence[Run]) -> list[tuple[str, str, list[Run]]]:

@@ -10,7 +10,7 @@ from incrlt.metrics import StreamRecord, class_groups
 from incrlt.metrics.calibration import Reliability, reliability_by_group
 from incrlt.metrics.experts import Values, disagreement, expert_accuracy
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name
-from incrlt.report.charts import PALETTE, Figure, experience_chart, figure, line
+from incrlt.report.charts import PALETTE, SYMBOLS, Figure, experience_chart, figure, filled, line, whole_ticks
 from incrlt.report.reading import Json, Run, number
 
 COLOURS = {"over_classes": "@ink", **{group: f"@{group}" for group in GROUPS}}
@@ -49,7 +49,10 @@ def _reliability_line(name: str, found: Reliability) -> Figure:
         "mode": "lines+markers",
         "line": {"color": colour, "width": 2.2 if name == "all" else 1},
         "customdata": found.images[filled].tolist(),
-        "marker": {"size": (5 + 9 * np.sqrt(found.images[filled] / found.images.max())).round(1).tolist()},
+        "marker": {
+            "symbol": SYMBOLS[colour],
+            "size": (5 + 9 * np.sqrt(found.images[filled] / found.images.max())).round(1).tolist(),
+        },
         "hovertemplate": f"{name}: %{{x:.1f}} % sure, <b>%{{y:.1f}} %</b> right<br>"
         "%{customdata:,} images<extra></extra>",
     }
@@ -108,7 +111,7 @@ def expert_bars(run: Run) -> Figure | None:
             "name": NAMES[key],
             "x": names,
             "y": [_rounded(row[key]) for row in (*alone, together[-1])],
-            "marker": {"color": colour},
+            "marker": filled(colour),
             "hovertemplate": f"{NAMES[key]}, %{{x}}: <b>%{{y:.1f}} %</b><extra></extra>",
         }
         for key, colour in COLOURS.items()
@@ -210,7 +213,8 @@ def memory(run: Run) -> Figure | None:
         bars = [_memory_bar("exemplars", {t: n for t, n in kept_after.items() if t is not None})]
     if not any(value for bar in bars for value in bar["y"]):
         return None
-    return experience_chart(bars, "exemplars kept", barmode="stack")
+    most = max(sum(bar["y"][at] for bar in bars if at < len(bar["y"])) for at in range(len(bars[0]["y"])))
+    return experience_chart(bars, "exemplars kept", barmode="stack", **whole_ticks(int(most)))
 
 
 def _memory_bar(name: str, values: Mapping[int, int] | Mapping[float, float | None]) -> Figure:
@@ -219,7 +223,7 @@ def _memory_bar(name: str, values: Mapping[int, int] | Mapping[float, float | No
         "name": name,
         "x": list(values),
         "y": list(values.values()),
-        "marker": {"color": f"@{name}" if name in GROUPS else "@teal"},
+        "marker": filled(f"@{name}" if name in GROUPS else "@teal"),
         "hovertemplate": "%{y:,}",
     }
 

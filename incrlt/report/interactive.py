@@ -40,11 +40,13 @@ def figures(run: Run | str | os.PathLike[str]) -> dict[str, Figure]:
 
 
 def _with_texts(chart: dict[str, Any]) -> dict[str, Any]:
-    """Give every cell of a heat map the text of its column, as the page's script does."""
-    columns = chart["layout"].get("meta", {}).get("columns")
+    """Give every cell of a heat map the text of its column, and of its row, as the page's script does."""
+    meta = chart["layout"].get("meta", {})
+    columns, rows = meta.get("columns"), meta.get("rows")
     if not columns:
         return chart
-    return {**chart, "data": [{**trace, "text": [columns] * len(trace["z"])} for trace in chart["data"]]}
+    text = [[f"{row} → {column}" for column in columns] for row in rows] if rows else None
+    return {**chart, "data": [{**one, "text": text or [columns] * len(one["z"])} for one in chart["data"]]}
 
 
 def _concrete(value: Any, is_colour: bool = False) -> Any:

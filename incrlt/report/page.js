@@ -37,13 +37,85 @@
     return shown;
   }
 
-  const specOf = (plot) => JSON.parse(document.getElementById(`${plot.dataset.figure}-data`).textContent);
+  const written = (plot) => JSON.parse(document.getElementById(`${plot.dataset.figure}-data`).textContent);
+  const specOf = (plot) => plot === curves ? ofPicked() : ofClasses(written(plot));
 
-  // A heat map has one text per column, for all its rows.
+  // A heat map has one text per column, for all its rows, or a name per row as well.
   function withColumns(figure) {
-    const columns = figure.layout.meta?.columns?.map(escaped);
-    if (columns) for (const trace of figure.data) if (trace.z) trace.text = trace.z.map(() => columns);
+    const { rows, columns } = figure.layout.meta ?? {};
+    if (!columns || (rows && rows.length * columns.length > MOST_TEXTS)) return figure;
+    const across = columns.map(escaped);
+    const text = rows ? rows.map((row) => across.map((name) => `${escaped(row)} → ${name}`)) : null;
+    for (const trace of figure.data) if (trace.z) trace.text = text ?? trace.z.map(() => across);
+    for (const axis of [figure.layout.xaxis, figure.layout.yaxis]) if (axis.ticktext) axis.ticktext = axis.ticktext.map(escaped);
     return figure;
+  }
+
+  // ---- what is chosen stands in the page's address
+  const address = new URLSearchParams(location.search);
+
+  function remember(name, value) {
+    if (value === null) address.delete(name); else address.set(name, value);
+    const query = address.size ? `?${address}` : location.pathname;
+    try { history.replaceState(null, "", query + location.hash); } catch { /* a page without an address */ }
+  }
+
+  // ---- which class is taken for which: the matrix of the experiences that are asked for
+  const MOST_TEXTS = 40000, MOST_TICKS = 60, MOST_WRITTEN = 20; // as class_charts has them
+  const taken = JSON.parse(document.getElementById("taken-for-data")?.textContent ?? "null");
+  const sides = ["of", "as"].map((side) => document.querySelector(`[data-${side}]`)).filter(Boolean);
+  function short(name, most) { // as incrlt.written.cut
+    const right = Math.floor((most - 1) / 2);
+    return name.length > most ? `${name.slice(0, most - 1 - right)}…${name.slice(name.length - right)}` : name;
+  }
+
+  // "0, 4-6" is four experiences; nothing is all of them, and what names none of the run's is said to be wrong
+  function classesAsked(input) {
+    const parts = [...input.value.matchAll(/(\d+)(?:\s*[-–]\s*(\d+))?/g)].map(([, low, high]) => [+low, +(high ?? low)]);
+    const found = taken.experiences.flatMap((t, c) => !parts.length || parts.some(([low, high]) => low <= t && t <= high) ? [c] : []);
+    input.setAttribute("aria-invalid", String(!found.length));
+    return found.length ? found : taken.experiences.map((_, c) => c);
+  }
+
+  function ofClasses(figure) {
+    const readout = figure.layout.meta?.confusion;
+    if (!readout || !taken) return figure;
+    const [rows, columns] = sides.map(classesAsked), [wrong, right] = figure.data;
+    const place = new Map(columns.map((c, at) => [c, at]));
+    for (const trace of figure.data) {
+      trace.z = rows.map(() => columns.map(() => null));
+      trace.texttemplate = columns.length <= MOST_WRITTEN ? "%{z:.0f}" : "";
+    }
+    rows.forEach((c, at) => {
+      const answers = taken.rows[readout][c], images = Math.max(1, taken.images[readout][c]);
+      if (place.has(c)) right.z[at][place.get(c)] = 0;
+      for (let i = 0; i < answers.length; i += 2) { // class_charts.sparse: a count, then the classes by their distances
+        let other = 0;
+        for (const step of answers[i + 1]) {
+          other += step;
+          if (place.has(other)) (other === c ? right : wrong).z[at][place.get(other)] = Math.round(1000 * answers[i] / images) / 10;
+        }
+      }
+    });
+    wrong.zmax = wrong.z.reduce((most, row) => row.reduce((a, b) => Math.max(a, b ?? 0), most), 1);
+    figure.layout.meta.rows = rows.map((c) => taken.names[c]);
+    figure.layout.meta.columns = columns.map((c) => taken.names[c]);
+    figure.layout.height = Math.min(900, 190 + 16 * rows.length); // class_charts.height
+    for (const [axis, classes] of [["xaxis", columns], ["yaxis", rows]]) {
+      const few = classes.length <= MOST_TICKS, { tickvals, ticktext, ...rest } = figure.layout[axis];
+      const ticks = { tickvals: classes.map((_, at) => at), ticktext: classes.map((c) => short(taken.names[c], 18)) };
+      figure.layout[axis] = { ...rest, showticklabels: few, ...(few ? ticks : {}) };
+    }
+    return figure;
+  }
+
+  for (const [at, input] of sides.entries()) {
+    const name = ["of", "as"][at];
+    input.value = address.get(name) ?? input.value;
+    input.addEventListener("change", () => {
+      remember(name, input.value === input.defaultValue ? null : input.value);
+      drawAll();
+    });
   }
 
   const printing = () => root.hasAttribute("data-printing");
@@ -73,7 +145,7 @@
   // ---- read-outs: charts show the chosen one; "" shows all
   const choices = [...document.querySelectorAll("[data-choose]")];
   const names = choices.map((button) => button.dataset.choose);
-  const asked = new URLSearchParams(location.search).get("readout");
+  const asked = address.get("readout");
   let chosen = names.includes(asked) ? asked : names.length ? names[0] : "";
 
   // what is shown with several choices names them all: "nme own" is a run's nearest mean, and what it answers with
@@ -103,12 +175,14 @@
     const shared = template();
     for (const plot of plots.filter((one) => one.clientWidth)) { // one that is hidden is drawn when it is chosen
       const figure = themed(withColumns(specOf(plot)));
+      if (figure.layout.meta?.confusion) plot.style.minHeight = `${figure.layout.height}px`;
       const layout = { ...figure.layout, ...onPaper(plot, figure.layout.height), template: shared };
       const traces = ofChosen(figure.data).map(plain);
       Plotly.react(plot, traces, layout, CONFIG);
       const more = printing() ? 0 : roomFor(plot.querySelector(".legend .bg"));
       if (more > 0) Plotly.react(plot, traces, { ...layout, height: layout.height + more }, CONFIG);
     }
+    legends.forEach((legend) => legend.front.size && bringForward(legend));
     drawPicked();
   }
 
@@ -116,52 +190,82 @@
   const roomFor = (legend) => legend ? Math.round(legend.getBoundingClientRect().height - 44) : 0;
 
   // ---- classes: a click on a row draws the class's curve, read from the small one in the row
-  const curves = document.getElementById("class-curves"), picked = new Set();
-  const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const box = document.getElementById("class-curves"), picked = new Set();
+  const curves = box?.firstElementChild;
+  const DASHES = ["solid", "dash", "dot", "dashdot"], SYMBOLS = ["circle", "square", "diamond", "triangle-up"];
 
   function curveOf(row, index) {
     const points = [...row.querySelector("title").textContent.matchAll(/after (\d+): (\d+)/g)];
     const group = row.querySelector(".dot").className.split(" ").pop();
+    const name = row.cells[0].querySelector("[title]")?.title ?? row.cells[0].textContent, shown = short(name, 28);
     return {
-      type: "scatter", mode: "lines+markers", name: row.cells[0].textContent, hovertemplate: "%{y} %",
-      x: points.map((point) => +point[1]), y: points.map((point) => +point[2]), cliponaxis: false,
-      line: { color: `@${group}`, dash: DASHES[index % DASHES.length], width: 2 }, marker: { size: 6 },
+      type: "scatter", mode: "lines+markers", name: shown, x: points.map((point) => +point[1]),
+      y: points.map((point) => +point[2]), hovertemplate: shown === name ? "%{y} %" : `%{y} % ${escaped(name)}`,
+      line: { color: `@${group}`, dash: DASHES[index % DASHES.length], width: 2 },
+      marker: { size: 7, symbol: SYMBOLS[index % SYMBOLS.length] }, cliponaxis: false,
     };
   }
 
+  const ofPicked = () => ({ data: [...picked].map(curveOf), layout: {
+    height: 320, hovermode: "x unified", showlegend: true,
+    xaxis: { title: { text: "experience" }, tickformat: "d" }, yaxis: { title: { text: "accuracy, %" }, range: [0, 100] },
+  } });
+
   function drawPicked() {
-    if (!curves) return;
-    curves.hidden = !picked.size;
+    if (!box) return;
+    box.hidden = !picked.size;
     if (!picked.size) return;
-    const plot = curves.firstElementChild;
-    const layout = {
-      height: 320, ...onPaper(plot, 320), hovermode: "x unified", showlegend: true, template: template(),
-      xaxis: { title: { text: "experience" }, tickformat: "d" },
-      yaxis: { title: { text: "accuracy, %" }, range: [0, 100] },
-    };
-    Plotly.react(plot, themed([...picked].map(curveOf)).map(plain), layout, CONFIG);
+    const { data, layout } = ofPicked();
+    Plotly.react(curves, themed(data).map(plain), { ...layout, ...onPaper(curves, layout.height), template: template() }, CONFIG);
   }
 
   function pick(row) {
     if (!row.querySelector("title")) return; // one value is no curve
     if (!picked.delete(row)) picked.add(row);
     row.classList.toggle("same", picked.has(row));
+    row.setAttribute("aria-selected", String(picked.has(row)));
+  }
+
+  function pickAnew(row) {
+    pick(row);
+    remember("classes", picked.size ? [...picked].map((one) => one.id.replace("class-", "")).join(",") : null);
     drawPicked();
+  }
+
+  // ---- curves of many runs: their legend is a table, whose rows bring curves to the front
+  const legends = [...document.querySelectorAll("[data-legend]")].map((table) => ({
+    rows: [...table.tBodies[0].rows], plot: plots.find((plot) => plot.dataset.figure === table.dataset.legend), front: new Set(),
+  }));
+
+  function bringForward({ plot, front }, over) {
+    if (!plot?.data) return;
+    const strong = new Set(over ? [...front, over] : front);
+    const opacity = plot.data.map((trace) => !strong.size || strong.has(trace.legendgroup) ? 1 : 0.15);
+    Plotly.restyle(plot, { opacity, "line.width": plot.data.map((trace) => strong.has(trace.legendgroup) ? 3.6 : 2.2) });
+  }
+
+  for (const legend of legends) for (const row of legend.rows) {
+    const number = row.dataset.line, button = row.querySelector("button");
+    button.addEventListener("click", () => {
+      if (!legend.front.delete(number)) legend.front.add(number);
+      button.setAttribute("aria-pressed", String(legend.front.has(number)));
+      bringForward(legend);
+    });
+    row.addEventListener("mouseenter", () => bringForward(legend, number));
+    row.addEventListener("mouseleave", () => bringForward(legend));
   }
 
   function whenPrinting(on) {
     root.toggleAttribute("data-printing", on); // paper is white whatever the screen's theme
     drawAll();
     if (on) return;
-    const drawn = picked.size ? [...plots, curves.firstElementChild] : plots;
+    const drawn = picked.size ? [...plots, curves] : plots;
     drawn.forEach((plot) => plot.clientWidth && Plotly.Plots.resize(plot));
   }
 
   function choose(readout) {
     chosen = readout;
-    const query = new URLSearchParams(location.search);
-    query.set("readout", readout);
-    try { history.replaceState(null, "", `?${query}${location.hash}`); } catch { /* a page without an address */ }
+    remember("readout", readout);
     showChosen();
     drawAll();
     for (const plot of plots) if (plot.clientWidth) Plotly.Plots.resize(plot);
@@ -180,9 +284,11 @@
   function rowsOf(figure) {
     const { xaxis, yaxis } = figure.layout, title = (axis, other) => axis?.title?.text || other;
     if (figure.data.some((trace) => trace.z)) {
-      const classes = figure.layout.meta?.columns;
-      const rows = figure.data[0].z.flatMap((row, t) => row.map((z, j) => [t, j, z, ...(classes ? [classes[j]] : [])]));
-      return [[title(yaxis, "y"), title(xaxis, "x"), "value", ...(classes ? ["classes"] : [])], ...rows.filter((row) => row[2] !== null)];
+      const { columns: classes, rows: names } = figure.layout.meta ?? {};
+      const cells = (make) => figure.data.flatMap((trace) => trace.z.flatMap((row, t) => row.map((z, j) => z === null ? null : make(t, j, z)))).filter(Boolean);
+      if (names) return [[title(yaxis, "y"), title(xaxis, "x"), "percent"], ...cells((t, j, z) => [names[t], classes[j], z])];
+      const rows = cells((t, j, z) => [t, j, z, ...(classes ? [classes[j]] : [])]);
+      return [[title(yaxis, "y"), title(xaxis, "x"), "value", ...(classes ? ["classes"] : [])], ...rows];
     }
     const texts = figure.data.some((trace) => Array.isArray(trace.text));
     const errors = figure.data.some((trace) => trace.error_y);
@@ -200,7 +306,7 @@
 
   const asCsv = (figure) => rowsOf(figure).map((row) => `${row.map(csvCell).join(",")}\n`).join("");
   const page = document.title.replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 60);
-  const fileName = (plot) => `${page}-${plot.dataset.figure.replace("chart-", "")}`;
+  const fileName = (plot) => `${page}-${plot.closest("figure").id.replace("chart-", "")}`;
 
   function savePicture(plot, format) {
     root.setAttribute("data-printing", ""); // the light theme, for as long as colours are looked up
@@ -233,7 +339,7 @@
     figure.append(box);
   }
 
-  for (const plot of plots) {
+  for (const plot of curves ? [...plots, curves] : plots) {
     const tools = Object.assign(document.createElement("div"), { className: "figtools" });
     const name = plot.getAttribute("aria-label");
     const button = (text, what, act) => {
@@ -242,7 +348,7 @@
       one.addEventListener("click", () => act(one));
       tools.append(one);
     };
-    tools.append(Object.assign(document.createElement("a"), { href: `#${plot.dataset.figure}`, textContent: "link" }));
+    tools.append(Object.assign(document.createElement("a"), { href: `#${plot.closest("figure").id}`, textContent: "link" }));
     button("data", "Show the data", (one) => showData(plot, one));
     button("CSV", "Save the data as CSV", () => saveCsv(plot));
     if (window.Plotly) for (const format of ["png", "svg"]) button(format.toUpperCase(), `Save the picture as ${format}`, () => savePicture(plot, format));
@@ -250,6 +356,15 @@
   }
 
   if (choices.length) showChosen();
+  for (const number of address.get("classes")?.split(",") ?? []) {
+    const row = document.getElementById(`class-${number}`);
+    if (row) pick(row);
+  }
+  // a link lands below the bar, however many lines it has
+  const bar = document.querySelector("nav");
+  const measure = () => root.style.setProperty("--bar", `${bar?.offsetHeight ?? 0}px`);
+  measure();
+  addEventListener("resize", measure);
   if (window.Plotly) {
     drawAll();
     for (const button of choices) {
@@ -259,8 +374,8 @@
     showTarget();
     for (const row of document.querySelectorAll("#class-table tbody tr")) {
       row.tabIndex = 0;
-      row.addEventListener("click", () => pick(row));
-      row.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(row); } });
+      row.addEventListener("click", () => pickAnew(row));
+      row.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pickAnew(row); } });
     }
     dark.addEventListener("change", drawAll);
     addEventListener("beforeprint", () => whenPrinting(true));
@@ -301,7 +416,7 @@
 
   for (const input of document.querySelectorAll("[data-filter]")) {
     const rows = [...document.getElementById(input.dataset.filter).tBodies[0].rows];
-    input.addEventListener("input", () => {
+    const filter = () => {
       let wanted = input.value.trim().toLowerCase(); // "experience 3 few" is a place and a word
       const place = wanted.match(/\bexperience (\d+)/);
       if (place) wanted = wanted.replace(place[0], "").trim();
@@ -309,6 +424,9 @@
         const here = !place || row.dataset.experience === place[1];
         row.hidden = !here || !row.textContent.toLowerCase().includes(wanted);
       }
-    });
+    };
+    input.addEventListener("input", () => { filter(); remember("find", input.value || null); });
+    input.value = address.get("find") ?? "";
+    if (input.value) filter();
   }
 })();

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 import incrlt
 from incrlt.files import write_atomic
 from incrlt.metrics import StreamRecord, published
-from incrlt.report import charts, expert_charts, tables
+from incrlt.report import charts, class_charts, expert_charts, tables
 from incrlt.report.charts import Figure
 from incrlt.report.reading import Json, Run, read_run
 from incrlt.report.verdict import verdict
@@ -95,6 +95,7 @@ def contents(run: Run) -> Json:
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
         "routing": made("The table of routing", lambda: tables.routing(run), []),
         "classes": made("The table of classes", lambda: tables.classes(run), []),
+        "taken_for": made("What classes are taken for", lambda: class_charts.counted(run), None),
         "verdict": made("The verdict", lambda: verdict(run), []),
         "lost": made("What each group lost", lambda: tables.lost(run), []),
         "tasks": {
@@ -157,6 +158,7 @@ def _charts_of_counts(run: Run, readout: str) -> dict[str, tuple[str, Callable[[
     return {
         "size": ("The class sizes", lambda: charts.class_size(record)),
         "negatives": ("The confusion of groups", lambda: charts.group_confusion(record)),
+        "confusion": ("The confusion of classes", lambda: class_charts.confused(record, readout)),
         "calibration": ("The calibration", lambda: expert_charts.calibration(run, readout)),
     }
 
@@ -232,6 +234,8 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "cut": cut,
         "figure": figure_json,
+        "lone": charts.lone,
+        "short": short,
         "value": shown,
         "signed": signed,
         "breakable": breakable,
@@ -270,6 +274,13 @@ def figure_json(figure: Figure) -> Markup:
 def breakable(name: str) -> Markup:
     """Return a name that may be broken behind its underscores."""
     return Markup(escape(name).replace("_", Markup("_<wbr>")))
+
+
+def short(name: str, most: int = 24) -> Markup:
+    """Return a name of at most ``most`` letters, the whole of a longer one to be seen by hovering."""
+    if len(name) <= most:
+        return escape(name)
+    return Markup('<span title="{}">{}</span>').format(cut(name, 500), cut(name, most))
 
 
 def shown(value: float | None, digits: int = 1) -> str:

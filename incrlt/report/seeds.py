@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from incrlt.metrics.bias import FEWEST, bias_and_variance
 from incrlt.metrics.experts import Values
 from incrlt.report.reading import Json, Run, number
 
+T_975: Final = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
+)  # fmt: skip
+"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (any statistics table); then 1.96."""
 _NOT_THE_METHOD = ("seeds", "seed", "output", "data", "device")
 """Sections of a configuration that may differ between runs of one method."""
 
@@ -29,6 +34,11 @@ class Estimate:
     """Standard error of the mean, s / sqrt(n) with n - 1 degrees of freedom; None for fewer than two values."""
     n: int
     """Runs for which the number is defined."""
+
+    @property
+    def half(self) -> float | None:
+        """Half of the 95 % interval by Student's t, the error times its quantile; None where there is no error."""
+        return None if self.error is None else t_quantile(self.n) * self.error
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +64,16 @@ class Line:
         """Return the mean of the differences, seed by seed, over the seeds both have."""
         ours, theirs = self.values[name], other.values[name]
         return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+
+
+def t_quantile(n: int) -> float:
+    """Return the 97.5 % quantile of Student's t for the mean of n >= 2 values.
+
+    Example:
+        >>> t_quantile(3), t_quantile(1000)
+        (4.303, 1.96)
+    """
+    return T_975[n - 2] if n - 2 < len(T_975) else 1.96
 
 
 def estimate(values: Sequence[float]) -> Estimate:

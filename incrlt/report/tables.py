@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from incrlt.metrics import CONVENTIONS, StreamRecord, class_accuracy, class_rows, published
-from incrlt.metrics.confusion import hardest_negatives
+from incrlt.metrics.confusion import negatives
 from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.tasks import expert_class_accuracy, lost_by_group, task_rows
 from incrlt.report.expert_charts import calibrations as diagrams
@@ -28,9 +28,11 @@ _READOUTS = {
     "nme": "the nearest mean (nme)",
     "routed": "routed: few experts on easy images",
 }
+MOST_TAKEN = 3
+"""Wrong classes that are named as what a class is taken for."""
 COARSE = 16
 """A thumbnail of fewer pixels a side is shown with hard edges."""
-SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 96, 22, 32
+SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 96, 22, 24
 
 
 @dataclass(frozen=True)
@@ -195,11 +197,11 @@ def classes(run: Run) -> list[Json]:
     accuracy = class_accuracy(main)
     rows = class_rows(main)
     last_of_others = [[row["accuracy_last"] for row in class_rows(other)] for other in others]
-    negatives = hardest_negatives(main)
+    taken_for = negatives(main, MOST_TAKEN)
     for index, row in enumerate(rows):
         row["curve"] = sparkline(accuracy[row["experience"] :, index])
         row["points"] = points(accuracy[row["experience"] :, index], row["experience"])
-        row["negative"] = negatives[index]
+        row["negatives"] = taken_for[index]
         row["kept"] = int(kept[0][index]) if kept and index < len(kept[0]) else None
         row["relative"] = _share(row["forgetting"], accuracy[:-1, index])
         row["others"] = [values[index] if index < len(values) else None for values in last_of_others]

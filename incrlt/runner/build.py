@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import incrlt._compat
 
 import torch
+from torch import nn
 
 import incrlt.models
-from incrlt.benchmarks import datasets
+from incrlt.benchmarks import datasets, folder, large
+from incrlt.benchmarks.holding import Holding
+from incrlt.benchmarks.surveying import Progress
+from incrlt.data.features import FeatureCache
 from incrlt.errors import UserError
 from incrlt.experiment import explain
 from incrlt.experiment.clashes import NARROWEST_CHANNELS_LAST, computation
 from incrlt.experiment.methods import Kind, load_class
-from incrlt.experiment.sections import Experiment
+from incrlt.experiment.sections import Experiment, Training
+from incrlt.models.network import ExpertNetwork
+from incrlt.models.pretrained import preparation_of
+from incrlt.models.standing import Standing
 from incrlt.plugins.memory import ExemplarMemory
 from incrlt.processes import local_device, world
 from incrlt.schedules import cosine, multistep_with_warmup
 from incrlt.training.randomness import seed_everything
 from incrlt.training.template import IncrTemplate, quiet_evaluator
+
+
+class Images:
+    """The images of an experiment: labels at once, pictures from files when they are wanted, and no longer than that.
+
+    Mean and deviation are those of pretrained weights where there are some.
+
+    Args:
+        experiment: Names them.
+
+    Raises:
+        UserError: They are missing or damaged.
+
+    Attributes:
+        labels: Of the training images, int64 ``[N]``.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        chosen, where = experiment.benchmark, experiment.data
+        self._known = None if experiment.model.pretrained is None else preparation_of(experiment.model.name)
+        self._holding = holding_of(experiment)
+        self._data: datasets.ImageData | None = None
+        if chosen.dataset == "folder":
+            self._folder = folder.scan(where.root, chosen.image_size)
+            self.labels = datasets.folder_labels(self._folder.train)
+        elif chosen.dataset in large.SETS:
+            self._folder = experiment.large_folder()
+            self.labels = datasets.folder_labels(self._folder.train)
+        else:
+            self._data = datasets.load(chosen.dataset, where.root, where.download)
+            self.labels = self._data.train_labels
+
+    def take(self, progress: Progress | None = None) -> datasets.ImageData:
+        """Read the images and let go of them: whoever takes them decides what is held. They can be taken once.
+
+        Args:
+            progress: Told how far decoding is.
+
+        Raises:
+            UserError: Pictures cannot be read.
+        """
+        data, self._data = self._data, None
+        if data is None:
+            data = datasets.read_folder(self._folder, self._holding, progress)
+        known = self._known
+        return data if known is None else dataclasses.replace(data, mean=known.mean, std=known.std)
+
+
+def holding_of(experiment: Experiment) -> Holding:
+    """Return how an experiment wants its pictures to be held."""
+    where = experiment.data
+    cache = Path(where.cache).expanduser() if where.cache else None
+    return Holding(where.hold, where.workers, cache, where.cache_gigabytes)
 
 
 def load_data(experiment: Experiment) -> datasets.ImageData:
@@ -29,10 +91,7 @@ def load_data(experiment: Experiment) -> datasets.ImageData:
     Raises:
         UserError: They are missing or damaged.
     """
-    chosen, where = experiment.benchmark, experiment.data
-    if chosen.dataset == "folder":
-        return datasets.load_folder(where.root, chosen.image_size)
-    return datasets.load(chosen.dataset, where.root, where.download)
+    return Images(experiment).take()
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,27 +134,33 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def build_strategy(
-    experiment: Experiment, in_channels: int, device: torch.device, recorders: Sequence[Any]
+    experiment: Experiment,
+    in_channels: int,
+    device: torch.device,
+    recorders: Sequence[Any],
+    *,
+    pretrained: bool = True,
 ) -> IncrTemplate:
-    """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``."""
+    """Build model, optimizer and strategy of an experiment; weights are drawn from ``seeds.init``.
+
+    Args:
+        experiment: What to build.
+        in_channels: Channels of the images.
+        device: Where it trains.
+        recorders: Plugins.
+        pretrained: Read the pretrained weights that it names; False where a checkpoint brings all weights.
+    """
     training, seeds = experiment.training, experiment.seeds.filled()
     seed_everything(seeds["init"])
     experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
-    model = incrlt.models.build(
-        experiment.model.name,
-        layout=experts.layout,
-        head=experiment.model.head,
-        in_channels=in_channels,
-        width=experiment.model.width,
-        last_relu=experiment.model.last_relu,
-    )
+    model = _model(experiment, experts, in_channels, pretrained)
     precision = choose_precision(training.precision, device)
     safe = device.type != "cpu" or experiment.model.width >= NARROWEST_CHANNELS_LAST
     channels_last = (
         precision != "fp32" and safe if training.channels_last == "auto" else training.channels_last
     )
     optimizer = torch.optim.SGD(
-        model.parameters(),
+        _trained(model, training),
         lr=training.lr,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
@@ -126,6 +191,48 @@ def build_strategy(
         augmentation_seed=seeds["augmentation"],
         **experiment.strategy.hyper_parameters,
     )
+
+
+def _model(experiment: Experiment, experts: Any, in_channels: int, pretrained: bool) -> ExpertNetwork:
+    """Build the network, with what stands still, and with features that are kept where wanted."""
+    chosen, layout = experiment.model, experts.layout
+    if chosen.train == "heads":
+        layout = dataclasses.replace(layout, shared="all")
+    last_relu = chosen.last_relu
+    if last_relu is None and chosen.pretrained is not None:
+        last_relu = True  # also where the weights are not read: a saved network is the same one
+    model = incrlt.models.build(
+        chosen.name,
+        layout=layout,
+        head=chosen.head,
+        in_channels=in_channels,
+        width=chosen.width,
+        last_relu=last_relu,
+        pretrained=chosen.pretrained if pretrained else None,
+        adapters=chosen.adapter_rank if chosen.train == "adapters" else None,
+    )
+    standing = Standing.of(chosen.train, chosen.norm)
+    if standing != Standing():
+        model.stand(standing)
+    if experiment.data.feature_cache is not None:
+        model.kept_features = FeatureCache(Path(experiment.data.feature_cache).expanduser())
+    return model
+
+
+def _trained(model: ExpertNetwork, training: Training) -> Iterable[Any]:
+    """Return what the optimizer holds: everything; or groups by part, heads first, without what stands still."""
+    rates = (None, training.lr_stem, training.lr_branches)
+    if model.standing == Standing() and rates == (None, None, None):
+        return model.parameters()
+    parts = {
+        id(p): place for place, part in ((1, model.stem), (2, model.branches)) for p in part.parameters()
+    }
+    groups: list[list[nn.Parameter]] = [[], [], []]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[parts.get(id(parameter), 0)].append(parameter)
+    own = zip(groups, rates, strict=True)
+    return [{"params": part} if rate is None else {"params": part, "lr": rate} for part, rate in own if part]
 
 
 def _memory(experiment: Experiment) -> ExemplarMemory | None:

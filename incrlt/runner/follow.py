@@ -9,26 +9,30 @@ import torch
 from incrlt.benchmarks import streams
 from incrlt.experiment.sections import Experiment
 from incrlt.processes import World
-from incrlt.runner.build import build_strategy
+from incrlt.runner.build import Images, build_strategy
 
 
-def follow(experiment: Experiment, device: torch.device, data: Any, resolved: Any, processes: World) -> int:
+def follow(
+    experiment: Experiment, device: torch.device, images: Images, resolved: Any, processes: World
+) -> int:
     """Train and evaluate along with the first process; return the exit code.
 
     Args:
         experiment: What runs.
         device: This process's own.
-        data: The dataset.
+        images: The dataset.
         resolved: The protocol on these data.
         processes: All of them, seen from here.
     """
     if processes.tell(None):
         return 0  # the run is finished
+    data = images.take()
     benchmark = streams.build(data, resolved)
     if experiment.training.threads:
         torch.set_num_threads(experiment.training.threads)
     strategy = build_strategy(experiment, data.train_images.shape[1], device, [])
     strategy.model.normalisation = {"mean": list(data.mean), "std": list(data.std)}
+    del data  # what the benchmark needs, it holds
     state, first = processes.tell(None), 0
     if state is not None:
         strategy.load_state_dict(state["strategy"], benchmark.train_stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from incrlt import report
 from incrlt.benchmarks import protocols, streams
 from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite, one_sentence
-from incrlt.console import Console
+from incrlt.console import Console, headline
+from incrlt.data.stores import PictureStore
 from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
 from incrlt.experiment.sections import Experiment
@@ -25,7 +27,7 @@ from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
 from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
-from incrlt.runner.build import build_strategy, check_device, choose_device, load_data
+from incrlt.runner.build import Images, build_strategy, check_device, choose_device
 from incrlt.runner.folder import RunFolder, environment, epoch_event, session
 from incrlt.runner.follow import follow
 from incrlt.runner.memory import lack_of_memory_told
@@ -67,14 +69,16 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
     with lack_of_memory_told(), joined(options.batch_norm) as processes:
         device = choose_device(experiment.device)
         check_device(experiment, device)
-        data = load_data(experiment)
-        resolved = protocols.resolve(experiment.protocol(), data.train_labels.numpy())
+        images = Images(experiment)
+        resolved = protocols.resolve(experiment.protocol(), images.labels.numpy())
         if processes.is_first:
-            return _lead(experiment, options, device, data, resolved)
-        return follow(experiment, device, data, resolved, processes)
+            return _lead(experiment, options, device, images, resolved)
+        return follow(experiment, device, images, resolved, processes)
 
 
-def _lead(experiment: Experiment, options: RunOptions, device: torch.device, data: Any, resolved: Any) -> int:
+def _lead(
+    experiment: Experiment, options: RunOptions, device: torch.device, images: Images, resolved: Any
+) -> int:
     """Run the experiment in the process that writes."""
     console = Console()
     folder = RunFolder(experiment.run_folder(resolved.hash))
@@ -83,7 +87,7 @@ def _lead(experiment: Experiment, options: RunOptions, device: torch.device, dat
         if world().tell(done):
             _say_done(console, folder)
         else:
-            Run(experiment, options, device, data, resolved, folder, console).run()
+            Run(experiment, options, device, images.take(console.reading), resolved, folder, console).run()
     except BrokenPipeError:  # the reader of our output has left; the command line knows
         raise
     except OSError as error:
@@ -158,6 +162,7 @@ class Run:
         self.routing = RoutingRecorder()
         self.image_shape = tuple(data.train_images.shape[1:])
         self.thumbnails = _first_images(data, resolved)
+        self.pictures = data.where
         self._keep = kept.of_data(data, resolved)
         self.validation = _validation(experiment, data, resolved)
         recorders = [self.recorder, self.routing]
@@ -198,7 +203,7 @@ class Run:
         state = world().tell(None if self.options.resume == "restart" else self._found())
         first = self._begin_anew() if state is None else self._go_on(state)
         if not (self.folder.path / THUMBNAILS_FILE).exists():
-            save_thumbnails(self.folder.path / THUMBNAILS_FILE, self.thumbnails)
+            save_thumbnails(self.folder.path / THUMBNAILS_FILE, self.thumbnails())
         self.manifest.renew(session=self._sessions)
         self._banner(first)
         stream, tests = self.benchmark.train_stream, self.benchmark.test_stream
@@ -233,6 +238,10 @@ class Run:
     def _machine(self) -> dict[str, Any]:
         """Return the environment and what "auto" became on it."""
         chosen = {"precision": self.strategy.precision, "threads_because": self.threads.reason}
+        if self.strategy.model.pretrained is not None:
+            chosen["weights"] = self.strategy.model.pretrained
+        if self.pictures:
+            chosen["pictures"] = self.pictures
         if world().size > 1:
             chosen |= {"processes": str(world().size), "batch_norm": world().batch_norm}
         return environment(self.device, self.options.command) | chosen
@@ -329,6 +338,7 @@ class Run:
             "network": f"{self.experiment.model.name}, {parameters:,} parameters before the head",
             "device": f"{self.device}, {self.strategy.precision}, {threads}",
             "step": self._step(),
+            "pictures": self.pictures,
             "run folder": self.folder.path,
         }
         self.console.banner(facts, plan(self.experiment))
@@ -469,13 +479,19 @@ class Run:
         self.folder.write_text("DONE", "")
         page = report.write(self.folder.path)
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
-        self.console.finished(self.folder.path, page, others, line)
+        own = self._own_readout(counts)
+        said = headline(own, counts.results["readouts"][own]["numbers"])
+        self.console.finished(self.folder.path, page, others, line, said)
+
+    def _own_readout(self, counts: Counts) -> str:
+        """Return the read-out that the run answers with, by which its page is headed."""
+        return main_readout(counts.records, self.experiment.strategy.hyper_parameters.get("readout"))
 
     def _distance(self, counts: Counts) -> str | None:
         """Return how far the run is from its published row and what differs, or None without a row."""
         name, length = self.resolved.protocol.name, self.experiment.training
         row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
-        line = published.distance(name, row_name, summarise(counts.main))
+        line = published.distance(name, row_name, summarise(counts.records[self._own_readout(counts)]))
         training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
         differs = published.what_differs(self.resolved.describe(), row_name, training)
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line
@@ -498,8 +514,14 @@ def _validation(experiment: Experiment, data: Any, resolved: Any) -> Validation 
     )
 
 
-def _first_images(data: Any, resolved: Any) -> list[Any]:
-    """Return the first training images of each class, in arrival order, that a sheet of thumbnails has room for."""
+def _first_images(data: Any, resolved: Any) -> Callable[[], list[Any]]:
+    """Return what gives the first training images of each class that a sheet of thumbnails has room for.
+
+    Classes are in arrival order. Pictures that are read from files are read when they are asked for.
+    """
     per_class, _ = room(len(resolved.counts))
-    chosen = resolved.first_images(data.train_labels.numpy(), per_class)
-    return [data.train_images[own].numpy() for own in chosen]
+    chosen, images = resolved.first_images(data.train_labels.numpy(), per_class), data.train_images
+    if isinstance(images, PictureStore):
+        return lambda: [images[own].numpy() for own in chosen]
+    found = [images[own].numpy() for own in chosen]
+    return lambda: found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from incrlt.data import augment
+from incrlt.data.stores import Images
 from incrlt.plugins.features import evaluation
 from incrlt.training.template import IncrTemplate
 
@@ -27,10 +28,16 @@ class Validation:
     def __init__(self, data: Any, resolved: Any, batch_size: int) -> None:
         held = np.concatenate(resolved.holdout_indices).astype(np.int64)
         arrival = np.argsort(resolved.protocol.class_order)  # the benchmark's labels are arrival positions
-        self.images: Tensor = data.train_images[held]
+        images: Images = data.train_images
+        self._rows = torch.as_tensor(held)
+        if isinstance(images, Tensor):  # the others are held by nobody
+            images, self._rows = images[self._rows], torch.arange(len(held))
+        self._images = images
         self.labels = torch.as_tensor(arrival[data.train_labels[held].numpy()])
-        channels, height, width = self.images.shape[1:]
-        self._prepare = augment.build("none", (channels, height, width), data.mean, data.std, train=False)
+        channels, height, width = images.shape[1:]
+        chosen = resolved.protocol.augmentation
+        named = chosen if chosen in augment.NAMED else "none"
+        self._prepare = augment.build(named, (channels, height, width), data.mean, data.std, train=False)
         self._batch_size = batch_size
 
     @torch.no_grad()
@@ -46,16 +53,16 @@ class Validation:
         """
         known = torch.tensor(strategy.seen_classes, dtype=torch.long)
         of_seen = torch.isin(self.labels, known)
-        images, labels = self.images[of_seen], self.labels[of_seen]
+        rows, labels = self._rows[of_seen], self.labels[of_seen]
         if not len(labels):
             return {"accuracy": None, "classes": 0, "images": 0}
         with evaluation(strategy.model):
-            answers = [self._answers(strategy, batch) for batch in images.split(self._batch_size)]
+            answers = [self._answers(strategy, own) for own in rows.split(self._batch_size)]
         right = known[torch.cat(answers).cpu()] == labels
         shares = [right[labels == label].double().mean().item() for label in labels.unique().tolist()]
         return {"accuracy": 100 * sum(shares) / len(shares), "classes": len(shares), "images": len(labels)}
 
-    def _answers(self, strategy: IncrTemplate, images: Tensor) -> Tensor:
-        prepared = self._prepare(images.to(strategy.device))
+    def _answers(self, strategy: IncrTemplate, rows: Tensor) -> Tensor:
+        prepared = self._prepare(self._images.index_select(0, rows).to(strategy.device))
         output = strategy.compute.run(strategy.network, prepared, rebalanced=True)
         return next(iter(strategy.readouts(output).values())).argmax(1)

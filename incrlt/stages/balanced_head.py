@@ -30,7 +30,12 @@ ROWS = "balanced_head"
 
 @dataclass(frozen=True)
 class BalancedHead:
-    """Replace the rows of every class by the solution of a ridge regression to one-hot targets, all classes alike.
+    r"""Replace the rows of every class by the solution of a ridge regression to one-hot targets, all classes alike.
+
+    .. math:: W = \arg\min_W \sum_i \pi_{y_i} \| f_i W - e_{y_i} \|^2 + \gamma \|W\|^2 = (X^\top \Pi X + \gamma I)^{-1}
+        X^\top \Pi Y
+
+    :math:`\gamma` is ``ridge``, :math:`\pi_c \propto 1 / n_c` where ``balanced``.
 
     With ``beside`` the heads stay as they are, and the solution answers beside them, as read-out ``analytic``.
 
@@ -77,12 +82,14 @@ class BalancedHead:
 
     @torch.no_grad()
     def _solve(self, strategy: Hooks, network: Any, num_old: int) -> None:
-        features, labels = features_of(strategy, strategy.stream_dataset)
-        labels = network.positions(labels)
-        counts = class_counts(labels, network.num_classes)
-        weights = balancing_weights(counts) if self.balanced else None
-        units = features.double().unflatten(1, (network.num_experts, -1)).unbind(1)
-        rows = [ridge_solution(unit, labels, network.num_classes, self.ridge, weights).T for unit in units]
+        features_N, labels_N = features_of(strategy, strategy.stream_dataset)
+        labels_N = network.positions(labels_N)
+        counts_C = class_counts(labels_N, network.num_classes)
+        weights_C = balancing_weights(counts_C) if self.balanced else None
+        units = features_N.double().unflatten(1, (network.num_experts, -1)).unbind(1)
+        rows = [
+            ridge_solution(unit, labels_N, network.num_classes, self.ridge, weights_C).T for unit in units
+        ]
         if self.beside:
             network.remember(ROWS, torch.stack(rows).to(network.final_heads[0].weight))
             return

@@ -22,7 +22,9 @@ from incrlt.types import Stage
 
 @dataclass(frozen=True)
 class CRT:
-    """Freeze the backbone, draw new rows for all classes, draw classes uniformly, and train the head alone.
+    r"""Freeze the backbone, draw new rows for all classes, draw classes uniformly, and train the head alone.
+
+    .. math:: L = L_{ce}(\bar z), \quad z = W f, \quad W \text{ drawn anew, } f \text{ frozen}
 
     Counts: none; the sampler evens classes out. The next experience goes on from the new rows.
 

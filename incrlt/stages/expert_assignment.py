@@ -24,7 +24,12 @@ from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
 @dataclass(frozen=True)
 class ExpertAssignment:
-    """Freeze the experts, draw classes uniformly, and train a router that sends on what later experts get right.
+    r"""Freeze the experts, draw classes uniformly, and train a router that sends on what later experts get right.
+
+    .. math:: L = \frac{1}{K - 1} \sum_{k < K} \mathrm{BCE}\big( \sigma(r_k), [\text{experts 1..k wrong, more of them
+        right}] \big)
+
+    :math:`r_k` is the router's score after expert k; images that should go on weigh ``pos_weight``.
 
     It trains in each experience, on the stream with its exemplars, and goes on from the router of the experience
     before. Counts: none. What it saves is computation; accuracy rather falls a little (the authors say so).

@@ -31,7 +31,12 @@ FACTORS = "gvalign_factors"
 
 @dataclass(frozen=True)
 class GVAlign:
-    """Train all head rows, old ones too, and the scale on one virtual feature per class and step.
+    r"""Train all head rows, old ones too, and the scale on one virtual feature per class and step.
+
+    .. math:: L = \frac{1}{C} \sum_c L_{ce}(z(\mu_c + A \epsilon_c), c), \qquad A A^\top = \Sigma, \quad
+        \epsilon_c \sim N(0, I)
+
+    :math:`\mu_c` is the mean feature of class c on the unit sphere, :math:`\Sigma` the covariance of the largest class.
 
     A class with two exemplars does not tell its spread: means are each class's own, of the experience's images and the
     exemplars, and the covariance is that of the class with most images in the first experience, kept from then on.

@@ -25,7 +25,11 @@ from incrlt.types import Stage
 
 @dataclass(frozen=True)
 class LogitAdjustment:
-    """Subtract the log of a prior from the logits, in evaluation alone; training goes on without it.
+    r"""Subtract the log of a prior from the logits, in evaluation alone; training goes on without it.
+
+    .. math:: z_c \leftarrow z_c - \alpha \log \pi_c
+
+    :math:`\alpha` is ``strength``, :math:`\pi` the prior.
 
     Counts: images per class in the stream, exemplars included (``prior: counts``).
 

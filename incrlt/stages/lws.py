@@ -33,7 +33,13 @@ def classification(context: LossContext, output: ModelOutput, labels: Tensor) ->
 
 @dataclass(frozen=True)
 class LWS:
-    """Freeze the backbone, draw classes uniformly, and train one factor per class and the new head rows."""
+    r"""Freeze the backbone, draw classes uniformly, and train one factor per class and the new head rows.
+
+    .. math:: z_c = s_c \, z_c^{(1)}, \qquad L = L_{ce}(\bar z)
+
+    :math:`s_c` is the factor of class c and :math:`z^{(1)}` what the head answers without; the bar is the mean of the
+    experts.
+    """
 
     name = "lws"
     kind = "rebalance"

@@ -22,7 +22,9 @@ from incrlt.types import Stage
 
 @dataclass(frozen=True)
 class TauNorm:
-    """Divide each row of a linear head by a power of its length; the next experience trains the row as it was.
+    r"""Divide each row of a linear head by a power of its length; the next experience trains the row as it was.
+
+    .. math:: w_c \leftarrow w_c / \|w_c\|^\tau
 
     Counts: none. Rows stay where they are, their factors become the class scales, which evaluation reads.
 

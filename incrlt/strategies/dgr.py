@@ -47,7 +47,15 @@ class Images(NamedTuple):
 
 
 class DGR(IncrTemplate):
-    """The expert method's loss with the classifier's gradient re-weighted, and distribution-aware distillation.
+    r"""The expert method's loss with the classifier's gradient re-weighted, and distribution-aware distillation.
+
+    .. math:: L = L_{experts} + D, \quad D = \lambda \sqrt{n_{seen} / n_{new}} \, T^2 d(z, z^*), \qquad
+        \nabla_{w_c} \leftarrow g_c \nabla_{w_c} L_{experts} + \rho \, \nabla_{w_c} D
+
+    The last is what row c of the classifier gets in place of its gradient; everything below gets that of L. The weight
+    :math:`g_c`, the ratio :math:`\rho` and d are :func:`~incrlt.losses.gradients.gradient_weights`,
+    :func:`~incrlt.losses.gradients.distillation_ratio` and
+    :func:`~incrlt.losses.gradients.distribution_aware_distillation`.
 
     Args:
         distillation: Base of the distillation's weight, times sqrt(images seen / new images); 0.7 in the official code.
@@ -132,19 +140,19 @@ class DGR(IncrTemplate):
         parts = [head.classifier for head in self.model.heads]
         flat = [p for part in parts for p in part]
         plain, distilled = _gradients(classification, flat), _gradients(distance, flat)
-        gathered = self.model.recall(GATHERED)
+        gathered_KC = self.model.recall(GATHERED)
         total = classification.new_zeros(())
         for k, (head, part) in enumerate(zip(self.model.heads, parts, strict=True)):
             rows = slice(0, head.num_classes)
             ours, theirs = ([next(g)[rows] for _ in part] for g in (plain, distilled))
-            norms = ours[0].norm(dim=-1)
-            gathered[k] += norms
-            weights = gradient_weights(gathered[k], self.num_old, images.attenuation)
+            norms_C = ours[0].norm(dim=-1)
+            gathered_KC[k] += norms_C
+            weights_C = gradient_weights(gathered_KC[k], self.num_old, images.attenuation)
             ratio = distillation_ratio(
-                norms, weights.to(norms), theirs[0][: self.num_old].norm(dim=-1), self.largest_ratio
+                norms_C, weights_C.to(norms_C), theirs[0][: self.num_old].norm(dim=-1), self.largest_ratio
             )
             for parameter, g, d in zip(part, ours, theirs, strict=True):
-                wanted = rewritten(g, d, weights, ratio)
+                wanted = rewritten(g, d, weights_C, ratio)
                 total = total + (parameter[rows] * (wanted - g - d)).sum()
         return total - total.detach()
 

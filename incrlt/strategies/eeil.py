@@ -20,7 +20,13 @@ from incrlt.types import LossTerms, ModelOutput, Stage
 
 
 class EEIL(IncrTemplate):
-    """The expert method's loss, distillation per earlier experience, and a balanced finetune of the whole network.
+    r"""The expert method's loss, distillation per earlier experience, and a balanced finetune of the whole network.
+
+    .. math:: L = L_{experts} + \lambda \sum_{i < t} d\big( \mathrm{softmax}(z_{C_i} / T),
+        \mathrm{softmax}(z^*_{C_i} / T) \big)
+
+    The logits z of the classes :math:`C_i` that arrived in experience i, against the teacher's; d is ``form``,
+    :math:`\lambda` is ``distillation``.
 
     Args:
         distillation: Weight of the distillation.

@@ -20,7 +20,12 @@ from incrlt.types import LossTerms, ModelOutput
 
 
 class ICaRL(IncrTemplate):
-    """Distil the previous model on old classes, keep exemplars, read out by nearest mean of exemplars.
+    r"""Distil the previous model on old classes, keep exemplars, read out by nearest mean of exemplars.
+
+    .. math:: L = L_{experts} + \lambda T^2 \, \mathrm{KL}\big( \mathrm{softmax}(z^* / T) \,\|\,
+        \mathrm{softmax}(z_{old} / T) \big), \qquad y = \arg\max_c \cos(f, \mu_c)
+
+    :math:`\mu_c` is the mean of the exemplars of class c, :math:`\lambda` is ``distillation``.
 
     Args:
         objective: ``softmax``: the expert method's loss plus distillation; ``sigmoid``: one binary cross entropy

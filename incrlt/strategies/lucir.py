@@ -28,7 +28,13 @@ from incrlt.types import LossTerms, ModelOutput, Stage
 
 
 class LUCIR(IncrTemplate):
-    """Cosine heads, less-forget, margin ranking, imprinting, and an optional class-balanced finetune.
+    r"""Cosine heads, less-forget, margin ranking, imprinting, and an optional class-balanced finetune.
+
+    .. math:: L = L_{experts} + \lambda \sqrt{|C_{old}| / |C_{new}|} \, (1 - \cos(f, f^*))
+        + \mu \frac{1}{|S_{old}| J} \sum_{i \in S_{old}} \sum_{j \le J} \max(0, m - c_{i,y_i} + t_{i,j})
+
+    Of each expert, then averaged: f its features and f* the teacher's, c its cosines, t the J largest cosines to new
+    classes; :math:`\lambda` is ``less_forget``, :math:`\mu` ``margin_ranking``, m ``margin``, J ``num_negatives``.
 
     Args:
         less_forget: Base weight of the less-forget term; 5 for CIFAR-100, 10 for ImageNet. 0 switches it off.
@@ -121,13 +127,15 @@ class LUCIR(IncrTemplate):
         """Imprint the new rows with features of the model as it was before this experience."""
         if not (self.imprint and self.num_old and self.num_new):
             return
-        features, labels = features_of(self, experience.dataset)
-        positions = self.model.positions(labels) - self.num_old
-        new = positions >= 0  # classes that come again keep their rows
+        features_N, labels_N = features_of(self, experience.dataset)
+        positions_N = self.model.positions(labels_N) - self.num_old
+        new_N = positions_N >= 0  # classes that come again keep their rows
         width = self.model.heads[0].num_features
-        unit = F.normalize(features[new].reshape(int(new.sum()), -1, width).transpose(0, 1), dim=-1)
-        means = unit.new_zeros(len(unit), self.num_new, width).index_add_(1, positions[new], unit)
-        self.model.imprint(F.normalize(means, dim=-1))
+        unit_KND = F.normalize(features_N[new_N].reshape(int(new_N.sum()), -1, width).transpose(0, 1), dim=-1)
+        means_KCD = unit_KND.new_zeros(len(unit_KND), self.num_new, width).index_add_(
+            1, positions_N[new_N], unit_KND
+        )
+        self.model.imprint(F.normalize(means_KCD, dim=-1))
 
     def loss_terms(self, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return classification, less-forget, mimic-scores and margin-ranking terms."""

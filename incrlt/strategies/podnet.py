@@ -27,7 +27,13 @@ from incrlt.types import LossTerms, ModelOutput, Stage
 
 
 class PODNet(IncrTemplate):
-    """The expert method's loss or NCA, POD-spatial on the maps of every stage, POD-flat on the features.
+    r"""The expert method's loss or NCA, POD-spatial on the maps of every stage, POD-flat on the features.
+
+    .. math:: L = L_{experts} + \sqrt{|C| / |C_{new}|} \, \Big( \lambda_f (1 - \cos(f, f^*)) + \frac{\lambda_s}{L}
+        \sum_l \big\| \bar P(a_l^2) - \bar P(a_l^{*2}) \big\|_2 \Big)
+
+    Of each expert, then averaged: f features, :math:`a_l` the map after stage l, P what ``pool`` sums them to, the bar
+    length 1, a star the teacher; :math:`\lambda_s` is ``spatial``, :math:`\lambda_f` ``flat``.
 
     Args:
         spatial: Base weight of POD-spatial; 3 on CIFAR-100, 8 on ImageNet.

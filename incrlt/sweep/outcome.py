@@ -15,6 +15,7 @@ import numpy as np
 
 from incrlt.errors import UserError
 from incrlt.report.reading import Run, number, read_run
+from incrlt.report.seeds import t_quantile
 from incrlt.sweep.table import Row
 from incrlt.sweep.task import Cell, Task
 from incrlt.sweep.work import DONE, STOPPED, Item
@@ -25,11 +26,6 @@ NUMBERS: Final = {
     "last_accuracy/few_over_classes": "last, few",
 }
 """Numbers on test images that stand beside a setting, with their heads."""
-T_975: Final = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
-)  # fmt: skip
-"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (any statistics table); then 1.96."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,7 @@ def interval(values: Sequence[float]) -> Interval:
         return Interval(None, None, 0)
     if len(values) == 1:
         return Interval(float(values[0]), None, 1)
-    quantile = T_975[len(values) - 2] if len(values) - 2 < len(T_975) else 1.96
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = t_quantile(len(values)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(float(np.mean(values)), half, len(values))
 
 
@@ -70,6 +65,8 @@ class Setting:
     drawn: Cell
     items: tuple[Item, ...]
     metric: str | None
+    apart: tuple[str, ...] = ()
+    """Words that tell its row from others; none where the sweep has one row."""
 
     @property
     def state(self) -> str:
@@ -104,8 +101,9 @@ class Setting:
 
     @property
     def changed(self) -> str:
-        """What makes the setting, for people."""
-        return ", ".join(f"{key} {value}" for key, value in (*self.cell, *self.drawn)) or "as in the file"
+        """What makes the setting, for people: its row among several, then what varies within it."""
+        own = (f"{key} {value}" for key, value in (*self.cell, *self.drawn))
+        return ", ".join([*self.apart, *own]) or "as in the file"
 
 
 def settings(items: Sequence[Item], rows: Sequence[Row]) -> list[Setting]:
@@ -115,7 +113,7 @@ def settings(items: Sequence[Item], rows: Sequence[Row]) -> list[Setting]:
         members.setdefault(item.task.setting, []).append(item)
     return [
         Setting(name, own[0].task.group, own[0].task.row, own[0].task.cell, own[0].task.drawn, tuple(own),
-                rows[own[0].task.row].metric)
+                rows[own[0].task.row].metric, own[0].task.apart if len(rows) > 1 else ())
         for name, own in members.items()
     ]  # fmt: skip
 

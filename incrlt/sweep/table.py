@@ -150,14 +150,34 @@ class Sweep:
         places = sorted(range(len(self.rows)), key=lambda place: -self.rows[place].priority)
         more = () if threads is None else (f"training.threads={threads}",)
         found: dict[str, Task] = {}
+        words = apart(self.rows)
         for place in places:
-            for task in _tasks(self.rows[place], place, more, out, data):
+            for task in _tasks(self.rows[place], place, more, out, data, words[place]):
                 found.setdefault(task.key, task)
                 _ = task.epochs  # a plan that cannot be made is said before the first run
         return list(found.values())
 
 
-def _tasks(row: Row, place: int, more: tuple[str, ...], out: Path, data: str | None) -> Iterator[Task]:
+def apart(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return for each row the words that tell it from the others: its experiment, and overrides not all have.
+
+    An experiment of the same file name in another folder is named with its folder; an override that all rows of an
+    experiment share tells nothing and is left out.
+    """
+    found = []
+    for row in rows:
+        alike = [other for other in rows if other.experiment.stem == row.experiment.stem]
+        folders = {other.experiment.resolve() for other in alike}
+        path = row.experiment.resolve()
+        name = path.stem if len(folders) == 1 else f"{path.parent.name}/{path.stem}"
+        own = [word for word in row.overrides if not all(word in other.overrides for other in alike)]
+        found.append((name, *own))
+    return found
+
+
+def _tasks(
+    row: Row, place: int, more: tuple[str, ...], out: Path, data: str | None, words: tuple[str, ...]
+) -> Iterator[Task]:
     """Yield the runs of a row: all settings with the first seed, then all with the second, ..."""
     asked = (VALIDATION,) if row.metric else ()
     for seed, cell, trial in itertools.product(row.seeds, row.cells, range(max(1, row.trials))):
@@ -174,6 +194,7 @@ def _tasks(row: Row, place: int, more: tuple[str, ...], out: Path, data: str | N
             trial=trial if row.search else None,
             drawn=tuple(values.items()),
             seed=seed,
+            apart=words,
         )
 
 

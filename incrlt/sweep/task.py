@@ -41,6 +41,8 @@ class Task:
     """What was drawn."""
     seed: Cell = ()
     """Its seeds, as far as the grid has them."""
+    apart: tuple[str, ...] = ()
+    """Words that tell its row from the others of the sweep: the experiment first, then overrides that they lack."""
 
     @property
     def words(self) -> list[str]:
@@ -84,7 +86,8 @@ class Task:
     def label(self) -> str:
         """What tells the run from its neighbours, for people."""
         changed = [*self.cell, *self.drawn, *self.seed]
-        return shlex.join([self.experiment.stem, *(f"{key}={value}" for key, value in changed)])
+        name = self.apart or (self.experiment.stem,)
+        return shlex.join([*name, *(f"{key}={value}" for key, value in changed)])
 
     def folder(self) -> Path | None:
         """Return this run's folder, if there is one: the protocol's hash stands first in its name."""

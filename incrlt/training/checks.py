@@ -258,6 +258,8 @@ def _check_layout(asked: Asked) -> None:
     wanted, found = asdict(asked.experts.layout), asked.model.architecture.get("layout")
     if found is None:  # put together by hand
         return
+    if found["shared"] == "all":  # heads alone: any method's, where nothing else of its layout is missing
+        wanted["shared"] = "all"
     names = [name for name, value in wanted.items() if found[name] != value]
     if names:
         differ = ", ".join(f"{name} {found[name]!r} for {wanted[name]!r}" for name in names)

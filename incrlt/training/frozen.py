@@ -24,7 +24,7 @@ def backbone_trains(optimizer: Optimizer, model: nn.Module) -> bool:
     """Say whether the optimizer holds a parameter of stem or branches; of a foreign model nobody knows, so it does."""
     if not hasattr(model, "branches"):
         return True
-    own = {id(p) for part in (model.stem, model.branches) for p in part.parameters()}
+    own = {id(p) for part in (model.stem, model.branches) for p in part.parameters() if p.requires_grad}
     return not own.isdisjoint(map(id, held_by(optimizer)))
 
 

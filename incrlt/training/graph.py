@@ -308,6 +308,8 @@ def obstacle(
         return f"graphs need a CUDA device, this is {compute.device.type}"
     if isinstance(network, ForeignNetwork):
         return "the model is not an expert network"
+    if getattr(network, "kept_features", None) is not None:
+        return "features that are kept are looked up outside of the device"
     if compute.world.size > 1:
         return "what processes exchange is not captured"
     if compute.scaler.is_enabled():

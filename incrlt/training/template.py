@@ -292,7 +292,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             return super().model_adaptation(model)
         if self.is_training:
             model.class_names = check_names(model.class_names or {}, self.experience) or None
-            new = [label for label in classes_of(self.experience) if label not in set(model.class_ids)]
+            known = set(model.class_ids)
+            new = [label for label in classes_of(self.experience) if label not in known]
             if new:
                 self._replaced += model.grow(new)
             self.compute.place(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from PIL import Image
 
 from incrlt.benchmarks import datasets, folder, folder_lt
+from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.protocols import Protocol, resolve
 from incrlt.errors import UserError
 from incrlt.experiment import schema as config
+from incrlt.experiment.json_schema import json_schema
 
 COUNTS = {"wren": 3, "heron": 7, "coot": 3, "swan": 12}
 ORDER = ("swan", "heron", "coot", "wren")  # by frequency, ties by name
@@ -224,16 +227,33 @@ def test_classes_may_be_ordered_by_name_in_experiences_of_any_size(birds):
     assert again.hash() == asked.hash() and again.protocol() == asked.protocol()
     sizes = made(base_classes=0, increment=[1, 3], order=["wren", "coot", "heron", "swan"])
     assert sizes.protocol().classes_per_experience == (1, 3)
+    short = made(experiences=[1, 3], order=["wren", "coot", "heron", "swan"])
+    assert short.protocol() == sizes.protocol() and short.hash() == sizes.hash()
     for wrong, said in (
         ({"experiences": [["coot", "wrn"], ["swan"], ["heron"]]}, "unknown: wrn Did you mean 'wren'"),
         ({"experiences": [["coot"], ["swan"], ["heron"]]}, "missing: wren"),
         ({"experiences": [["coot", "wren", "coot"], ["swan"], ["heron"]]}, "twice: coot"),
         ({"experiences": ["coot"]}, "must list the class names of each"),
+        ({"experiences": [3, 0]}, "or how many classes each has"),
+        ({"experiences": [3, 2]}, "3, 2 classes, 5 in all, and there are 4"),
         ({"experiences": [["coot"]], "protocol": "lfs-2"}, "already decides the split"),
         ({"base_classes": 2, "increment": [1, 3]}, "2, 1, 3 classes, 6 in all, and there are 4"),
     ):
         with pytest.raises(UserError, match=said):
             made(**wrong)
+
+
+def test_a_list_is_named_as_one_and_the_schema_knows_what_a_file_may_write(birds, tmp_path):
+    lines = [f"{path}\t{path.parent.name}\n" for path in sorted((birds / "train").rglob("*.png"))]
+    (tmp_path / "all.txt").write_text("".join(lines))
+    values = {"strategy": {"name": "finetune"}, "data": {"root": str(tmp_path / "all.txt")}}
+    named, usual = (
+        config.parse({**values, "benchmark": {"dataset": word, "experiences": [2, 2], "order": "ordered"}})
+        for word in ("list", "folder")
+    )
+    assert named.hash() == usual.hash() and named.protocol() == usual.protocol()
+    known = json_schema()["$defs"]["Benchmark"]["properties"]
+    assert "list" in known["dataset"]["enum"] and len(known["experiences"]["anyOf"]) == 2
 
 
 def test_what_may_have_been_a_picture_stops_and_what_lies_beside_is_counted(birds):
@@ -251,10 +271,11 @@ def test_a_damaged_picture_is_named(birds):
 
 
 def test_more_than_memory_is_refused_with_both_sizes(birds, monkeypatch):
-    monkeypatch.setattr(datasets.os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 64}.__getitem__)
-    datasets.load_folder(birds, 8)  # 33 pictures, 6 kB of 64
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 64}.__getitem__)
+    memory = Holding("memory")
+    datasets.load_folder(birds, 8, memory)  # 33 pictures, 6 kB of 64
     with pytest.raises(UserError, match=r"33 pictures of 64 x 64 pixels take .* GiB; this machine has"):
-        datasets.load_folder(birds, 64)
+        datasets.load_folder(birds, 64, memory)
 
 
 @pytest.mark.parametrize(

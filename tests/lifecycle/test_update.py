@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,13 +13,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from pictures import CLASSES, write
 
 import incrlt.__main__
-from incrlt.lifecycle import gate, learned, versions
+from incrlt.lifecycle import comparing, gate, learned, versions
 
 NEW = ["training.epochs=8"]
 
@@ -72,6 +74,53 @@ def test_what_a_version_says_of_itself(run, monday):
     assert not now.strategy["optimizer"]["state"], "an experience begins without momentum"
     assert version.measures["old"] is not None and version.measures["new"] is not None
     assert now.records()["cnn"].num_experiences == 3
+
+
+def test_an_update_is_compared_with_training_anew(run, monday, capsys, monkeypatch):
+    """The comparison changes nothing of the version, and its pictures are the exemplars and what arrived."""
+    trained = []
+    whole = comparing.Lesson
+    monkeypatch.setattr(
+        comparing, "Lesson", lambda before, batch: trained.append(batch) or whole(before, batch)
+    )
+    assert incrlt_("update", run, monday, *NEW, "--accept", "none", "--compare", "joint") == 0
+    said = capsys.readouterr().out
+    version = versions.find(run, 2)
+    assert Counter(trained[0].names) == {"teal": 12, "heron": 8 + 4, "swan": 4, "coot": 4, "wren": 4}
+    assert version.trained_on == version.joint["pictures"] == 36
+    assert version.joint["old_before"] == version.measures["old_before"]
+    assert version.joint["seconds"] > 0 and version.joint["all"] is not None
+    saved = version.joint["all"] - version.measures["all"]
+    told = f"Updating {'cost' if saved > 0 else 'gained'} {abs(saved):.1f} points over all classes and "
+    page = versions.report_of(run, 2).read_text()
+    for text in (said, page):
+        assert told in text and "| all anew | " in text and "| this update | " in text
+    capsys.readouterr()
+
+
+def test_nothing_is_compared_where_pictures_are_missing(run, monday, capsys, monkeypatch):
+    parent = learned.read(run)
+    none = parent.exemplars.only(parent.exemplars.labels != parent.class_names.index("swan"))
+    monkeypatch.setattr(learned, "read", lambda *words, **named: dataclasses.replace(parent, exemplars=none))
+    assert incrlt_("update", run, monday, "--compare", "joint") == 2
+    assert "of swan no picture is kept" in capsys.readouterr().err
+    assert versions.all_of(run) == []
+
+
+def test_settings_of_the_optimizer_are_those_of_the_update(run, monday):
+    """The state of the run brings its own learning rate, which was taken in place of the one asked for."""
+    asked = [
+        "training.lr=0.0123",
+        "training.momentum=0.5",
+        "training.weight_decay=0.001",
+        "training.epochs=2",
+    ]
+    assert incrlt_("update", run, monday, *asked, "--accept", "none") == 0
+    lines = (versions.path_of(run, 2) / "log.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["lr"] for line in lines if "lr" in json.loads(line)]
+    assert rates[0] == pytest.approx(0.0123)
+    (group,) = learned.read(versions.path_of(run, 2)).strategy["optimizer"]["param_groups"]
+    assert (group["momentum"], group["weight_decay"]) == (0.5, 0.001)
 
 
 def test_the_same_classes_again_and_a_version_of_a_version(run, monday, tmp_path, capsys):

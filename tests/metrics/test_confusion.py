@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from incrlt.metrics import old_new_confusion
-from incrlt.metrics.confusion import group_confusion, hardest_negatives
+from incrlt.metrics.confusion import group_confusion, negatives
 
 
 def test_flows_of_the_worked_example(worked_example):
@@ -44,12 +44,20 @@ def test_group_without_classes_is_undefined(uneven_example):
 
 
 def test_hardest_negatives_of_the_worked_example(worked_example):
-    found = hardest_negatives(worked_example)
-    assert [(negative["name"], negative["rate"]) for negative in found] == [
+    found = negatives(worked_example, 1)
+    assert [(first["name"], first["rate"]) for (first,) in found] == [
         ("clock", 10), ("dolphin", 50), ("dolphin", 50), ("apple", 20),
     ]  # fmt: skip
-    assert found[0] == {"class": 2, "name": "clock", "group": "medium", "experience": 1, "rate": 10}
+    assert found[0] == [{"class": 2, "name": "clock", "group": "medium", "experience": 1, "rate": 10}]
 
 
 def test_class_without_mistakes_has_no_hardest_negative(uneven_example):
-    assert [negative and negative["class"] for negative in hardest_negatives(uneven_example)] == [None, 0]
+    assert [[one["class"] for one in own] for own in negatives(uneven_example, 1)] == [[], [0]]
+
+
+def test_all_negatives_and_the_right_answers_are_all_images(worked_example):
+    counts = worked_example.confusions[-1]
+    for row, own in zip(counts, negatives(worked_example, 99), strict=True):
+        assert [one["rate"] for one in own] == sorted((one["rate"] for one in own), reverse=True)
+        right = 100 * row[counts.tolist().index(row.tolist())] / row.sum()
+        assert sum(one["rate"] for one in own) + right == pytest.approx(100)

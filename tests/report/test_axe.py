@@ -1,58 +1,24 @@
-"""Accessibility by axe-core: nothing serious on a report and on a comparison.
+"""Accessibility by axe-core: nothing serious on a report, a comparison and a page of answers.
 
 The checker is npm's: ``npm install axe-core`` in the repository or in a folder that INCRLT_AXE names; skipped without.
+The site's pages are checked in ``tests/test_site.py``.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-from html import unescape
-from pathlib import Path
-
 import pytest
-from chromium import open_page
+from chromium import DARK, serious
 
 from incrlt import report
 from incrlt.report import page
 from incrlt.report.__main__ import main
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-SCRIPT = "node_modules/axe-core/axe.min.js"
-DARK = ("--blink-settings=preferredColorScheme=0",)
-# Charts are pictures with a name, a caption and a table of their data. Style sheets are not fetched: the page has one.
-PROBE = """<script src="axe.min.js"></script><script>
-axe.run({ exclude: [[".plot"]] }, { preload: false, resultTypes: ["violations"] }).then(({ violations }) =>
-  document.body.dataset.probe = JSON.stringify(violations.map(({ id, impact, nodes }) =>
-    [impact, id, nodes.slice(0, 3).map((node) => node.html.slice(0, 200))])));
-</script>"""
+from incrlt.report.answers import write_answers
 
 
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """Without plotly a page opens in a second; what it draws is left out of the check anyway."""
     monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
-
-
-@pytest.fixture(scope="session")
-def axe() -> Path:
-    """Path of axe-core; skips where it is not installed."""
-    folders = [Path(folder) for folder in (os.environ.get("INCRLT_AXE"), REPOSITORY) if folder]
-    found = next((folder / SCRIPT for folder in folders if (folder / SCRIPT).is_file()), None)
-    return found or pytest.skip(
-        "axe-core is not installed: npm install axe-core, or set INCRLT_AXE to its folder"
-    )
-
-
-def serious(browser: str, axe: Path, path: Path, profile: Path, *flags: str) -> list:
-    """Return what axe calls serious or critical, and what the console said."""
-    shutil.copyfile(axe, path.with_name("axe.min.js"))
-    path.write_text(path.read_text().replace("</html>", "") + PROBE)
-    dom, console = open_page(browser, path, profile, 1400, *flags)
-    found = json.loads(unescape(re.search(r'data-probe="([^"]*)"', dom)[1]))
-    return [one for one in found if one[0] in ("serious", "critical")] + console
 
 
 @pytest.mark.parametrize("flags", [(), DARK], ids=["light", "dark"])
@@ -70,6 +36,31 @@ def test_a_comparison_has_nothing_serious(browser, axe, make_run, tmp_path, flag
     ]
     assert main([*map(str, runs), "-o", str(tmp_path / "out")]) == 0
     assert serious(browser, axe, tmp_path / "out" / "index.html", tmp_path / "profile", *flags) == []
+
+
+@pytest.mark.parametrize("flags", [(), DARK], ids=["light", "dark"])
+def test_a_page_of_answers_has_nothing_serious(browser, axe, tmp_path, flags):
+    row = {
+        "file": "a/bird.png",
+        "class_name": "wren",
+        "confidence": 0.8,
+        "second": "finch",
+        "second_confidence": 0.1,
+    }
+    picture = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+    near = [{"picture": picture, "name": "a kept wren"}]
+    cards = [{"row": {**row, "experts_used": 2}, "picture": picture, "near": near}] * 2
+    facts = {
+        "run": "birds",
+        "number": 0,
+        "account": "2 of 3 pictures are answered",
+        "experts": 3,
+        "nearest": True,
+    }
+    problems = [{"file": "broken.png", "problem": "is no picture"}]
+    path = write_answers(tmp_path / "answers.html", {**facts, "problems": problems, "hidden": 1}, cards)
+    assert serious(browser, axe, path, tmp_path / "profile", *flags) == []
+    assert "<main>" in path.read_text()
 
 
 def test_the_checker_notices_pale_print(browser, axe, make_run, tmp_path):

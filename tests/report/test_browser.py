@@ -77,7 +77,7 @@ def test_page_works_in_a_browser(browser, make_run, tmp_path, width, flags):
         assert x == [0, 1, 2]
         assert y[-1] == pytest.approx(last, abs=0.5)
     assert probe["emptied"]
-    assert probe["plots"] == probe["drawn"] == 30
+    assert probe["plots"] == probe["drawn"] == 32
     assert probe["paper"] == "rgb(245, 246, 249)"  # printed light whatever the screen
     assert probe["wide"] <= 0, "the page scrolls sideways"
 
@@ -129,7 +129,11 @@ const shown = () => [...document.querySelectorAll("table:first-of-type tbody tr"
 const own = [...new Set(shown())], nme = document.querySelector('[data-choose="nme"]');
 nme.click(); const chosen = [...new Set(shown())];
 const traces = document.querySelector('[data-figure="chart-1"]').data.map((trace) => trace.meta);
-document.body.dataset.probe = JSON.stringify({ means, own, chosen, traces,
+const legend = [...document.querySelectorAll("[data-legend] tbody tr")].filter((row) => !row.hidden);
+legend[1].querySelector("button").click();
+const opacity = document.querySelector('[data-figure="chart-1"]').data.map((trace) => trace.opacity);
+document.body.dataset.probe = JSON.stringify({ means, own, chosen, traces, opacity,
+  legend: legend.map((row) => [row.dataset.line, row.querySelector("button").textContent]),
   links: [...document.querySelectorAll('a[href]:not([href^="#"])')].map((link) => link.getAttribute("href")),
   drawn: document.querySelectorAll(".plot:has(.main-svg)").length,
   wide: document.documentElement.scrollWidth - innerWidth });
@@ -153,6 +157,8 @@ def test_comparison_works_in_a_browser(browser, make_run, tmp_path, width):
     assert len(probe["links"]) == 3 + 4 * 2  # three formats; each of four runs with two read-outs
     assert all((path.parent / link).is_file() for link in probe["links"])
     assert (probe["own"], probe["chosen"], probe["traces"]) == (["cnn own"], ["nme"], ["nme", "nme"])
+    assert probe["legend"] == [["2", "LUCIR+LWS, weak · nme"], ["4", "LUCIR+LWS, strong · nme"]]
+    assert probe["opacity"] == [0.15, 1]  # the second row's curve is in front
     assert probe["drawn"] == 5  # curves, and four numbers with a dot per seed
     assert probe["wide"] <= 0, "the page scrolls sideways"
 
@@ -275,5 +281,63 @@ def test_a_chart_gives_its_data_and_its_picture(browser, make_run, tmp_path):
     assert (probe["opened"], probe["closed"], probe["picked"]) == ("true", True, True)
     assert probe["picture"] == ["LUCIR-LWS-on-lfh-shuffled-10-lost-cnn", 3, "#fff"]
     assert probe["left"] == ["1", "1", "1"]
-    assert probe["shown"] and probe["search"] == "?readout=nme"
+    assert probe["shown"] and probe["search"] == "?classes=0&find=experience+1&readout=nme"
     assert probe["links"] >= 6 and probe["dangling"] == []
+
+
+CHOICE_PROBE = """<script>
+const type = (side, text) => {
+  const input = document.querySelector(`[data-${side}]`);
+  input.value = text; input.dispatchEvent(new Event("change"));
+};
+const plot = document.querySelector('[data-figure="chart-confusion-nme"]');
+const state = () => ({
+  search: location.search, traces: plot.data.map((trace) => trace.z), rows: plot.layout.yaxis.ticktext,
+  picked: [...document.querySelectorAll("#class-table tr.same")].map((row) => row.cells[0].textContent),
+  found: [...document.querySelectorAll("#class-table tbody tr")].filter((row) => !row.hidden).length,
+  of: document.querySelector("[data-of]").value, invalid: document.querySelector("[data-of]").ariaInvalid });
+const before = state();
+type("of", "1-2"); type("as", "");
+for (const place of [4, 0]) document.getElementById(`class-${place}`).click();
+const find = document.querySelector("[data-filter]");
+find.value = "experience 1"; find.dispatchEvent(new Event("input"));
+const after = state();
+type("of", "77"); const wrong = document.querySelector("[data-of]").ariaInvalid; type("of", "1-2");
+const bar = document.querySelector("nav"), hidden = [];
+document.documentElement.style.scrollBehavior = "auto";
+for (const link of document.querySelectorAll('a[href^="#"]')) {
+  const target = document.getElementById(link.hash.slice(1));
+  if (!target.offsetParent) continue;
+  target.scrollIntoView();
+  if (target.getBoundingClientRect().top < bar.getBoundingClientRect().bottom) hidden.push(link.hash);
+}
+document.body.dataset.probe = JSON.stringify({ before, after, wrong, hidden, lines: bar.offsetHeight });
+</script>"""
+
+
+@pytest.mark.parametrize("width", [1200, 600])
+def test_classes_of_chosen_experiences_and_every_choice_in_the_address(browser, make_run, tmp_path, width):
+    """The matrix is the counts; a page opened by the address shows the same; links land below the bar."""
+    folder = make_run(tmp_path, sizes=(6, 3, 3), epochs=1, num_experts=2)
+    path = report.write(folder)
+    path.write_text(path.read_text().replace("</html>", "") + CHOICE_PROBE)
+    probe = probed(browser, path, tmp_path, width)
+    counts = np.load(folder / "confusions.npz")["nme_002"].astype(float)
+    shares = 100 * counts / counts.sum(axis=1, keepdims=True)
+    after = probe["after"]
+    wrong, right = (np.array(z, dtype=float) for z in after["traces"])
+    assert wrong.shape == right.shape == (6, 12)  # experiences 1 and 2, taken for all
+    seen = np.where(np.isnan(right), np.nan_to_num(wrong), right)
+    np.testing.assert_allclose(seen, shares[6:12], atol=0.051)
+    assert after["rows"] == [f"class {index}" for index in range(6, 12)]
+    assert after["search"] == "?readout=nme&of=1-2&as=&classes=4%2C0&find=experience+1"
+    assert (after["picked"], after["found"]) == (["class 0", "class 4"], 3)
+    assert (after["invalid"], probe["wrong"], probe["hidden"]) == ("false", "true", [])
+    again = probed(browser, path, tmp_path, width, after["search"])["before"]
+    assert again == {**after, "search": again["search"]}
+
+
+def probed(browser, path, tmp_path, width, search="?readout=nme"):
+    dom, console = open_page(browser, path, tmp_path / "profile", width, search=search)
+    assert console == []
+    return json.loads(unescape(re.search(r'data-probe="([^"]+)"', dom)[1]))

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import combinations
 
+import numpy as np
 import pytest
 
 from incrlt.metrics.evaluation import load_evaluations, save_evaluations
@@ -38,7 +40,7 @@ def charts(run):
 
 def test_every_chart_is_there(charts):
     once = {"accuracy", "groups", "forgetting", "losses", "rate", "memory"}
-    each = {"matrix", "lost", "curves", "age", "age-last", "old", "new", "size", "negatives"}
+    each = {"matrix", "lost", "curves", "age", "age-last", "old", "new", "size", "negatives", "confusion"}
     assert set(charts) == once | {f"{name}-{readout}" for name in each for readout in ("cnn", "nme")}
 
 
@@ -79,7 +81,7 @@ def test_single_read_out_needs_no_name(make_run, tmp_path):
 def test_single_experience_has_no_matrix_and_no_forgetting(make_run, tmp_path):
     run = read_run(make_run(tmp_path, sizes=(6,), readouts=("cnn",), epochs=1))
     assert set(page.contents(run)["charts"]) == {
-        "accuracy", "groups", "losses", "rate", "size-cnn", "negatives-cnn", "memory",
+        "accuracy", "groups", "losses", "rate", "size-cnn", "negatives-cnn", "memory", "confusion-cnn",
     }  # fmt: skip
     assert page.contents(run)["problems"] == []
 
@@ -87,7 +89,7 @@ def test_single_experience_has_no_matrix_and_no_forgetting(make_run, tmp_path):
 def test_very_long_logs_are_thinned(make_run, tmp_path):
     run = read_run(make_run(tmp_path, sizes=(2, 2), readouts=("cnn",), epochs=4000))
     line = page.contents(run)["charts"]["losses"]["data"][0]
-    assert len(line["x"]) == len(line["y"]) <= 3000
+    assert len(line["x"]) == len(line["y"]) <= 1500
     assert line["x"][-1] > 7990
 
 
@@ -213,3 +215,125 @@ def test_a_notebook_gets_the_charts_of_the_page(run, charts):
     heat = found["lost-cnn"].data[0]
     assert heat.colorscale[0][1] == "rgb(251,241,236)" and heat.text[2][1] == "class 6, class 7, class 8"
     assert "@" not in json.dumps({name: one.to_plotly_json() for name, one in found.items()}, default=str)
+
+
+def looks(trace):
+    """What tells a trace from others but for its colour: dash and mark of a line, pattern of a bar, its number."""
+    marker = trace.get("marker", {})
+    symbol, pattern = marker.get("symbol"), marker.get("pattern", {}).get("shape")
+    width = trace.get("line", {}).get("width")
+    return trace["type"], trace.get("line", {}).get("dash"), symbol, pattern, width, str(trace.get("text"))
+
+
+def test_traces_are_told_apart_without_their_colours(recorded, charts):
+    for found in (charts, page.contents(recorded)["charts"]):
+        for name, chart in found.items():
+            named = [trace for trace in chart["data"] if trace.get("name") and trace["type"] != "heatmap"]
+            for one in {trace.get("meta") for trace in named}:
+                own = [looks(trace) for trace in named if trace.get("meta") == one]
+                assert len(set(own)) == len(own), (name, own)
+
+
+DEUTERANOPIA = [
+    [0.367322, 0.860646, -0.227968],
+    [0.280085, 0.672501, 0.047413],
+    [-0.011820, 0.042940, 0.968881],
+]
+"""Machado, Oliveira and Fernandes, 2009, severity 1, of linear RGB."""
+XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def seen(colour, by_deuteranope=True):
+    """Return a colour in CIELAB, whose distances are about those that are seen."""
+    rgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    if by_deuteranope:
+        linear = np.clip(np.array(DEUTERANOPIA) @ linear, 0, 1)
+    x, y, z = np.cbrt(np.array(XYZ) @ linear / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_are_told_apart_by_a_deuteranope_and_groups_in_grey(theme):
+    style = (page._FOLDER / "page.css").read_text()
+    blocks = style.split("@media screen and (prefers-color-scheme: dark)")
+    found = dict(re.findall(r"--([a-z-]+):\s*(#[0-9a-f]{6})", blocks[theme == "dark"]))
+    for one, other in combinations(("ink", "teal", "violet", "few", "medium", "many"), 2):
+        assert np.linalg.norm(seen(found[one]) - seen(found[other])) > 9, (one, other)
+    for one, other in combinations(("few", "medium", "many"), 2):
+        assert np.linalg.norm(seen(found[one]) - seen(found[other])) > 30, (one, other)
+        lightness = seen(found[one], False)[0] - seen(found[other], False)[0]
+        assert abs(lightness) > 8, (one, other)  # many and few had one grey
+
+
+def test_what_is_one_point_is_a_number(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(6,), readouts=("cnn",), epochs=1)
+    run = read_run(folder)
+    numbers = run.summaries["cnn"]["per_experience"]
+    text = page.write(folder).read_text()
+    assert 'data-figure="chart-accuracy"' not in text and 'data-figure="chart-size-cnn"' in text
+    figure = re.search(r'<figure class="chart" id="chart-accuracy">(.*?)</figure>', text, re.DOTALL)[1]
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", figure) == [
+        (name.replace("_", " "), f"{numbers[f'accuracy/{name}'][0]:.2f}")
+        for name in ("over_tasks", "over_classes", "over_seen_images")
+    ]
+
+
+def test_what_is_counted_has_whole_numbers(charts, recorded):
+    found = {**charts, **page.contents(recorded)["charts"]}
+    for name in (
+        "accuracy",
+        "groups",
+        "forgetting",
+        "losses",
+        "rate",
+        "memory",
+        "matrix-cnn",
+        "experts-time",
+    ):
+        axis = found[name]["layout"]["xaxis"]
+        assert axis.get("dtick") == 1 or axis.get("tickformat") == ",d", name
+    assert found["memory"]["layout"]["yaxis"]["tickformat"] == ",d"
+
+
+def test_the_first_matrix_of_classes_is_the_most_forgotten_experience_beside_what_took_it(run, charts):
+    for readout, record in run.records.items():
+        counts, arrived = record.confusions[-1], record.experience_of_class
+        tasks = [row for row in page.contents(run)["tasks"][readout] if (row["drop"] or 0) > 0]
+        worst = max(tasks, key=lambda row: row["drop"])
+        took = [place for place, _ in worst["to_experiences"] if place != worst["experience"]][:2]
+        rows = [c for c in range(12) if arrived[c] == worst["experience"]]
+        columns = [c for c in range(12) if arrived[c] in (worst["experience"], *took)]
+        wrong, right = (np.array(one["z"], dtype=float) for one in charts[f"confusion-{readout}"]["data"])
+        expected = 100 * counts[np.ix_(rows, columns)] / counts[rows].sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(
+            np.where(np.isnan(right), np.nan_to_num(wrong), right), expected, atol=0.051
+        )
+        meta = charts[f"confusion-{readout}"]["layout"]["meta"]
+        assert (meta["rows"], meta["columns"]) == (
+            [f"class {c}" for c in rows],
+            [f"class {c}" for c in columns],
+        )
+
+
+def test_the_style_for_papers_has_the_colours_of_the_page(tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    light = (page._FOLDER / "page.css").read_text().split("}")[0]
+    colours = [
+        re.search(rf"--{name}: #(\w+)", light)[1]
+        for name in ("ink", "teal", "violet", "few", "medium", "many")
+    ]
+    with plt.style.context("incrlt.report.paper"):
+        cycle = list(plt.rcParams["axes.prop_cycle"])
+        assert [one["color"].removeprefix("#") for one in cycle] == colours
+        assert (
+            len({(one["marker"], one["linestyle"]) for one in cycle})
+            == len({one["marker"] for one in cycle})
+            == 6
+        )
+        figure, axes = plt.subplots()
+        axes.plot([0, 1], [1, 2], label="LUCIR")
+        figure.savefig(tmp_path / "a.png")
+        plt.close(figure)
+    width, height = plt.imread(tmp_path / "a.png").shape[1::-1]
+    assert width > 900 and height > 600  # 300 dots per inch

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from incrlt.report import compare, page, read_run
+from incrlt.report import compare, compare_charts, page, read_run
 from incrlt.report.__main__ import main, page_names
 
 SMALL = {"sizes": (4, 2, 2), "epochs": 1}
@@ -75,7 +75,7 @@ def test_index_has_one_table_per_protocol(three, tmp_path, capsys):
     text = (tmp_path / "out" / "index.html").read_text().replace(str(page.get_plotlyjs()), "")
     assert index.endswith("index.html")
     assert len(pages) == 3
-    assert text.count("<table") == 4  # every run, and means over seeds, of two protocols
+    assert text.count("<table") == 6  # every run, means over seeds, and a legend, of two protocols
     links = re.findall(r'href="([^"#:]+\.[a-z]+)"', text)
     assert {link.rsplit(".")[-1] for link in links} == {"html", "csv", "md", "tex"}
     for link in links:
@@ -187,9 +187,9 @@ def test_a_difference_over_fewer_seeds_says_over_how_many(make_run, tmp_path):
     runs = [make_run(tmp_path, "a", seed=seed, **SMALL) for seed in range(2)]
     runs += [make_run(tmp_path, "b", seed=seed, skill=0.5, **SMALL) for seed in (1, 2)]
     text = index_of(runs, tmp_path / "out")
-    assert "over 1 common seed, to" in text and "(n = 1)" in text
+    assert "over 1 common seed, to" in text and text.count(">n = 1<") == 2
     both = index_of([*runs[:2], runs[2], make_run(tmp_path, "b", seed=0, **SMALL)], tmp_path / "both")
-    assert "over 2 common seeds, to" in both and "(n = " not in both
+    assert "over 2 common seeds, to" in both and both.count(">n = 2<") == 2 and "(n = " not in text + both
 
 
 def test_runs_that_no_mean_takes_in_are_counted(make_run, tmp_path):
@@ -208,7 +208,7 @@ def test_a_configuration_that_holds_itself_never_stops_the_comparison(make_run, 
 
 
 def test_every_seed_is_a_dot_and_their_mean_a_bar():
-    from incrlt.report.charts import over_seeds
+    from incrlt.report.compare_charts import over_seeds
     from incrlt.report.seeds import estimate
 
     values = {"weak": {"0": 20.0, "1": 24.0}, "strong": {"0": 30.0}, "unknown": {}}
@@ -217,15 +217,60 @@ def test_every_seed_is_a_dot_and_their_mean_a_bar():
     )
     dots, mean, lone, lone_mean = chart["data"]
     assert (dots["x"], dots["y"], dots["text"]) == ([20.0, 24.0], ["weak", "weak"], ["seed 0", "seed 1"])
-    assert (mean["x"], mean["error_x"]["array"], mean["text"]) == ([22.0], [2.0], ["n = 2"])  # |a - b| / 2
+    # half of the interval of two values: 12.706 standard errors, |a - b| / 2 each; the axis does not follow it
+    assert (mean["x"], mean["error_x"]["array"]) == ([22.0], [25.41])
+    assert mean["text"] == ["n = 2, 95 % interval ± 25.41"] and chart["layout"]["xaxis"]["range"] == [
+        15.0,
+        35.0,
+    ]
     assert (lone["x"], lone_mean["text"]) == ([30.0], ["n = 1"]) and "error_x" not in lone_mean
     assert {trace["meta"] for trace in chart["data"]} == {"cnn own"}
     assert chart["layout"]["xaxis"]["title"]["text"] == "last, %"
 
 
 def test_where_every_line_has_one_seed_the_table_says_it_all():
-    from incrlt.report.charts import over_seeds
+    from incrlt.report.compare_charts import over_seeds
     from incrlt.report.seeds import estimate
 
     one = {name: ("cnn", {"0": 1.0}, estimate([1.0])) for name in ("a", "b")}
     assert over_seeds(one, "x") is None
+
+
+def test_the_interval_is_students_of_three_seeds_and_drawn_whole():
+    from incrlt.report.compare_charts import over_seeds
+    from incrlt.report.seeds import estimate
+
+    assert estimate([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / 3**0.5)
+    assert (estimate([1.0]).half, estimate([]).half) == (None, None)
+    own = {"0": 1.0, "1": 2.0, "2": 3.0}
+    chart = over_seeds({name: ("", own, estimate(list(own.values()))) for name in ("a", "b" * 50)}, "x")
+    low, high = chart["layout"]["xaxis"]["range"]
+    assert (low, high) == (
+        pytest.approx(2 - 4.303 / 3**0.5, abs=0.01),
+        pytest.approx(2 + 4.303 / 3**0.5, abs=0.01),
+    )
+    assert chart["layout"]["yaxis"]["ticktext"][1] == "b" * 17 + "…" + "b" * 16
+
+
+def test_the_legend_is_a_table_with_the_look_of_every_curve(make_run, tmp_path):
+    """Nine curves: the number at a curve's end is its row, and no two rows look alike."""
+    runs = [
+        make_run(tmp_path, f"way_{place}", readouts=("cnn",), skill=0.1 + 0.1 * place, **SMALL)
+        for place in range(9)
+    ]
+    (group,) = groups(runs)
+    chart = compare.chart(group)
+    rows = compare_charts.legend(chart)
+    assert (
+        len({(row["colour"], row["stroke"], row["sign"]) for row in rows})
+        == len({row["name"] for row in rows})
+        == 9
+    )
+    assert (
+        [trace["text"][-1] for trace in chart["data"]] == [row["number"] for row in rows] == list("123456789")
+    )
+    finals = [read_run(run).summaries["cnn"]["per_experience"]["accuracy/over_tasks"][-1] for run in runs]
+    assert [row["last"] for row in rows] == pytest.approx(finals, abs=0.006)
+    assert chart["layout"]["showlegend"] is False
+    text = index_of(runs, tmp_path / "out")
+    assert text.count("data-line=") == 9 and 'data-legend="chart-1"' in text

@@ -83,7 +83,7 @@ def test_without_imprinting_new_rows_are_drawn():
         ({"margin_ranking": 0.0, "head": "linear"}, FULL - {"margin_ranking"}),
         ({"imprint": False}, FULL),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "-".join(sorted(value)),
 )
 def test_each_switch_removes_its_term_and_no_other(switch, terms):
     strategy = toy.make(LUCIR, train_epochs=1, **switch)

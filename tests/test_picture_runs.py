@@ -1,0 +1,196 @@
+"""Runs on pictures from files: the same bits wherever they are held and however often killed; nothing decoded twice."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from incrlt.benchmarks import streams, surveying
+from incrlt.run import main
+from incrlt.training.template import IncrTemplate
+
+COUNTS = (24, 16, 9, 6, 4)
+"""Training pictures of the digits 0 to 4; three of each are for testing, and of one none."""
+YAML = """\
+benchmark: {dataset: folder, base_classes: 3, increment: 2, image_size: 16, augmentation: resized-crop-flip}
+model: {name: resnet8, width: 4}
+strategy: {name: lucir}
+experts: {name: ncl, num_experts: 2}
+memory: {per_class: 3}
+rebalance: {name: lws, epochs: 1}
+training: {epochs: 2, batch_size: 12, precision: fp32, threads: 1, eval_batch_size: 8}
+device: cpu
+"""
+SAME_BYTES = (
+    "results.csv", "per_class.csv", "classes.json", "protocol.json", "evaluations.npz", "confusions.npz",
+    "thumbnails.npz", "kept.json", "kept/exemplars.zip", "kept/tests.zip",
+)  # fmt: skip
+
+SAID = {
+    "stream": "decoded each time they are used, by 2 threads (0.1 MB in all)",
+    "cache": "read by 2 threads",
+    "auto": "mapped into memory",
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    digits, root = load_digits(), tmp_path_factory.mktemp("photos")
+    for label, number in enumerate(COUNTS):
+        pictures = digits.images[digits.target == label]
+        parts = {"train": pictures[:number], "test": pictures[number : number + 3] if label != 2 else ()}
+        for part, own in parts.items():
+            for index, picture in enumerate(own):
+                path = root / part / f"digit {label}" / f"{index:02}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                grey = Image.fromarray((picture * 15).astype(np.uint8)).resize((48, 36))
+                grey.convert("RGB").save(path, quality=95)
+    (root / "page.yaml").write_text(YAML)
+    return root
+
+
+def start(photos: Path, out: Path, hold: str, workers: int, *more: str) -> int:
+    words = [f"data.hold={hold}", f"data.workers={workers}", *more]
+    return main([str(photos / "page.yaml"), *words, "--data", str(photos), "--out", str(out)])
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """The files of the one run in a folder, and its last weights."""
+    [done] = out.glob("page/*/DONE")
+    found = {name: (done.parent / name).read_bytes() for name in SAME_BYTES}
+    last = max((done.parent / "checkpoints").iterdir())
+    weights = torch.load(next(last.glob("*.pt")) if last.is_dir() else last, weights_only=True)
+    flat = json.dumps(weights["strategy"]["model"], default=lambda value: value.tolist())
+    return found | {"weights": flat.encode()}
+
+
+@pytest.fixture(scope="module")
+def straight(photos, tmp_path_factory) -> dict[str, bytes]:
+    """What a run in one go gives, its pictures in memory."""
+    out = tmp_path_factory.mktemp("straight")
+    assert start(photos, out, "memory", 0) == 0
+    return results(out)
+
+
+@pytest.mark.parametrize(("hold", "workers"), [("stream", 2), ("cache", 2), ("auto", 0)])
+def test_a_run_has_the_same_bits_wherever_its_pictures_are(photos, straight, tmp_path, capsys, hold, workers):
+    assert start(photos, tmp_path, hold, workers) == 0
+    assert results(tmp_path) == straight
+    [environment] = tmp_path.glob("page/*/environment.json")
+    sentence = json.loads(environment.read_text())["pictures"]
+    assert SAID[hold] in sentence and sentence in capsys.readouterr().out
+
+
+class Stopped(BaseException):
+    """In the place of a kill: nothing after it is executed."""
+
+
+def stopped_at(monkeypatch, step: int) -> None:
+    taken, real = 0, IncrTemplate.optimizer_step
+
+    def counting(self, *args, **kwargs):
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            raise Stopped
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(IncrTemplate, "optimizer_step", counting)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_streamed_run_that_is_killed_goes_on_to_the_same_bits_with_any_workers(
+    photos, straight, tmp_path, monkeypatch, first
+):
+    """In the base experience and in the second, where exemplars join; the other number of workers takes over."""
+    for step, workers in ((7, first), (14, 2 - first)):
+        with monkeypatch.context() as patch:
+            stopped_at(patch, step)
+            with pytest.raises(Stopped):
+                start(photos, tmp_path, "stream", workers)
+        assert not list(tmp_path.glob("page/*/DONE"))
+    assert start(photos, tmp_path, "stream", first) == 0
+    assert results(tmp_path) == straight
+
+
+def test_a_second_start_a_resume_and_a_finished_run_decode_nothing(photos, straight, tmp_path, monkeypatch):
+    decoded, real = [], surveying.read_picture
+
+    def counting(*args):
+        decoded.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(surveying, "read_picture", counting)
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 7)
+        with pytest.raises(Stopped):
+            start(photos, tmp_path, "auto", 2)
+    assert len(decoded) == sum(COUNTS) + 12
+    decoded.clear()
+    assert start(photos, tmp_path, "auto", 2) == 0  # the killed run goes on
+    assert results(tmp_path) == straight and not decoded
+    assert start(photos, tmp_path, "auto", 2) == 0  # it is finished
+    for hold in ("memory", "stream"):
+        assert start(photos, tmp_path, hold, 2) == 0  # finished too: how pictures are held is another matter
+    assert not decoded
+    assert start(photos, tmp_path / "another", "cache", 0, "--seed", "5") == 0
+    assert not decoded
+
+
+CUT = (
+    "benchmark.dataset=digits",
+    "benchmark.base_classes=8",
+    "benchmark.imbalance_ratio=10",
+    "benchmark.image_size=null",
+)
+
+
+@pytest.mark.parametrize("more", [CUT, ()], ids=["a tail that is cut", "a tail of its own"])
+def test_images_are_not_held_twice_through_a_run(photos, tmp_path, monkeypatch, more):
+    """Before: the data set stood beside what the stream had taken from it, as long as the run lasted."""
+    made: list[weakref.ref] = []
+    real, seen = streams.build, []
+
+    def build(data, *args):
+        made.extend([weakref.ref(data), weakref.ref(data.train_images)])
+        return real(data, *args)
+
+    def stop(*_):
+        gc.collect()
+        seen.extend(one() is None for one in made)
+        raise Stopped
+
+    monkeypatch.setattr(streams, "build", build)
+    monkeypatch.setattr(IncrTemplate, "optimizer_step", stop)
+    with pytest.raises(Stopped):
+        start(photos, tmp_path, "memory", 0, *more)
+    # Of a tail that is cut, the stream has its own few images; else it looks at the data set's.
+    assert seen == [True, bool(more)]
+
+
+@pytest.mark.parametrize(
+    ("hold", "said"),
+    [
+        ("stream", ["decoded each time they are used", "is what it waits for", "disk for pictures  nothing"]),
+        ("auto", ["decoded once, below", "before the first of them", "disk for pictures  53.2 KiB"]),
+    ],
+)
+def test_a_dry_run_measures_what_a_run_would_take(photos, tmp_path, capsys, monkeypatch, hold, said):
+    monkeypatch.setattr("incrlt.runner.measure.SECONDS", 0.2)
+    assert start(photos, tmp_path, hold, 0, "--dry-run", "--measure") == 0
+    shown = re.sub(" +", " ", capsys.readouterr().out)
+    [images] = re.findall(
+        r"measured ([\d,]+) images/s in training \(\d+ steps?\), ([\d,]+) in evaluation", shown
+    )
+    assert all(int(number.replace(",", "")) > 0 for number in images)
+    assert all(re.sub(" +", " ", words) in shown for words in said), shown
+    assert not list(tmp_path.glob("page/*/DONE"))
