@@ -117,7 +117,7 @@ def refused(monkeypatch, capsys, tmp_path):
     """Run the command, data out of reach; returns the sentence with which it ends."""
 
     def call(words):
-        monkeypatch.setattr("incrlt.runner.run.load_data", lambda experiment: pytest.fail("data were read"))
+        monkeypatch.setattr("incrlt.runner.run.Images", lambda experiment: pytest.fail("data were read"))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         monkeypatch.setenv("COLUMNS", "1000")
