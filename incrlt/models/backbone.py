@@ -39,6 +39,8 @@ class Backbone(Protocol):
 
     Attributes:
         shares: Values of ``Layout.shared`` that it can be cut at: ``stem``, ``two_stages``, ``nothing``, ``all``.
+        wishes: Which of ``width_factor``, ``shortcut`` and ``fusion`` it reads of a layout. A layout that wishes for
+            another one is refused: a method would train without what makes it one. Left out: none of them.
     """
 
     @property
@@ -54,9 +56,30 @@ class Backbone(Protocol):
     def branch(self, layout: Layout, expert: int) -> nn.Module:
         """Return the own part of an expert, a :class:`BranchModule`; experts are counted from 0.
 
-        The layout's ``width_factor``, ``shortcut`` and ``fusion`` are wishes of a method: a backbone that cannot fulfil
-        one that is not the default raises a UserError.
+        Of the layout's ``width_factor``, ``shortcut`` and ``fusion`` it reads those that it names in ``wishes``, and
+        raises a UserError where it cannot have a value of them.
         """
+
+
+WISHES = ("width_factor", "shortcut", "fusion")
+"""Parts of a layout that a backbone may leave unread, as long as they are the default."""
+
+
+def check_wishes(name: str, backbone: Backbone, layout: Layout) -> None:
+    """Refuse a layout with a wish that a backbone does not say it reads.
+
+    Raises:
+        UserError: Which one.
+    """
+    plain, read = Layout(), getattr(backbone, "wishes", ())
+    for wish in WISHES:
+        wanted = getattr(layout, wish)
+        if wanted != getattr(plain, wish) and wish not in read:
+            raise UserError(
+                f"the experts ask for {wish} {wanted!r} of the backbone, and {name} does not say that it reads it. "
+                f"Read layout.{wish} in stem and branch and name it in wishes (a network that has no shortcuts just "
+                "names that one), or choose another model or expert method."
+            )
 
 
 def nothing(module: nn.Module) -> None:

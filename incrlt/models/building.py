@@ -10,7 +10,7 @@ from torch import nn
 from incrlt.errors import UserError
 from incrlt.families import PREFIX, family_of
 from incrlt.models.adapters import add_adapters
-from incrlt.models.backbone import Backbone, backbone_of, initialise_of
+from incrlt.models.backbone import Backbone, backbone_of, check_wishes, initialise_of
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.heads import HEADS, make_head
 from incrlt.models.layout import Layout
@@ -122,6 +122,7 @@ def _parts(name: str, backbone: Backbone, layout: Layout) -> tuple[nn.Module, Se
             f"model {name} cannot share {layout.shared!r} between experts; it can share "
             f"{', '.join(map(repr, backbone.shares))}. Choose another model or another expert method."
         )
+    check_wishes(name, backbone, layout)
     stem = backbone.stem(layout)
     branches = [backbone.branch(layout, expert) for expert in range(layout.num_experts)]
     widths = {getattr(branch, "num_features", None) for branch in branches}

@@ -198,6 +198,7 @@ class ExpertNetwork(Facts):
             maps: Passed on with the output.
         """
         self._noted.features = features
+        self._check_features(features)
         heads = self.final_heads if rebalanced else self.heads
         outputs = [head(features[k]) for k, head in enumerate(heads)]
         if rebalanced:
@@ -208,7 +209,21 @@ class ExpertNetwork(Facts):
             cosines = torch.stack([c for _, c in outputs])
             scales = torch.cat([head.scale.detach() for head in heads])
         combined = self.combine(expert_logits)
+        if combined.shape != expert_logits.shape[1:]:
+            raise UserError(
+                f"combine of the experts gave {list(combined.shape)} of logits {list(expert_logits.shape)}; it must "
+                f"give one answer per image, {list(expert_logits.shape[1:])}."
+            )
         return ModelOutput(combined, expert_logits, features, cosines, scales, self.combination, maps)
+
+    def _check_features(self, features: Tensor) -> None:
+        """Refuse features that are not what the backbone's ``num_features`` says, before a product refuses them."""
+        wanted = cast(GrowingHead, self.heads[0]).num_features
+        if features.dim() != 3 or features.shape[-1] != wanted:
+            raise UserError(
+                f"branches must give features [B, {wanted}], as their num_features says; got "
+                f"{list(features.shape[1:])}. Pool maps, or mend num_features."
+            )
 
     def rebalance(self, head: nn.Module, logits: Tensor) -> Tensor:
         """Apply to a head's logits ``[B, C]`` what stages leave to evaluation: its class scales, then offsets."""

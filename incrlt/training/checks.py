@@ -197,12 +197,31 @@ def _check_parts(asked: Asked) -> None:
             f"experts is {asked.experts!r}; give an object of a subclass of incrlt.experts.ExpertMethod, such as "
             "RIDE(num_experts=3)."
         )
+    _check_method(type(asked.experts))
     for name, method in (("rebalance", "stages"), ("router", "stage")):
         part = getattr(asked, name)
         if part is not None and not hasattr(part, method):
             raise UserError(
                 f"{name} is {part!r}; give an object with a method {method}, such as {USUAL[name]}."
             )
+
+
+def _check_method(cls: type[ExpertMethod]) -> None:
+    """Refuse an expert method of a user's that lacks what makes it one."""
+    if cls.loss is ExpertMethod.loss:
+        raise UserError(f"experts {cls.__name__} has no loss; write loss(self, context, output, labels).")
+    lost = [name for base in cls.__mro__ if issubclass(base, ExpertMethod) for name in _undeclared(base)]
+    if lost:
+        raise UserError(
+            f"experts {cls.__name__} cannot be given {', '.join(lost)}: write @dataclass(frozen=True) above the class."
+        )
+
+
+def _undeclared(cls: type) -> list[str]:
+    """Return what a class annotates as a hyper-parameter and no dataclass made one of."""
+    fields = getattr(cls, "__dataclass_fields__", {})
+    own = vars(cls).get("__annotations__", {})
+    return [name for name, kind in own.items() if "ClassVar" not in str(kind) and name not in fields]
 
 
 def _check_tensors(asked: Asked) -> None:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from incrlt.data.stored import TensorCache
 from incrlt.data.tensors import TensorBatches
+from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.models.network import ExpertNetwork
 from incrlt.roles import Dataset, Experience, Memory, Rebalance, RouterStage, State
@@ -118,7 +119,13 @@ class Hooks:
         router = () if self.router is None else (self.router.stage(),)
         if self.rebalance is None:
             return (first, *own, *router)
-        first, *rest = self.rebalance.stages(self, first)
+        stages = self.rebalance.stages(self, first)
+        if isinstance(stages, Stage):
+            raise UserError(
+                f"stages of {type(self.rebalance).__name__} returned one stage alone; it returns the first stage, "
+                "changed or not, and those that follow it: (first, Stage(...))."
+            )
+        first, *rest = stages
         return (first, *own, *rest, *router)
 
     def frozen_rows(self, stage: Stage) -> int:

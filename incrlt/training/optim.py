@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -84,10 +84,12 @@ def stage_optimizer(like: Optimizer, stage: Stage, model: nn.Module) -> Optimize
         model: Its parameters outside the stage's groups do not train.
 
     Raises:
-        UserError: The optimizer cannot be built anew from its defaults.
+        UserError: The stage names no parameter, or the optimizer cannot be built anew from its defaults.
     """
     assert stage.lr is not None
     groups = stage.parameters(model) if stage.parameters else [{"params": list(model.parameters())}]
+    groups = [{**group, "params": list(cast(Iterable[nn.Parameter], group["params"]))} for group in groups]
+    _check_groups(groups, stage, model)
     rates = [{"lr": stage.lr, **group} for group in groups]
     try:
         return type(like)(rates, **{**_settings(like), "lr": stage.lr})
@@ -96,6 +98,18 @@ def stage_optimizer(like: Optimizer, stage: Stage, model: nn.Module) -> Optimize
             f"stage '{stage.name}' trains with an optimizer of its own, and {type(like).__name__} cannot be built "
             f"from parameters and its defaults: {reason}. Take one of torch.optim, or leave the stage out."
         ) from reason
+
+
+def _check_groups(groups: Sequence[State], stage: Stage, model: nn.Module) -> None:
+    """Refuse a stage that would run and train nothing, such as the biases of cosine heads, which have none."""
+    if any(group["params"] for group in groups):
+        return
+    heads = list(getattr(model, "heads", ()))
+    have = f" The heads of this network have {', '.join(dict(heads[0].named_parameters()))}." if heads else ""
+    raise UserError(
+        f"stage '{stage.name}' would train nothing: its parameters(model) names none.{have} Name some, or leave the "
+        "stage out."
+    )
 
 
 def _settings(optimizer: Optimizer) -> State:

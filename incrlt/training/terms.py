@@ -10,6 +10,11 @@ from torch import Tensor
 from incrlt.errors import UserError
 from incrlt.types import LossTerms
 
+UNMOVED = (
+    "It was so before any step was made: look for a division by 0, a logarithm of 0 or a mean over nothing in the "
+    "term, and for numbers that are not finite in the images; half precision overflows too (training.precision: fp32)."
+)
+
 
 class TermLog:
     """Collects the named terms of each step.
@@ -27,7 +32,19 @@ class TermLog:
         self._steps = []
 
     def add(self, terms: LossTerms) -> Tensor:
-        """Keep the terms of a step without waiting for the device; return their sum, with its gradient."""
+        """Keep the terms of a step without waiting for the device; return their sum, with its gradient.
+
+        Raises:
+            UserError: A term is no tensor, or has more numbers than one.
+        """
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.dim():
+                given = (
+                    f"a tensor {list(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"
+                )
+                raise UserError(
+                    f"loss term '{name}' is {given}; a term is a scalar tensor, such as a mean over the batch."
+                )
         values = torch.stack(list(terms.values()))
         self._steps.append((list(terms), values.detach()))
         return values.sum()
@@ -55,8 +72,15 @@ class TermLog:
         broken = (~values.isfinite()).nonzero()
         if len(broken):
             step, term = broken[0].tolist()
+            unmoved = step == 0 and where.endswith(
+                "epoch 1"
+            )  # no step of the stage was made: no rate is to blame
             raise UserError(
                 f"loss term '{names[term]}' became {values[step, term].item()} in {where}, step {step + 1}. "
-                "Lower training.lr, set training.grad_clip, or use training.precision: fp32."
+                + (
+                    UNMOVED
+                    if unmoved
+                    else "Lower training.lr, set training.grad_clip, or use training.precision: fp32."
+                )
             )
         self.means = dict(zip(names, values.double().mean(0).tolist(), strict=True))

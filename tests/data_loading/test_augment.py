@@ -17,6 +17,7 @@ from torchvision.transforms import RandomResizedCrop as Reference
 from torchvision.transforms import functional as F
 
 from incrlt.data.augment import (
+    CROPPED,
     NAMED,
     Augmentation,
     Axis,
@@ -147,8 +148,17 @@ def test_normalisation_equals_torchvision(channels: int) -> None:
 
 
 def test_eval_is_normalisation_only() -> None:
-    for name in NAMED:
+    for name in NAMED.keys() - CROPPED:
         assert build(name, (3, 12, 10), MEAN, STD, train=False).ops == ()
+
+
+@pytest.mark.parametrize("name", sorted(CROPPED))
+def test_large_pictures_are_evaluated_by_their_central_seven_eighths(name: str) -> None:
+    batch = images(4, 3, 32, 32)
+    found = build(name, (3, 32, 32), MEAN, STD, train=False)(batch)
+    torch.testing.assert_close(
+        found, F.normalize(batch[..., 2:30, 2:30].float() / 255, MEAN, STD), atol=1e-6, rtol=1e-5
+    )
 
 
 def boxes(count: int = 40_000, size: int = 40, **kwargs: tuple[float, float]) -> tuple[torch.Tensor, ...]:

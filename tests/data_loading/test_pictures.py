@@ -9,7 +9,16 @@ import torch
 from torchvision.transforms import functional as F
 
 from incrlt.data import pictures
-from incrlt.data.augment import NAMED, Augmentation, Pad, RandomCrop, RandomFlip, RandomResizedCrop, build
+from incrlt.data.augment import (
+    CROPPED,
+    NAMED,
+    Augmentation,
+    Pad,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+    build,
+)
 from incrlt.data.draw import Draw
 from incrlt.data.pictures import ColourJitter, Cutout, RandomBlur, RandomGrey, RandomRotation
 from incrlt.data.policy import AutoAugment
@@ -218,7 +227,8 @@ def test_every_name_serves_digits_and_photographs_and_keeps_the_images(
     assert torch.equal(batch, before)
     mean, std = (torch.tensor(v[: shape[0]])[:, None, None] for v in (MEAN, STD))
     levels = (out * std + mean) * 255
-    assert out.shape == batch.shape and levels.min() >= -0.01 and levels.max() <= 255.01
+    sides = [side * 7 // 8 for side in shape[1:]] if name in CROPPED else list(shape[1:])
+    assert list(out.shape) == [64, shape[0], *sides] and levels.min() >= -0.01 and levels.max() <= 255.01
     assert torch.equal(out, view(batch, generator=torch.Generator().manual_seed(2)))
     assert name == "none" or not torch.equal(out, view(batch, generator=torch.Generator().manual_seed(3)))
 

@@ -48,6 +48,7 @@ class MyNet:
     """What ``incrlt.models.build("own_backbone:MyNet")`` finds."""
 
     shares = ("stem", "nothing")
+    wishes = ("width_factor", "shortcut")
 
     def __init__(self, *, in_channels, width, last_relu):
         self.in_channels, self.width, self.last_relu = in_channels, width, last_relu

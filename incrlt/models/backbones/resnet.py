@@ -41,6 +41,7 @@ class ResNet:
         "resnet32": {"blocks": 5},
     }
     shares: ClassVar[tuple[str, ...]] = ("stem", "two_stages", "nothing")
+    wishes: ClassVar[tuple[str, ...]] = ("width_factor", "shortcut", "fusion")
 
     in_channels: int
     width: int

@@ -37,6 +37,7 @@ class TimmBackbone:
     """
 
     shares: ClassVar[tuple[str, ...]] = ("stem", "two_stages", "nothing", "all")
+    wishes: ClassVar[tuple[str, ...]] = ("width_factor", "shortcut", "fusion")
 
     name: str
     in_channels: int
