@@ -61,13 +61,6 @@ class Found:
     histogram: Histogram
 
 
-def default_folder() -> Path:
-    """Return the folder where none is given: ``INCRLT_CACHE``, else ``incrlt`` where programs keep such files."""
-    own = os.environ.get("INCRLT_CACHE")
-    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or f"{above}/incrlt").expanduser() / "pictures"
-
-
 class DecodedCache:
     """A folder of decoded pictures.
 

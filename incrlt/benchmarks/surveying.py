@@ -167,4 +167,7 @@ def _refuse(sentences: list[str]) -> None:
     if sentences:
         more = f"\n  and {len(sentences) - SHOWN:,} more" if len(sentences) > SHOWN else ""
         listed = "".join(f"\n  {sentence}" for sentence in sentences[:SHOWN])
-        raise UserError(f"{len(sentences):,} pictures cannot be read:{listed}{more}")
+        raise UserError(
+            f"{len(sentences):,} pictures cannot be read; mend or remove them, or let a run go on without them by "
+            f"--skip-broken (data.skip_broken):{listed}{more}"
+        )

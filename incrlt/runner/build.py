@@ -53,7 +53,7 @@ class Images:
         self._holding = holding_of(experiment)
         self._data: datasets.ImageData | None = None
         if chosen.dataset == "folder":
-            self._folder = folder.scan(where.root, chosen.image_size)
+            self._folder = folder.scan(where.root, chosen.image_size, where.skip_broken)
             self.labels = datasets.folder_labels(self._folder.train)
         elif chosen.dataset in large.SETS:
             self._folder = experiment.large_folder()
