@@ -25,6 +25,8 @@ REFUSED = {
     "a graph on a CPU": (["training.step=graph", "device=cpu"], "'graph' needs a CUDA device; device is 'cpu'"),
     "a graph where auto is a CPU": (["training.step=graph", "device=auto"], "'graph' needs a CUDA device"),
     "fp16 where auto is a CPU": (["training.precision=fp16", "device=auto"], "'fp16' needs a GPU"),
+    "channels last of few channels": (  # before: the heap was overwritten, and the process aborted
+        ["training.channels_last=true", "model.width=4", "device=auto"], "takes a model.width of 8 or more; got 4"),
     "a GPU that is not there": (["device=cuda:9"], "device 'cuda:9' is not here: torch sees 0 CUDA devices"),
     "digits of another script": (["device=cuda:\u0661"], "device must be auto, cpu, cuda or cuda:N"),
     "digits in width": (["device=cuda:\uff11"], "device must be auto, cpu, cuda or cuda:N"),
@@ -115,7 +117,7 @@ def refused(monkeypatch, capsys, tmp_path):
     """Run the command, data out of reach; returns the sentence with which it ends."""
 
     def call(words):
-        monkeypatch.setattr("incrlt.runner.run.load_data", lambda experiment: pytest.fail("data were read"))
+        monkeypatch.setattr("incrlt.runner.run.Images", lambda experiment: pytest.fail("data were read"))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         monkeypatch.setenv("COLUMNS", "1000")

@@ -64,7 +64,10 @@ SAME_BYTES = (
     "thumbnails.npz",
 )
 KINDS = ("scalars", "images", "histograms", "tensors")
-VARIES = {"time", "seconds", "images_per_second", "train_seconds", "eval_seconds"}
+VARIES = {
+    "time", "seconds", "images_per_second", "train_seconds", "eval_seconds", "between_seconds", "peak_bytes",
+    "device_seconds",
+}  # fmt: skip
 
 
 def after(where: str, calls: int) -> dict[str, Any]:
@@ -202,6 +205,8 @@ def assert_same(folder: Path, reference: Path) -> None:
     assert log(folder) == log(reference)
     results = [without_time(json.loads((f / "results.json").read_text())) for f in (folder, reference)]
     assert results[0] == results[1]
+    costs = [json.loads((f / "cost.json").read_text())["stages"] for f in (folder, reference)]
+    assert [without_time(row) for row in costs[0]] == [without_time(row) for row in costs[1]]
     with np.load(folder / "confusions.npz") as ours, np.load(reference / "confusions.npz") as theirs:
         assert ours.files == theirs.files
         for key in ours.files:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from incrlt import weights
 from incrlt.errors import UserError
@@ -19,6 +19,10 @@ from incrlt.experiment.methods import Entry, Kind, external
 from incrlt.experiment.sections import FROM_FILES, OWN_TAIL, Benchmark, Experiment, ModelSection, Training
 from incrlt.experiment.sizes import too_large
 from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
+
+NARROWEST_CHANNELS_LAST: Final = 8
+"""Channels below which channels-last convolutions on a CPU corrupt memory (torch 2.14: widths 2 to 6 abort within
+sixteen steps under glibc's checks, 7 and more do not)."""
 
 
 class Answers(dict[str, Any]):
@@ -43,7 +47,7 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
         *_methods(experiment),
         *_memory(experiment),
         *_length(experiment.training),
-        *computation(experiment.training, experiment.device),
+        *computation(experiment.training, experiment.device, experiment.model.width),
         *too_large(experiment),
     ]
     if not problems and with_data:
@@ -325,12 +329,13 @@ def _length(t: Training) -> list[str]:
     return found
 
 
-def computation(training: Training, device: str) -> list[str]:
+def computation(training: Training, device: str, width: int) -> list[str]:
     """Return what a device cannot compute, and what of the computation does not go together.
 
     Args:
         training: The section.
         device: Its kind where it is known, ``cpu`` or ``cuda``; ``auto`` where it is not yet.
+        width: Channels of the network's first stage.
     """
     t, on_cpu, found = training, device == "cpu", []
     if t.nesterov and not t.momentum:
@@ -340,6 +345,12 @@ def computation(training: Training, device: str) -> list[str]:
     if t.precision == "fp16" and on_cpu:
         found.append(
             "training.precision 'fp16' needs a GPU; device is 'cpu'. Set training.precision: bf16 or fp32."
+        )
+    if t.channels_last is True and on_cpu and width < NARROWEST_CHANNELS_LAST:
+        found.append(
+            f"training.channels_last on a CPU takes a model.width of {NARROWEST_CHANNELS_LAST} or more; got {width}, "
+            "with which PyTorch's convolutions write beyond their memory. Set training.channels_last: false, or a "
+            "larger width."
         )
     if t.step == "graph" and on_cpu:
         found.append(

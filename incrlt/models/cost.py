@@ -61,6 +61,12 @@ def macs(
     return counter.get_total_flops() / 2  # a multiplication and an addition each
 
 
+def head_macs(network: ExpertNetwork) -> int:
+    """Count multiply-accumulates per image of the heads that answer: what a stage on stored features runs."""
+    heads = [head for head in network.final_heads if isinstance(head, GrowingHead)]
+    return sum(head.num_classes * head.weight.shape[1] for head in heads)
+
+
 def macs_by_experts(network: ExpertNetwork, image_shape: Sequence[int]) -> list[float]:
     """Return :func:`macs` of an image with the first expert alone, the first two, and so on: K numbers."""
     return [macs(network, image_shape, count + 1) for count in range(network.num_experts)]

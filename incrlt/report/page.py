@@ -20,6 +20,7 @@ from incrlt.metrics import StreamRecord, published
 from incrlt.report import charts, class_charts, expert_charts, tables
 from incrlt.report.charts import Figure
 from incrlt.report.reading import Json, Run, read_run
+from incrlt.report.spending import spending
 from incrlt.report.verdict import verdict
 from incrlt.written import cut, written
 
@@ -93,6 +94,7 @@ def contents(run: Run) -> Json:
         "remarks": made("The remarks", lambda: tables.published_remarks(run), []),
         "calibrations": made("The calibration", lambda: tables.calibrations(run), []),
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
+        "spending": made("The table of costs", lambda: spending(run), []),
         "routing": made("The table of routing", lambda: tables.routing(run), []),
         "classes": made("The table of classes", lambda: tables.classes(run), []),
         "taken_for": made("What classes are taken for", lambda: class_charts.counted(run), None),

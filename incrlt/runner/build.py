@@ -19,7 +19,7 @@ from incrlt.benchmarks.surveying import Progress
 from incrlt.data.features import FeatureCache
 from incrlt.errors import UserError
 from incrlt.experiment import explain
-from incrlt.experiment.clashes import computation
+from incrlt.experiment.clashes import NARROWEST_CHANNELS_LAST, computation
 from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.sections import Experiment, Training
 from incrlt.models.network import ExpertNetwork
@@ -119,7 +119,7 @@ def check_device(experiment: Experiment, device: torch.device) -> None:
     Raises:
         UserError: A captured step or fp16 on a CPU.
     """
-    problems = computation(experiment.training, device.type)
+    problems = computation(experiment.training, device.type, experiment.model.width)
     if problems:
         raise explain.user_error(f"on this machine {experiment.name}", problems)
 
@@ -155,7 +155,10 @@ def build_strategy(
     experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
     model = _model(experiment, experts, in_channels, pretrained)
     precision = choose_precision(training.precision, device)
-    channels_last = precision != "fp32" if training.channels_last == "auto" else training.channels_last
+    safe = device.type != "cpu" or experiment.model.width >= NARROWEST_CHANNELS_LAST
+    channels_last = (
+        precision != "fp32" and safe if training.channels_last == "auto" else training.channels_last
+    )
     optimizer = torch.optim.SGD(
         _trained(model, training),
         lr=training.lr,

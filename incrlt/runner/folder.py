@@ -20,7 +20,9 @@ from filelock import FileLock, Timeout
 import incrlt
 from incrlt.errors import UserError
 from incrlt.files import remove_leftovers, write_atomic
-from incrlt.metrics import StreamRecord, save_classes, save_confusions, write_results
+from incrlt.metrics import StreamRecord, save_classes, save_confusions, spent, write_results
+from incrlt.processes import world
+from incrlt.runner.memory import peak_memory
 from incrlt.training.template import IncrTemplate
 
 PACKAGES = ("torch", "torchvision", "avalanche-lib", "numpy")
@@ -132,6 +134,18 @@ class RunFolder:
         )
         return write_results(self.path, records, extra)
 
+    def write_cost(self) -> None:
+        """Write what each stage has cost up to the last line of the log."""
+        self.write_json(spent.FILE, {"stages": spent.spent(self._events())})
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of the log; one that was damaged while the run was not running is passed over."""
+        for line in self.log_path.read_text("utf-8", "replace").splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    yield event
+
     def close(self) -> None:
         """Let go of the folder, whatever has become of it meanwhile."""
         with contextlib.suppress(OSError):
@@ -158,6 +172,10 @@ def epoch_event(strategy: IncrTemplate, experience: int) -> dict[str, Any]:
         "terms": strategy.epoch_terms,
         "images_per_second": strategy.epoch_images / seconds,
         "seconds": seconds,
+        "images": strategy.epoch_images,
+        "stored": strategy.stage.cache_features,
+        "processes": world().size,
+        "peak_bytes": peak_memory(strategy.device),
     }
 
 

@@ -8,7 +8,6 @@ a few are decoded. What later stages and herding add is in the images that the p
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from incrlt.experiment.plan import plan
 from incrlt.experiment.sections import Experiment
 from incrlt.models import cost
 from incrlt.runner.build import build_strategy, choose_device, holding_of
+from incrlt.runner.memory import peak_memory
 from incrlt.words import counted, duration, size
 
 SECONDS: Final = 10.0
@@ -79,7 +79,7 @@ def measured(experiment: Experiment) -> dict[str, str]:
         "measured": f"{found.trains:,.0f} images/s in training ({counted(steps, 'step')}), {found.answers:,.0f} in "
         f"evaluation" + (f", {reads:,.0f} pictures/s decoded" if reads else ""),
         "time": _time(found, rows, experiment, listed),
-        "memory": f"{size(_peak())} seen here, pictures apart",
+        "memory": f"{size(peak_memory(torch.device('cpu')))} seen here, pictures apart",
         "checkpoints": f"about {size(2 * 3 * weights)}, two of weights, momentum and teacher",
     }
     return told | ({} if listed is None else _pictures(listed, experiment))
@@ -203,13 +203,3 @@ def _pictures(listed: Listed, experiment: Experiment) -> dict[str, str]:
     hold, sentence = expected(listed, holding_of(experiment))
     disk = size(listed.nbytes) if hold == "cache" else "nothing"
     return {"pictures held": sentence, "disk for pictures": disk}
-
-
-def _peak() -> float:
-    """Return the bytes of memory that this process has had at most; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Final
+
+import torch
 
 from incrlt.errors import UserError
 
@@ -51,3 +54,20 @@ def lack_of_memory_told() -> Iterator[None]:
             "again. Or make training.batch_size, training.eval_batch_size, model.width or the number of experts "
             "smaller, which is another run."
         ) from error
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were held: on a GPU since this was last asked, else by this process in all its time.
+
+    0 where the system does not tell.
+    """
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

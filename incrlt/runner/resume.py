@@ -26,7 +26,7 @@ SAME_ROUNDING: Final = (
 WRITTEN_AGAIN: Final = frozenset(
     {
         "confusions.npz", "evaluations.npz", "classes.json", "results.json", "results.csv", "per_class.csv",
-        "routing.csv", "routing_sweep.csv", "published.txt",
+        "routing.csv", "routing_sweep.csv", "published.txt", "cost.json",
     }
 )  # fmt: skip
 """Files written anew at the end of each experience: a kill between them and the commit is no damage."""

@@ -19,7 +19,7 @@ from incrlt.errors import UserError
 from incrlt.experiment.plan import plan
 from incrlt.experiment.sections import Experiment
 from incrlt.manifest import Keeper
-from incrlt.metrics import StreamRecord, experience_rows, main_readout, published, summarise
+from incrlt.metrics import StreamRecord, experience_rows, main_readout, published, spent, summarise
 from incrlt.models import cost
 from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.routing import RoutingRecorder
@@ -30,7 +30,7 @@ from incrlt.runner.board import Board
 from incrlt.runner.build import Images, build_strategy, check_device, choose_device
 from incrlt.runner.folder import RunFolder, environment, epoch_event, session
 from incrlt.runner.follow import follow
-from incrlt.runner.memory import lack_of_memory_told
+from incrlt.runner.memory import lack_of_memory_told, peak_memory
 from incrlt.runner.options import RunOptions
 from incrlt.runner.threads import Threads, choose_threads, cores
 from incrlt.runner.validation import Validation
@@ -52,6 +52,7 @@ WRITTEN_LATER = (
     "routing_sweep.csv",
     "published.txt",
     "report.html",
+    spent.FILE,
     *kept.FILES,
 )
 """Files of a run folder that a run begun anew must not find from the run before."""
@@ -176,6 +177,7 @@ class Run:
         self._begun = time.perf_counter()
         self._seconds_before = 0.0
         self._epochs = 0
+        self._in_epochs = 0.0
 
     def run(self) -> None:
         """Train and evaluate every experience that is left, then write the report."""
@@ -208,7 +210,7 @@ class Run:
         self._banner(first)
         stream, tests = self.benchmark.train_stream, self.benchmark.test_stream
         for t in range(first, len(stream)):
-            begun = time.perf_counter()
+            begun, self._in_epochs = time.perf_counter(), 0.0
             self.strategy.train(stream[t])
             trained = time.perf_counter()
             self.strategy.eval(tests[: t + 1])
@@ -353,6 +355,7 @@ class Run:
         self._refuse_non_finite({"model": strategy.model.state_dict()})
         event = {**epoch_event(strategy, strategy.experience_index), **self._validated()}
         self._epochs += 1
+        self._in_epochs += event["seconds"]
         self.folder.log(event)
         self.board.epoch(self._epochs, event)
         self._save(trained=False)
@@ -409,11 +412,13 @@ class Run:
             "experience": t,
             "train_seconds": train_seconds,
             "eval_seconds": eval_seconds,
+            **self._cost(t, train_seconds),
             "classes_seen": len(self.recorder.class_ids),
             "memory_images": 0 if memory is None else len(memory),
             **self._validated(),
         }
         self.folder.log(event)
+        self.folder.write_cost()
         counts = self._write_counts()
         self._show(event, counts)
         self.manifest.renew(session=self._sessions)  # a reader of a killed run finds its results whole
@@ -423,6 +428,19 @@ class Run:
         line = self.routing.line()
         if line is not None:
             self.console.plain(line)
+
+    def _cost(self, t: int, train_seconds: float) -> dict[str, Any]:
+        """Return what :func:`incrlt.metrics.spent.spent` asks of an experience beside its epochs."""
+        return {
+            "between_seconds": max(
+                0.0, train_seconds - self._in_epochs
+            ),  # of this process alone, as its epochs
+            "test_images": sum(len(test.dataset) for test in self.benchmark.test_stream[: t + 1]),
+            "macs": cost.macs(self.strategy.model, self.image_shape),
+            "head_macs": cost.head_macs(self.strategy.model),
+            "processes": world().size,
+            "peak_bytes": peak_memory(self.device),
+        }
 
     def _write_counts(self) -> Counts:
         records = self.recorder.records(self.resolved.counts_before_holdout, None)

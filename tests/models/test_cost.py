@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from incrlt.models import ContrastLayout, Layout, build
-from incrlt.models.cost import macs, parameters
+from incrlt.models.cost import head_macs, macs, parameters
 
 CIFAR = [  # layout, experts that run, million multiply-accumulates at 100 classes
     (Layout(shortcut="padding"), None, 68.87),
@@ -36,6 +36,7 @@ def test_multiply_accumulates_by_hand():
     stem = 9 * 64 * (1 * 2 + 2 * 2 + 2 * 2)
     stages = 9 * 16 * (2 * 4 + 4 * 4) + 9 * 4 * (4 * 8 + 8 * 8)
     assert macs(network, (1, 8, 8)) == stem + stages + 5 * 8
+    assert head_macs(network) == 5 * 8
 
 
 def test_shares_of_the_example_exits():
