@@ -53,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         "--seed", metavar="N", type=int, help="seed of everything not seeded apart (seeds.all)"
     )
     command.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="go on without pictures that cannot be used (data.skip_broken)",
+    )
+    command.add_argument(
         "--batch-norm",
         choices=("sync", "local"),
         default="sync",
@@ -118,7 +123,12 @@ def _overrides(given: argparse.Namespace) -> list[str]:
     """Return the overrides; options come last and are quoted, so that a folder named 1e3 stays text."""
     import json
 
-    options = {"data.root": given.data, "output.folder": given.out, "seeds.all": given.seed}
+    options = {
+        "data.root": given.data,
+        "output.folder": given.out,
+        "seeds.all": given.seed,
+        "data.skip_broken": given.skip_broken or None,
+    }
     named = [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in options.items()
@@ -168,14 +178,13 @@ def _pictures(experiment: Experiment) -> dict[str, str]:
         return {}
     if experiment.benchmark.dataset != "folder":
         return {"pictures": experiment.large_folder().account}
-    found, protocol = (
-        folder.scan(experiment.data.root, experiment.benchmark.image_size),
-        experiment.protocol(),
-    )
+    where, protocol = experiment.data, experiment.protocol()
+    found = folder.scan(where.root, experiment.benchmark.image_size, where.skip_broken)
     sizes = protocol.class_sizes()
     untested = [name for name, own in zip(found.class_names, found.test, strict=True) if not own]
     return {
         "pictures": found.account,
+        **({"left out": found.left_out} if found.left_out else {}),
         **({"not tested": ", ".join(untested)} if untested else {}),
         **{
             f"experience {t + 1}": ", ".join(f"{found.class_names[c]} {sizes[c]}" for c in own)

@@ -17,7 +17,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # makes toy.py and chromium.py importable
 sys.path.insert(1, str(REPOSITORY))  # and perf/
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: threads of one would wait for cores of another
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # one of several processes: threads of one would wait for cores of another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import html
 import json
 import re
+import shutil
 import weakref
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from incrlt.benchmarks import streams, surveying
+from incrlt.benchmarks import looking, streams, surveying
 from incrlt.run import main
 from incrlt.training.template import IncrTemplate
 
@@ -194,3 +196,97 @@ def test_a_dry_run_measures_what_a_run_would_take(photos, tmp_path, capsys, monk
     assert all(int(number.replace(",", "")) > 0 for number in images)
     assert all(re.sub(" +", " ", words) in shown for words in said), shown
     assert not list(tmp_path.glob("page/*/DONE"))
+
+
+BROKEN = {
+    "train/digit 0/cut.jpg": "unreadable",
+    "train/digit 0/no picture.png": "unreadable",
+    "train/digit 1/a film.mp4": ".mp4",
+    "train/digit 1/again.jpg": "duplicates by content",
+    "train/digit 3/of the test.jpg": "duplicates by content",
+    "test/digit 3/empty.jpg": "unreadable",
+    "test/digit 3/notes.txt": ".txt beside pictures",
+}
+
+
+def broken_copy(photos: Path, root: Path) -> Path:
+    """Copy the photographs, with files of every kind among them that a run cannot or should not use."""
+    shutil.copytree(photos, root)
+    (root / "page.yaml").rename(root.parent / "page.yaml")
+    whole = (root / "train/digit 1/00.jpg").read_bytes()
+    content = dict.fromkeys(BROKEN, b"none") | {
+        "train/digit 0/cut.jpg": whole[:200],
+        "train/digit 1/again.jpg": whole,
+        "train/digit 3/of the test.jpg": (root / "test/digit 3/01.jpg").read_bytes(),
+        "test/digit 3/empty.jpg": b"",
+    }
+    for name, written in content.items():
+        (root / name).write_bytes(written)
+    return root
+
+
+def skipping(root: Path, *more: str) -> int:
+    words = ["data.hold=memory", "data.workers=0", "--data", str(root), "--out", str(root.parent / "runs")]
+    return main([str(root.parent / "page.yaml"), *words, *more])
+
+
+@pytest.mark.parametrize("layout", ["parts", "one folder", "a list"])
+def test_a_dry_run_that_skips_what_is_broken_names_every_file(photos, tmp_path, capsys, layout):
+    root = source = broken_copy(photos, tmp_path / "photos")
+    names = set(BROKEN)
+    if layout == "one folder":
+        shutil.rmtree(root / "test")
+        for folder in (root / "train").iterdir():
+            folder.rename(root / folder.name)
+        (root / "train").rmdir()
+        names = {name.removeprefix("train/") for name in BROKEN if name.startswith("train/")}
+        names.remove("digit 3/of the test.jpg")  # its other copy is gone
+    files = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file()]
+    if layout == "a list":
+        source = root / "all.csv"
+        rows = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in files]
+        source.write_text("path,label,split\n" + "\n".join(rows))
+    assert skipping(root, "--data", str(source), "--dry-run") == 2
+    assert "--skip-broken" in capsys.readouterr().err
+    assert skipping(root, "--data", str(source), "--dry-run", "--skip-broken") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    used, left_out = map(int, re.search(r"(\d+) pictures, (\d+) left out: ", said).groups())
+    assert (used, left_out) == (len(files) - len(names), len(names)), "used + named is every file"
+    for name in names - {"test/digit 3/notes.txt"}:
+        place = f"all.csv:{files.index(name) + 2}" if layout == "a list" and name.endswith("mp4") else name
+        assert f"{place}: " in said, name
+    fewer = int(layout == "one folder")
+    assert f"{3 - fewer} unreadable (first: " in said and "1 .mp4 (first: " in said
+    assert f"{2 - fewer} duplicates by content (first: " in said
+
+
+def test_a_run_skips_what_is_broken_and_learns_what_the_clean_folder_has(
+    photos, tmp_path, capsys, monkeypatch
+):
+    """Of what is left the results are those of a folder without the broken files; a second start opens nothing."""
+    clean, root = tmp_path / "clean" / "photos", broken_copy(photos, tmp_path / "photos")
+    broken_copy(photos, clean)
+    for name in BROKEN:
+        (clean / name).unlink()
+    assert skipping(root) == 2
+    told = capsys.readouterr().err
+    assert "1 of " in told and "a film.mp4" in told
+    (root / "train/digit 1/a film.mp4").unlink()
+    assert skipping(root) == 2
+    told = capsys.readouterr().err
+    assert "3 pictures cannot be read" in told and "--skip-broken" in told
+    assert skipping(root, "--skip-broken") == 0
+    said = capsys.readouterr().out
+    assert skipping(clean) == 0
+    assert results(tmp_path / "runs") == results(clean.parent / "runs")
+    [environment] = (tmp_path / "runs").glob("page/*/environment.json")
+    sentence = json.loads(environment.read_text())["pictures"]
+    page = html.unescape((environment.parent / "report.html").read_text())
+    for text in (said, page):
+        assert sentence in text
+    assert all(f"{name}: " in sentence for name, kind in BROKEN.items() if kind[0] != ".")
+    monkeypatch.setattr(looking, "read_picture", None)
+    monkeypatch.setattr(surveying, "read_picture", None)
+    capsys.readouterr()
+    assert skipping(root, "--skip-broken") == 0
+    assert "finished" in capsys.readouterr().out

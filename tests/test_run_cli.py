@@ -61,6 +61,7 @@ def test_options_are_these_and_no_others():
         ("--seed",),
         ("--measure",),
         ("--batch-norm",),
+        ("--skip-broken",),
         ("--resume",),
         ("--restart",),
         ("--dry-run",),

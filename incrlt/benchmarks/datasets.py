@@ -14,7 +14,8 @@ from torch import Tensor
 
 from incrlt.benchmarks import facts, folder, large
 from incrlt.benchmarks.holding import Holding, held
-from incrlt.benchmarks.surveying import Listed, Progress
+from incrlt.benchmarks.looking import Progress
+from incrlt.benchmarks.surveying import Listed
 from incrlt.data.stores import Images
 from incrlt.errors import UserError
 
@@ -36,6 +37,7 @@ class ImageData:
         mean: Per-channel mean for normalisation, in units of [0, 1].
         std: Per-channel standard deviation for normalisation.
         where: How pictures from files are held and why, for people; empty for the others.
+        account: How many files there were, and what was left out and why; empty for the others.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     where: str = ""
+    account: str = ""
 
 
 def load(name: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> ImageData:
@@ -199,6 +202,7 @@ def read_folder(
         mean,
         std,
         pictures.where,
+        found.account + (f" ({found.left_out})" if found.left_out else ""),
     )
 
 

@@ -29,7 +29,8 @@ import numpy.typing as npt
 import PIL
 from filelock import FileLock, Timeout
 
-from incrlt.benchmarks.surveying import Histogram, Listed, Progress, Survey, content_of, decoded, survey
+from incrlt.benchmarks.looking import Progress
+from incrlt.benchmarks.surveying import Histogram, Listed, Survey, content_of, decoded, survey
 from incrlt.data.stores import Pixels, in_order
 from incrlt.errors import UserError
 from incrlt.files import write_atomic
@@ -59,13 +60,6 @@ class Found:
 
     file: Path
     histogram: Histogram
-
-
-def default_folder() -> Path:
-    """Return the folder where none is given: ``INCRLT_CACHE``, else ``incrlt`` where programs keep such files."""
-    own = os.environ.get("INCRLT_CACHE")
-    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or f"{above}/incrlt").expanduser() / "pictures"
 
 
 class DecodedCache:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, is_text, labelled_pictures
+from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, is_read, is_text, labelled_pictures
 from incrlt.benchmarks.testpart import with_tests
 from incrlt.errors import UserError
 
@@ -39,6 +39,7 @@ class ImageFolder:
         test: Paths of the test pictures by class id, sorted; a class may have none.
         account: How many pictures there are, what was left out and why, what was split off for testing.
         identity: What the pictures are known by where they lie in no ``train`` and ``test``; enters the name.
+        left_out: Names of what is left out and might have been used, with the reasons; empty where nothing is.
     """
 
     root: Path
@@ -48,6 +49,7 @@ class ImageFolder:
     test: tuple[tuple[Path, ...], ...]
     account: str = ""
     identity: str = ""
+    left_out: str = ""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -92,12 +94,15 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
 
 
-def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> ImageFolder:
+def scan(
+    root: str | os.PathLike[str] | None, image_size: int | None = None, skip_broken: bool = False
+) -> ImageFolder:
     """List the pictures of a folder.
 
     Args:
         root: The folder; None: the environment variable ``INCRLT_DATA``, else ``data``.
         image_size: Side in pixels to which they will be brought; None: :data:`IMAGE_SIZE`.
+        skip_broken: Go on without what cannot be used and what is there twice; every picture is opened for that, once.
 
     Raises:
         UserError: No such folder, no pictures, a link to nowhere, training and test classes that differ, or a size
@@ -111,11 +116,14 @@ def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> 
         )
     place = data_root(root)
     if _is_listed(place):
-        return _of_listing(labelled_pictures(place), size)
-    train, test = (_classes(place, part) for part in ("train", "test"))
+        return _of_listing(_usable(labelled_pictures(place), size, skip_broken), size)
+    train, test = (_classes(place, part, skip_broken) for part in ("train", "test"))
     _check_same(place, train, test)
-    listed = labelled_pictures(place)
-    listed.check(skip_broken=False)
+    listed = _usable(labelled_pictures(place), size, skip_broken)
+    if skip_broken:
+        kept = {entry.path for entry in listed.entries}
+        train, test = (_only(part, kept) for part in (train, test))
+        _check_same(place, train, test)
     names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
     return ImageFolder(
         place,
@@ -124,7 +132,26 @@ def scan(root: str | os.PathLike[str] | None, image_size: int | None = None) -> 
         tuple(train[name] for name in names),
         tuple(test.get(name, ()) for name in names),
         listed.account,
+        left_out=listed.names,
     )
+
+
+def _usable(found: Listing, size: int, skip_broken: bool) -> Listing:
+    """Return what of a source can be used; without leave to skip, refuse it if that is not all."""
+    found.check(skip_broken)
+    if not skip_broken:
+        return found
+    from incrlt.benchmarks.looking import looked_at  # opens pictures, which a plain listing does not
+
+    found = looked_at(found, (3, size, size))
+    found.check(skip_broken)
+    return found
+
+
+def _only(classes: dict[str, tuple[Path, ...]], kept: set[Path]) -> dict[str, tuple[Path, ...]]:
+    """Return the classes with the pictures that are kept; those that have none are no classes."""
+    found = {name: tuple(path for path in paths if path in kept) for name, paths in classes.items()}
+    return {name: paths for name, paths in found.items() if paths}
 
 
 def _is_listed(place: Path) -> bool:
@@ -144,12 +171,11 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _has_picture(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+    return any(is_read(path.suffix.lower()) for path in folder.rglob("*"))
 
 
 def _of_listing(found: Listing, size: int) -> ImageFolder:
     """Return what a list names, or a folder of classes, with a test part."""
-    found.check(skip_broken=False)
     found, split = with_tests(found)
     parts: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
     digest = hashlib.sha256()
@@ -168,10 +194,11 @@ def _of_listing(found: Listing, size: int) -> ImageFolder:
         tuple(tuple(test.get(name, ())) for name in names),
         found.account + (f"; {split}" if split else ""),
         digest.hexdigest(),
+        found.names,
     )
 
 
-def _classes(root: Path, part: str) -> dict[str, tuple[Path, ...]]:
+def _classes(root: Path, part: str, skip_broken: bool) -> dict[str, tuple[Path, ...]]:
     """Return the pictures of each class folder of a part."""
     try:
         folders = [
@@ -183,8 +210,10 @@ def _classes(root: Path, part: str) -> dict[str, tuple[Path, ...]]:
             "or INCRLT_DATA, in a script root=."
         ) from error
     _check_names(root / part, [path.name for path in folders])
-    found = {path.name: _pictures(path) for path in folders}
+    found = {path.name: _pictures(path, skip_broken) for path in folders}
     empty = sorted(name for name, paths in found.items() if not paths)
+    if skip_broken:
+        return {name: paths for name, paths in found.items() if paths}
     if empty or not found:
         which = f"no pictures in {_some(empty)}" if empty else "no class folders"
         raise UserError(f"{root / part} has {which}; {_LAYOUT}, as {', '.join(SUFFIXES)}.")
@@ -200,12 +229,12 @@ def _check_names(folder: Path, names: list[str]) -> None:
         )
 
 
-def _pictures(folder: Path) -> tuple[Path, ...]:
+def _pictures(folder: Path, skip_broken: bool) -> tuple[Path, ...]:
     """Return the pictures below a class folder; hidden files and all below hidden folders are none."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    files = (path for path in folder.rglob("*") if is_read(path.suffix.lower()) and not path.is_dir())
     found = [path for path in files if not _is_hidden(path.relative_to(folder))]
     lost = next((path for path in sorted(found) if not path.exists()), None)
-    if lost is not None:
+    if lost is not None and not skip_broken:
         raise UserError(f"{lost} is a link to a file that does not exist; mend or remove it.")
     return tuple(sorted(path for path in found if path.is_file()))
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from incrlt.benchmarks.decoded import CacheError, DecodedCache, Found, default_folder
-from incrlt.benchmarks.surveying import Histogram, Listed, Progress, decoded, survey, workers
+from incrlt.benchmarks.decoded import CacheError, DecodedCache, Found
+from incrlt.benchmarks.looking import Progress, default_folder
+from incrlt.benchmarks.surveying import Histogram, Listed, decoded, survey, workers
 from incrlt.data.machine import memory_bytes
 from incrlt.data.stored import MOST_BYTES
 from incrlt.data.stores import Images, MappedPictures, Pixels, StreamedPictures, mapped

@@ -56,6 +56,8 @@ COLUMNS: Final = {
     "group": ("group", "location", "camera", "sequence"),
 }
 """Columns of a table, and the heads by which each is known."""
+DUPLICATES: Final = "duplicates by content"
+"""Kind of a file that another one is a copy of."""
 SHOWN: Final = 50
 """Names that an error lists."""
 
@@ -136,6 +138,13 @@ class Listing:
             for kind, items in sorted(kinds.items(), key=lambda pair: (-len(pair[1]), pair[0]))
         ]
         return f"{text}, {len(self.left_out):,} left out: {', '.join(told)}"
+
+    @property
+    def names(self) -> str:
+        """What is left out and might have been used, by name with the reason; empty where nothing is."""
+        told = [item.sentence for item in self.left_out if item.broken or item.kind == DUPLICATES]
+        more = f"; and {len(told) - SHOWN:,} more" if len(told) > SHOWN else ""
+        return "; ".join(told[:SHOWN]) + more
 
     def check(self, skip_broken: bool) -> None:
         """Refuse what is broken, all of it at once, unless it is to be skipped.
@@ -328,7 +337,7 @@ def _classify(path: Path, name: str) -> tuple[Path | None, list[LeftOut]]:
     suffix = path.suffix.lower()
     if any(part.startswith(".") for part in Path(name).parts) or path.name.lower() == "thumbs.db":
         return None, [LeftOut(name, "hidden", broken=False)]
-    if suffix in SUFFIXES or (suffix in PLUGINS and has_plugin(suffix)):
+    if is_read(suffix):
         return path, []
     if suffix in PLUGINS:
         install = PLUGINS[suffix][1]
@@ -342,6 +351,11 @@ def _classify(path: Path, name: str) -> tuple[Path | None, list[LeftOut]]:
     kind = f"of the unknown suffix {suffix}" if suffix else "without a suffix"
     reason = f"{kind}: nothing says that it is a picture; add the right suffix or remove it"
     return None, [LeftOut(name, kind, reason)]
+
+
+def is_read(suffix: str) -> bool:
+    """Tell whether files of a suffix, in small letters, are read as pictures here."""
+    return suffix in SUFFIXES or (suffix in PLUGINS and has_plugin(suffix))
 
 
 def has_plugin(suffix: str) -> bool:

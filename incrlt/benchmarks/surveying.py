@@ -18,12 +18,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from incrlt.benchmarks.listing import SHOWN
+from incrlt.benchmarks.looking import Progress
 from incrlt.benchmarks.preparing import read_picture
 from incrlt.data.stores import Pixels, in_order
 from incrlt.errors import UserError
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the pictures read so far and those there are."""
 Histogram: TypeAlias = npt.NDArray[np.int64]
 """How often each value 0..255 comes in each channel, ``[C, 256]``."""
 MOST_WORKERS: Final = 8
@@ -167,4 +166,7 @@ def _refuse(sentences: list[str]) -> None:
     if sentences:
         more = f"\n  and {len(sentences) - SHOWN:,} more" if len(sentences) > SHOWN else ""
         listed = "".join(f"\n  {sentence}" for sentence in sentences[:SHOWN])
-        raise UserError(f"{len(sentences):,} pictures cannot be read:{listed}{more}")
+        raise UserError(
+            f"{len(sentences):,} pictures cannot be read; mend or remove them, or let a run go on without them by "
+            f"--skip-broken (data.skip_broken):{listed}{more}"
+        )

@@ -74,7 +74,9 @@ over them, so that runs of before keep their folders."""
 DOES_NOT_CHANGE_RESULTS: Final[dict[str, frozenset[str] | None]] = {
     "output": None,
     "device": None,
-    "data": frozenset({"root", "download", "hold", "workers", "cache", "cache_gigabytes", "feature_cache"}),
+    "data": frozenset(
+        {"root", "download", "hold", "workers", "cache", "cache_gigabytes", "feature_cache", "skip_broken"}
+    ),
     "training": frozenset({"threads"}),
 }
 """Section to the keys that the content hash passes over; None stands for the whole section."""
@@ -324,6 +326,9 @@ class Data(Section):
     """Folder of decoded pictures; null: ``INCRLT_CACHE``, else ``~/.cache/incrlt``."""
     cache_gigabytes: Positive | None = None
     """Most that decoded pictures of all runs may take there; null: half of what the disk has free."""
+    skip_broken: bool = False
+    """Go on without files of a folder or list that cannot be used, and without copies of others; each is named. The
+    pictures that are left make another protocol hash."""
 
 
 class Output(Section):
@@ -451,7 +456,7 @@ class Experiment(Section):
         }
         dataset: str = b.dataset
         if dataset == "folder":
-            pictures = folder.scan(self.data.root, b.image_size)
+            pictures = folder.scan(self.data.root, b.image_size, self.data.skip_broken)
             dataset, rule = pictures.name, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
             names: Sequence[str] = pictures.class_names
         elif dataset in FROM_FILES:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from incrlt.benchmarks import listing, reading
+from incrlt.benchmarks.looking import Progress
 from incrlt.errors import UserError
 from incrlt.files import write_atomic
 from incrlt.lifecycle import answers, learned, versions
@@ -26,7 +27,7 @@ def predict(
     *,
     version: int | None = None,
     budget: float | None = None,
-    progress: reading.Progress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Row], str, Path]:
     """Answer pictures and write the answers.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -298,12 +298,17 @@ def calibrations(run: Run) -> list[Json]:
     ]
 
 
+LONGEST: Final = {"Pictures": 20_000}
+"""Characters of facts that are told in full: every file that was left out is named."""
+
+
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return the head's facts: what, on what, where, at what cost."""
     found = [
         ("Protocol", run.protocol_name),
         ("Protocol hash", run.protocol_hash or "unknown"),
         ("Dataset", str(run.protocol.get("dataset", ""))),
+        ("Pictures", str(run.environment.get("pictures") or "")),
         ("Imbalance ratio", _plain(run.protocol.get("imbalance_ratio"))),
         ("Hold-out", str(run.protocol.get("holdout", ""))),
         ("Memory", _words(run.protocol.get("memory"))),
@@ -314,7 +319,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         *_where(run.environment),
         *_cost(run),
     ]
-    return [(name, cut(value, 400)) for name, value in found if value]
+    return [(name, cut(value, LONGEST.get(name, 400))) for name, value in found if value]
 
 
 def _experts(section: Any) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 import incrlt.models
 from incrlt.benchmarks import datasets, folder, large
 from incrlt.benchmarks.holding import Holding
-from incrlt.benchmarks.surveying import Progress
+from incrlt.benchmarks.looking import Progress
 from incrlt.data.features import FeatureCache
 from incrlt.errors import UserError
 from incrlt.experiment import explain
@@ -53,7 +53,7 @@ class Images:
         self._holding = holding_of(experiment)
         self._data: datasets.ImageData | None = None
         if chosen.dataset == "folder":
-            self._folder = folder.scan(where.root, chosen.image_size)
+            self._folder = folder.scan(where.root, chosen.image_size, where.skip_broken)
             self.labels = datasets.folder_labels(self._folder.train)
         elif chosen.dataset in large.SETS:
             self._folder = experiment.large_folder()

@@ -89,7 +89,8 @@ def _listed(experiment: Experiment) -> Listed | None:
     """Return the pictures of a folder or list; None of a data set that is in memory anyway."""
     if experiment.benchmark.dataset != "folder":
         return None
-    found = folder.scan(experiment.data.root, experiment.benchmark.image_size)
+    where = experiment.data
+    found = folder.scan(where.root, experiment.benchmark.image_size, where.skip_broken)
     train, test = (tuple(path for own in part for path in own) for part in (found.train, found.test))
     return Listed(train, test, (3, found.image_size, found.image_size))
 

@@ -163,7 +163,7 @@ class Run:
         self.routing = RoutingRecorder()
         self.image_shape = tuple(data.train_images.shape[1:])
         self.thumbnails = _first_images(data, resolved)
-        self.pictures = data.where
+        self.pictures = "; ".join(text for text in (data.account, data.where) if text)
         self._keep = kept.of_data(data, resolved)
         self.validation = _validation(experiment, data, resolved)
         recorders = [self.recorder, self.routing]

@@ -139,7 +139,7 @@ def test_other_datasets_have_the_rule_they_had():
         ({"dataset": "digits", "imbalance_ratio": None}, "digits is balanced"),
         (
             {"dataset": "digits", "imbalance_ratio": 5.0, "image_size": 16},
-            "image_size is for pictures from files, such as dataset 'folder'; digits has its own",
+            "image_size is for pictures from files, such as dataset 'folder'",
         ),
         ({"profile": "step"}, "profile 'step' would do nothing"),
         ({"protocol": "lfs-3"}, "possible are 1, 2, 4"),

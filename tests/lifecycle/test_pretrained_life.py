@@ -58,9 +58,7 @@ def test_kept_features_change_nothing_and_an_update_needs_no_weights(
     monkeypatch.setattr(FeatureCache, "__init__", noted)
     plain, kept = ran(tmp_path, "plain"), ran(tmp_path, "kept", f", feature_cache: {tmp_path / 'features'}")
     (cache,) = asked
-    assert (
-        cache.computed == 31 + 7 + 12
-    )  # trained on, tested on, exemplars in the mirror (class means)
+    assert cache.computed == 31 + 7 + 12  # trained on, tested on, exemplars in the mirror (class means)
     assert cache.found > cache.computed
     one, other = (np.load(folder / "confusions.npz") for folder in (plain, kept))
     assert sorted(one) == sorted(other)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +19,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from pictures import CLASSES, write
+from PIL import Image
 
 import incrlt.__main__
 from incrlt.lifecycle import comparing, gate, learned, versions
@@ -59,6 +65,44 @@ def test_the_five_commands_after_the_data_are_gone(run, monday, tmp_path, capsys
     assert answered == ["teal"] * 4
     page = (tmp_path / "two.html").read_text()
     assert page.count('class="own"') == 8 and "teal/400.png" in page
+
+
+NEAR = re.compile(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)" title="([^"]+)">')
+
+
+def shown_near(page: str) -> list[list[tuple[str, torch.Tensor]]]:
+    """Return, for each answer of a page, class and pixels [C, H, W] of the exemplars beside it."""
+    found = []
+    for card in page.split('<div class="answer">')[1:]:
+        images = [
+            (name, alt, Image.open(io.BytesIO(base64.b64decode(png))))
+            for png, alt, name in NEAR.findall(card)
+        ]
+        assert all(name == alt for name, alt, _ in images)
+        found.append(
+            [(name, torch.from_numpy(np.array(i.convert("RGB"))).permute(2, 0, 1)) for name, _, i in images]
+        )
+    return found
+
+
+def test_the_page_shows_the_kept_pictures_most_like_each(run, tmp_path):
+    """A kept picture that is asked about is most like itself; what is shown are kept pictures of the class named."""
+    model = learned.read(run)
+    kept, names = model.exemplars, model.class_names
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    for row, image in enumerate(kept.images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(asked / f"{row:03}.png")
+    assert incrlt_("predict", run, asked, "-o", tmp_path / "asked.csv") == 0
+    cards = shown_near((tmp_path / "asked.html").read_text())
+    assert len(cards) == len(kept) > 4
+    known = {
+        (names[int(y)], image.numpy().tobytes()) for image, y in zip(kept.images, kept.labels, strict=True)
+    }
+    for own, label, near in zip(kept.images, kept.labels, cards, strict=True):
+        told = [(name, pixels.numpy().tobytes()) for name, pixels in near]
+        assert told[0] == (names[int(label)], own.numpy().tobytes())
+        assert len(told) == len(set(told)) == 4 and set(told) <= known
 
 
 def test_what_a_version_says_of_itself(run, monday):

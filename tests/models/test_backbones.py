@@ -302,6 +302,7 @@ def test_yaml_may_name_it_and_a_dry_run_looks_for_its_class(tmp_path):
     ):
         loaded("no_where:Net")
     with pytest.raises(
-        UserError, match=r"resnet32, or timm:NAME, or my_pkg.my_mod:MyNet; got 'resnet34'. Did you mean 'resnet32'"
+        UserError,
+        match=r"resnet32, or timm:NAME, or my_pkg.my_mod:MyNet; got 'resnet34'. Did you mean 'resnet32'",
     ):
         loaded("resnet34")

@@ -1,0 +1,150 @@
+"""Which pictures of a listing can be used: each is opened once, and what was found is noted for later starts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from incrlt.benchmarks.listing import DUPLICATES, Entry, LeftOut, Listing
+from incrlt.benchmarks.preparing import read_picture
+from incrlt.errors import UserError
+from incrlt.files import write_atomic
+
+FORMAT: Final = 1
+"""Of the notes."""
+WORKERS: Final = 8
+"""Pictures decoded at a time, at most; Pillow lets go of Python's lock meanwhile."""
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the pictures read so far and those there are."""
+
+
+def default_folder() -> Path:
+    """Return the folder where none is given: ``INCRLT_CACHE``, else ``incrlt`` where programs keep such files."""
+    own = os.environ.get("INCRLT_CACHE")
+    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(own or f"{above}/incrlt").expanduser() / "pictures"
+
+
+def looked_at(listing: Listing, shape: Sequence[int]) -> Listing:
+    """Return a listing without what cannot be read and what comes twice; files that did not change are not opened.
+
+    Args:
+        listing: Which.
+        shape: Channels, height, width that they are to be brought to.
+    """
+    note = default_folder() / f"{_key(listing, shape)}.left_out.json"
+    known = _noted(note)
+    if known is not None:
+        return listing.without(known)
+    found = usable(listing, shape)
+    lost = found.left_out[len(listing.left_out) :]
+    lines = [[item.name, item.kind, item.reason, item.broken] for item in lost]
+    with contextlib.suppress(UserError, OSError):  # without a note, every file is opened at the next start
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(note, json.dumps(lines) + "\n")
+    return found
+
+
+def _noted(note: Path) -> list[LeftOut] | None:
+    try:
+        lines = json.loads(note.read_text(encoding="utf-8"))
+        return [LeftOut(str(name), str(kind), str(why), bool(broken)) for name, kind, why, broken in lines]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _key(listing: Listing, shape: Sequence[int]) -> str:
+    """Return a hash over names, classes, sizes and times of the files, which says whether any changed."""
+    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *shape]).encode())
+    for entry in listing.entries:
+        try:
+            found = entry.path.stat()
+            state = f"{found.st_size}\0{found.st_mtime_ns}"
+        except OSError as error:
+            state = str(error.errno)
+        line = f"{entry.path.absolute()}\0{entry.name}\0{entry.label}\0{entry.part}\0{state}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def usable(listing: Listing, shape: Sequence[int]) -> Listing:
+    """Return a listing without what cannot be read and what comes twice, each named with the others left out.
+
+    Every picture is opened, and none is kept.
+
+    Args:
+        listing: Which.
+        shape: Channels, height, width that they would be brought to.
+    """
+    digests = [b""] * len(listing.entries)
+
+    def one(index: int) -> LeftOut | None:
+        digests[index], found = opened(listing.entries[index], shape)
+        return found if isinstance(found, LeftOut) else None
+
+    refused = each(one, len(listing.entries), None)
+    return listing.without([*refused, *copies(listing.entries, digests)])
+
+
+def each(one: Callable[[int], LeftOut | None], number: int, progress: Progress | None) -> list[LeftOut]:
+    """Call a function with 0 .. ``number`` - 1 in threads; return the problems it found, in that order."""
+    problems: list[LeftOut] = []
+    with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, os.cpu_count() or 1))) as pool:
+        for done, problem in enumerate(pool.map(one, range(number)), 1):
+            problems += [] if problem is None else [problem]
+            if progress is not None:
+                progress(done, number)
+    return problems
+
+
+def opened(entry: Entry, shape: Sequence[int]) -> tuple[bytes, npt.NDArray[np.uint8] | LeftOut]:
+    """Return the SHA-256 of a file, empty where it cannot be read, and its pixels ``[C, H, W]`` or why there are none.
+
+    What is no picture counts as no duplicate either: each such file is named for itself.
+    """
+    channels, height, width = shape
+    try:
+        content = entry.path.read_bytes()
+        pixels = read_picture(content, height, width, channels, entry.name).transpose(2, 0, 1)
+    except OSError as error:
+        return b"", LeftOut(entry.name, "unreadable", f"it cannot be read ({error.strerror})")
+    except UserError as error:
+        return b"", LeftOut(entry.name, "unreadable", _short(str(error), entry.name))
+    return hashlib.sha256(content).digest(), pixels
+
+
+def _short(sentence: str, name: str) -> str:
+    """Return the reason out of a sentence of :func:`read_picture`, which names the picture already."""
+    reason = sentence.removeprefix(f"the picture {name} ").split("; ")[0]
+    return f"it {reason}" if reason != sentence.split("; ")[0] else reason
+
+
+def copies(entries: Sequence[Entry], digests: Sequence[bytes]) -> list[LeftOut]:
+    """Name pictures whose files are the same: one of a class is enough, and what is tested is not trained on."""
+    of: dict[bytes, list[Entry]] = {}
+    for entry, digest in zip(entries, digests, strict=True):
+        if digest:
+            of.setdefault(digest, []).append(entry)
+    found: list[LeftOut] = []
+    for same in of.values():
+        if len({entry.label for entry in same}) > 1:
+            told = " and ".join(dict.fromkeys(f"{entry.name} ({entry.label})" for entry in same))
+            kind = "the same picture under two classes"
+            found += [LeftOut(entry.name, kind, f"the same picture is {told}") for entry in same]
+            continue
+        keep = next((entry for entry in same if entry.part == "test"), same[0])
+        reason = f"the same file as {keep.name}"
+        found += [
+            LeftOut(entry.name, DUPLICATES, reason, broken=False) for entry in same if entry is not keep
+        ]
+    return found
