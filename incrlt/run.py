@@ -152,7 +152,7 @@ def _dry_run(experiment: Experiment, measure: bool) -> None:
         "config hash": experiment.hash()[:8],
         "cost": f"{epochs} epochs, {quantity(work)} images, about {quantity(steps)} steps",
         **_pictures(experiment),
-        **(_measured(experiment) if measure else {}),
+        **(_measured(experiment) if measure else _known(experiment, work)),
         **_not_counted(untold(experiment)),
         "results in": experiment.run_folder("<protocol hash>").with_name(
             f"<protocol hash>-{experiment.hash()[:8]}-s{experiment.seeds.all}"
@@ -160,6 +160,13 @@ def _dry_run(experiment: Experiment, measure: bool) -> None:
         "dry run": f"nothing was trained; leave out {'--measure' if measure else '--dry-run'} to run it",
     }
     Console().dry_run(facts, experiment.resolved_yaml(), rows)
+
+
+def _known(experiment: Experiment, work: float) -> dict[str, str]:
+    """Return how long finished runs of these methods say that it would take; nothing without any on this machine."""
+    from incrlt.experiment import rates
+
+    return rates.told(experiment, work)
 
 
 def _measured(experiment: Experiment) -> dict[str, str]:

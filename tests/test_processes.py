@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import toy
 
 from incrlt import processes
 from incrlt.errors import UserError
+from incrlt.experts.single import Single
 from incrlt.models.synced_norm import Synced, synced
 from incrlt.processes import ALONE, World
+from incrlt.training.compute import Compute
+from incrlt.training.graph import Stepper, obstacle
 
 HERE = Path(__file__).resolve().parent
 SHORT, REST = "single,penalty,ride", "ncl,shike"
@@ -137,6 +142,36 @@ def test_a_killed_process_ends_the_others_and_one_process_goes_on(tmp_path):
     assert codes == [0, 0] and "this run is finished" in said[0] and said[1] == ""
 
 
+@pytest.mark.soak
+def test_a_run_goes_on_with_one_process_and_then_with_three(tmp_path):
+    """Begun by two, killed; one goes on, killed; three end it: the counts say that nothing was lost or done twice."""
+    before = 0
+    for size in (2, 1):
+        running, log = started(size, *run_words(tmp_path)), None
+        for _ in range(900):  # until it has finished an epoch of its own
+            time.sleep(0.1)
+            log = next(tmp_path.glob("quickstart/*/log.jsonl"), None)
+            if log is not None and log.read_text().count('"event": "epoch"') > before:
+                break
+        before = log.read_text().count('"event": "epoch"')
+        for process in running:
+            process.send_signal(signal.SIGKILL)
+        codes, said = ended(running, timeout=90)
+        assert codes == [-signal.SIGKILL] * size, said
+    codes, said = ended(started(3, *run_words(tmp_path)))
+    assert codes == [0, 0, 0] and "resuming " in said[0], said
+    (folder,) = tmp_path.glob("quickstart/*")
+    assert (folder / "DONE").exists()
+    sessions = json.loads((folder / "environment.json").read_text())["sessions"]
+    assert [session.get("processes", "1") for session in sessions] == ["2", "1", "3"]
+    epochs = [event for event in map(json.loads, (folder / "log.jsonl").open()) if event["event"] == "epoch"]
+    assert [event["experience"] for event in epochs] == [0, 1, 2, 3]  # one epoch each
+    assert {event["processes"] for event in epochs} >= {2, 3}
+    (train, *_) = json.loads((folder / "cost.json").read_text())["stages"]
+    assert train["images"] == sum(event["images"] for event in epochs)
+    assert train["device_seconds"] == pytest.approx(sum(e["seconds"] * e["processes"] for e in epochs))
+
+
 HANGING = """
 import os, signal, sys
 from datetime import timedelta
@@ -213,6 +248,39 @@ def test_gradients_of_a_synced_batch_norm():
     norm = torch.nn.BatchNorm2d(2, track_running_stats=False).double()
     synced(norm, ALONE)
     assert torch.autograd.gradcheck(norm, torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("step", ["auto", "graph"])
+def test_a_captured_step_gives_way_to_several_processes(step, monkeypatch):
+    """Asked for by name it is refused; what chooses by itself runs eagerly and says why."""
+    monkeypatch.setattr(Stepper, "make", object())  # as where graphs can be had
+    compute = Compute(torch.device("cpu"), "fp32")
+    compute.world = World(size=2)
+    model = toy.network()
+
+    def make():
+        return Stepper(step, compute, model, lambda: obstacle(compute, model, Single(), False, []))
+
+    if step == "graph":
+        with pytest.raises(UserError, match="what processes exchange is not captured"):
+            make()
+    else:
+        assert make().reason == "what processes exchange is not captured"
+
+
+def test_compiled_parts_see_the_rows_of_their_own_process():
+    """What is compiled computes each process's share; the exchange is around it, in eager code."""
+    compute, model, seen = Compute(torch.device("cpu"), "fp32"), toy.network(), []
+
+    class Halves(Echo):
+        def spread(self, part, images):
+            seen.append("exchange")
+            return part(images[self.rows(len(images))])
+
+    compute.world = Halves(size=2)
+    compute._compiled[id(model), False] = lambda images: seen.append(len(images)) or model.extract(images)
+    assert compute.extract(model, torch.zeros(6, 1, 8, 8)).shape[1] == 3
+    assert seen == ["exchange", 3]
 
 
 def test_a_wrong_batch_norm_is_refused():

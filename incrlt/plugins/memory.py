@@ -264,7 +264,12 @@ class ExemplarMemory(SupervisedPlugin):
 
     def _keys_of(self, places: Tensor) -> Indices:
         """Return what the pictures at ``places`` ``[n, 2]`` are, int64 ``[n]``."""
-        return np.array([self._keys[number][index] for number, index in _pairs(places)], dtype=np.int64)
+        numbers, indices = places.numpy().T
+        keys = np.empty(len(places), dtype=np.int64)
+        for number in np.unique(numbers).tolist():  # a pair of Python numbers for each exemplar costs seconds
+            own = numbers == number
+            keys[own] = self._keys[number][indices[own]]
+        return keys
 
     def _contents_of(self, places: Tensor) -> dict[tuple[int, int], int]:
         """Return the content of each picture, read where it is not known."""

@@ -136,7 +136,11 @@ class RunFolder:
 
     def write_cost(self) -> None:
         """Write what each stage has cost up to the last line of the log."""
-        self.write_json(spent.FILE, {"stages": spent.spent(self._events())})
+        self.write_json(spent.FILE, {"stages": self.stages()})
+
+    def stages(self) -> list[dict[str, Any]]:
+        """Return what each stage has cost, :func:`incrlt.metrics.spent.spent` of the log."""
+        return spent.spent(self._events())
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the log; one that was damaged while the run was not running is passed over."""

@@ -16,6 +16,7 @@ from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite
 from incrlt.console import Console, headline
 from incrlt.data.stores import PictureStore
 from incrlt.errors import UserError
+from incrlt.experiment import rates
 from incrlt.experiment.plan import plan
 from incrlt.experiment.sections import Experiment
 from incrlt.manifest import Keeper
@@ -495,11 +496,19 @@ class Run:
         self.manifest.sync()
         self.manifest.renew(finished=True, session=self._sessions)
         self.folder.write_text("DONE", "")
+        if world().size == 1:
+            rates.note(self.experiment, self._hardware(), self.folder.stages())
         page = report.write(self.folder.path)
         others = f"python -m incrlt.report {Path(self.folder.path).parent}/* -o reports"
         own = self._own_readout(counts)
         said = headline(own, counts.results["readouts"][own]["numbers"])
         self.console.finished(self.folder.path, page, others, line, said)
+
+    def _hardware(self) -> str:
+        """Return what trained, for people."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device}, {counted(torch.get_num_threads(), 'thread')}"
 
     def _own_readout(self, counts: Counts) -> str:
         """Return the read-out that the run answers with, by which its page is headed."""
