@@ -230,3 +230,18 @@ def test_reader_that_leaves_early_is_no_error():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout.startswith("benchmark:")
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        (
+            "data.hold=stream",
+            "data.hold is for pictures from files, such as dataset 'folder', and would do nothing",
+        ),
+        ("--skip-broken", "data.skip_broken is for pictures from files"),
+    ],
+)
+def test_words_on_files_of_pictures_are_refused_where_there_are_none(word, sentence, capsys):
+    assert run.main([MAIN, word, "--dry-run"]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())

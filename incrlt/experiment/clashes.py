@@ -16,7 +16,15 @@ from incrlt.experiment.declared import NEEDS, Declared
 from incrlt.experiment.explain import show
 from incrlt.experiment.fields import Model
 from incrlt.experiment.methods import Entry, Kind, external
-from incrlt.experiment.sections import FROM_FILES, OWN_TAIL, Benchmark, Experiment, ModelSection, Training
+from incrlt.experiment.sections import (
+    FROM_FILES,
+    OWN_TAIL,
+    Benchmark,
+    Data,
+    Experiment,
+    ModelSection,
+    Training,
+)
 from incrlt.experiment.sizes import too_large
 from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
 
@@ -40,6 +48,7 @@ def clashes(experiment: Experiment, with_data: bool = True) -> list[str]:
     problems = [
         *_split(experiment.benchmark),
         *_images(experiment.benchmark),
+        *_files(experiment),
         *_held_out(experiment),
         *_model(experiment.model),
         *_pretrained(experiment, with_data),
@@ -69,6 +78,27 @@ def _split(b: Benchmark) -> list[str]:
         return [
             "benchmark needs a protocol, such as lfh-shuffled-10, or both base_classes and increment; "
             f"got {', '.join(free) or 'none of them'}."
+        ]
+    return []
+
+
+def _files(experiment: Experiment) -> list[str]:
+    """Find words on pictures from files where there are none, and on broken ones where nobody looks for them."""
+    b, data, usual = experiment.benchmark, experiment.data, Data()
+    given = [
+        key
+        for key in ("hold", "workers", "cache", "cache_gigabytes", "skip_broken")
+        if getattr(data, key) != getattr(usual, key)
+    ]
+    if given and b.dataset not in FROM_FILES:
+        return [
+            f"data.{', data.'.join(given)} is for pictures from files, such as dataset 'folder', and would do nothing "
+            f"with {b.dataset}. Leave it out."
+        ]
+    if data.skip_broken and b.dataset != "folder":
+        return [
+            f"data.skip_broken (--skip-broken) is for datasets 'folder' and 'list'; {b.dataset} is a published set, whose "
+            "pictures are all there or have to be got again. Leave it out."
         ]
     return []
 
