@@ -97,8 +97,8 @@ def _files(experiment: Experiment) -> list[str]:
         ]
     if data.skip_broken and b.dataset != "folder":
         return [
-            f"data.skip_broken (--skip-broken) is for datasets 'folder' and 'list'; {b.dataset} is a published set, whose "
-            "pictures are all there or have to be got again. Leave it out."
+            f"data.skip_broken (--skip-broken) is for datasets 'folder' and 'list'; {b.dataset} is a published set, "
+            "whose pictures are all there or have to be got again. Leave it out."
         ]
     return []
 
