@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import large_trees
 import pytest
 import yaml
 
@@ -37,6 +38,28 @@ def photographs(request, tmp_path, monkeypatch):
             for index in range(count):
                 (tmp_path / "photos" / part / name / f"{index}.png").touch()
     monkeypatch.chdir(tmp_path)
+
+
+LARGE = ("imagenet", "inaturalist", "food101")
+
+
+@pytest.fixture(scope="session")
+def large_sets(tmp_path_factory) -> Path:
+    """Trees of tiny pictures in the layouts of the large data sets."""
+    root = tmp_path_factory.mktemp("large")
+    large_trees.imagenet(root, classes=100, images=100)
+    large_trees.inaturalist(root)
+    large_trees.food(root, classes=101, images=100)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def large_data(request, monkeypatch):
+    """Where files on large data sets look for them."""
+    path = getattr(request.node, "callspec", None) and request.node.callspec.params.get("path")
+    if path is not None and path.parent == FOLDER and path.stem.startswith(LARGE):
+        pytest.importorskip("timm")
+        monkeypatch.setenv("INCRLT_DATA", str(request.getfixturevalue("large_sets")))
 
 
 def header(path: Path) -> dict[str, str]:

@@ -470,13 +470,13 @@ SETS: Final[dict[str, LargeSet]] = {
     ),
     "food101-lt": LargeSet(
         "food-101", False,
-        "python -m incrlt.prepare food101-lt fetches and unpacks it; by hand: food-101.tar.gz, so that "
+        "Get food-101.tar.gz by hand (data.vision.ee.ethz.ch/cvl/datasets_extra/food-101) and unpack it, so that "
         "{place}/images and {place}/meta are there.",
         _food,
     ),
     "tiny-imagenet": LargeSet(
         "tiny-imagenet-200", False,
-        "python -m incrlt.prepare tiny-imagenet fetches and unpacks it; by hand: tiny-imagenet-200.zip, so that "
+        "Get tiny-imagenet-200.zip by hand (cs231n.stanford.edu) and unpack it, so that "
         "{place}/wnids.txt, {place}/train and {place}/val are there.",
         _tiny,
     ),
