@@ -36,6 +36,16 @@ OFFLINE = "offline"
 INCREMENTAL_EPOCHS = 160
 """Epochs of each experience in Long-Tailed-CIL's code (ECCV 2022), which incremental rows share unless they say so."""
 
+OWN_TABLES = (
+    "imagenet-lt",
+    "inaturalist2018",
+    "places-lt",
+    "imagenet-subset-lt",
+    "food101-lt",
+    "tiny-imagenet",
+)
+"""Data sets with rows of their own, ``imagenet-subset-lt/lfh-shuffled-10``; those of all others are CIFAR-100's."""
+
 _SETTING = {"dataset": "cifar100", "imbalance_ratio": 100, "exemplars per class": 20}
 
 
@@ -84,12 +94,30 @@ def _row(row: Mapping[str, Any]) -> PublishedRow:
         figures={name: float(row[name]) for name in COMPARED_WITH if name in row},
         status=row["status"],
         note=row.get("note", ""),
-        epochs=row.get("epochs", None if row["protocol"] == OFFLINE else INCREMENTAL_EPOCHS),
+        epochs=row.get("epochs", INCREMENTAL_EPOCHS if _is_cifars(row["protocol"]) else None),
     )
 
 
+def _is_cifars(table: str) -> bool:
+    return table != OFFLINE and "/" not in table
+
+
+def table_of(protocol: Mapping[str, object]) -> str:
+    """Return under which protocol name the rows stand that a run may be set beside.
+
+    Args:
+        protocol: ``ResolvedProtocol.describe()``: its name and data set.
+
+    Example:
+        >>> table_of({"name": "offline", "dataset": "imagenet-lt@bb26d19097"}), table_of({"name": "lfs-10"})
+        ('imagenet-lt/offline', 'lfs-10')
+    """
+    name, dataset = str(protocol.get("name")), str(protocol.get("dataset")).partition("@")[0]
+    return f"{dataset}/{name}" if dataset in OWN_TABLES else name
+
+
 def for_protocol(protocol_name: str) -> tuple[PublishedRow, ...]:
-    """Return the rows of one protocol, empty where nothing is published."""
+    """Return the rows of one protocol, named as :func:`table_of` does, empty where nothing is published."""
     return tuple(row for row in rows() if row.protocol == protocol_name)
 
 
@@ -189,10 +217,11 @@ def differing_setting(protocol: Mapping[str, object]) -> list[str]:
         "imbalance_ratio": protocol.get("imbalance_ratio"),
         "exemplars per class": per_class,
     }
+    own = "/" in table_of(protocol)
     found = [
         f"{name} {given[name]} instead of {value}"
         for name, value in _SETTING.items()
-        if given[name] not in (None, value)
+        if given[name] not in (None, value) and not (own and name == "dataset")
     ]
     unlike = per_class is None and "memory" in protocol and protocol.get("name") != OFFLINE
     return [*found, _other_memory(memory)] if unlike else found
@@ -212,7 +241,7 @@ def what_differs(protocol: Mapping[str, object], method: str, training: Mapping[
         method: As the rows call it.
         training: As for :func:`differing_epochs`.
     """
-    length = differing_epochs(str(protocol.get("name")), method, training)
+    length = differing_epochs(table_of(protocol), method, training)
     return [*differing_setting(protocol), *([length] if length else [])]
 
 
@@ -230,7 +259,7 @@ def differing_epochs(protocol_name: str, method: str, training: Mapping[str, obj
     row = row_of(protocol_name, method)
     published = [one.epochs for one in ([row] if row else for_protocol(protocol_name)) if one.epochs]
     base = training.get("base_epochs") or training.get("epochs")
-    later = base if protocol_name == OFFLINE else training.get("epochs")
+    later = base if protocol_name.endswith(OFFLINE) else training.get("epochs")
     if not published or not isinstance(later, int) or not isinstance(base, int):
         return None
     least, most = min(published), max(published)

@@ -89,7 +89,7 @@ def contents(run: Run) -> Json:
         "group_bars": made("The group numbers", lambda: tables.group_bars(run.summaries, main), []),
         "numbers": made("The table of numbers", lambda: tables.numbers(run.summaries), []),
         "published": made("The published rows", lambda: tables.published_rows(run), []),
-        "figures": tables.published_figures(run.protocol_name),
+        "figures": tables.published_figures(tables.published_table(run)),
         "distance": made("The distance to published rows", lambda: distance(run), None),
         "remarks": made("The remarks", lambda: tables.published_remarks(run), []),
         "calibrations": made("The calibration", lambda: tables.calibrations(run), []),
@@ -199,8 +199,8 @@ def distance(run: Run) -> str | None:
     if summary is None:
         return None
     if run.complete:
-        return published.distance(run.protocol_name, name, summary)
-    row = published.row_of(run.protocol_name, name)
+        return published.distance(tables.published_table(run), name, summary)
+    row = published.row_of(tables.published_table(run), name)
     return (
         f"{run.progress}: not compared with the published row of {row.method}, the whole stream's."
         if row

@@ -102,6 +102,11 @@ def numbers(summaries: Mapping[str, Json]) -> list[Json]:
     ]
 
 
+def published_table(run: Run) -> str:
+    """Return under which protocol name the rows stand that the run may be set beside."""
+    return published.table_of({**run.protocol, "name": run.protocol_name})
+
+
 def row_name(run: Run) -> str:
     """Return what the published rows call the run's method."""
     experts = run.config.get("experts")
@@ -133,7 +138,7 @@ def published_rows(run: Run) -> list[Json]:
             "status": row.status,
             "note": row.note,
         }
-        for row in published.for_protocol(run.protocol_name)
+        for row in published.for_protocol(published_table(run))
     ]
 
 

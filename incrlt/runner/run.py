@@ -518,7 +518,8 @@ class Run:
         """Return how far the run is from its published row and what differs, or None without a row."""
         name, length = self.resolved.protocol.name, self.experiment.training
         row_name = published.row_name(name, self.method, self.experiment.experts.hyper_parameters)
-        line = published.distance(name, row_name, summarise(counts.records[self._own_readout(counts)]))
+        table = published.table_of(self.resolved.describe())
+        line = published.distance(table, row_name, summarise(counts.records[self._own_readout(counts)]))
         training = {"epochs": length.epochs, "base_epochs": length.base_epochs}
         differs = published.what_differs(self.resolved.describe(), row_name, training)
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line

@@ -132,3 +132,24 @@ def test_setting_that_differs_is_named():
         "imbalance_ratio 50 instead of 100",
         "exemplars per class 5 instead of 20",
     ]
+
+
+def test_large_data_sets_have_rows_of_their_own():
+    """A run on ImageNet-LT was set against CIFAR-100's rows, with a remark."""
+    assert (
+        published.table_of({"name": "offline", "dataset": "imagenet-lt@bb26d19097"}) == "imagenet-lt/offline"
+    )
+    assert published.table_of({"name": "offline", "dataset": "CIFAR-100"}) == "offline"
+    subset = {
+        "name": "lfh-shuffled-10",
+        "dataset": "imagenet-subset-lt@1",
+        "imbalance_ratio": 100,
+        "memory": {"per_class": 20},
+    }
+    row = published.row_of(published.table_of(subset), "LUCIR+LWS")
+    assert (row.figures["average"], row.figures["last"], row.epochs) == (47.96, 40.10, 90)
+    assert published.what_differs(subset, "LUCIR+LWS", {"epochs": 90}) == []
+    assert published.what_differs(subset, "LUCIR+LWS", {"epochs": 10}) == [
+        "10 epochs per experience instead of 90"
+    ]
+    assert published.row_of("imagenet-lt/offline", "RIDE-3") is None
