@@ -20,6 +20,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from incrlt.experiment import schema
+from incrlt.experiment.sections import FROM_FILES, Experiment
 from incrlt.report import Run
 from incrlt.written import written
 
@@ -39,8 +40,14 @@ def methods(config: Mapping[str, Any]) -> list[str]:
 @cache
 def files() -> dict[str, tuple[list[str], str]]:
     """Return per experiment file the pages of its methods, and its protocol."""
-    loaded = {path.name: schema.load(path) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
-    return {name: (methods(one.resolved()), one.protocol().name) for name, one in loaded.items()}
+    loaded = {path.name: schema.load(path, with_data=False) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
+    return {name: (methods(one.resolved()), _protocol(one)) for name, one in loaded.items()}
+
+
+def _protocol(experiment: Experiment) -> str:
+    """Return a protocol's name; of pictures from files as it is written, since the files are not here."""
+    written = experiment.benchmark
+    return str(written.protocol) if written.dataset in FROM_FILES else experiment.protocol().name
 
 
 def file_of(run: Run) -> str | None:

@@ -218,7 +218,9 @@ def test_a_folder_that_cannot_be_made_is_said_and_only_asking_for_it_stops(photo
 def test_all_pictures_that_cannot_be_read_are_named_before_anything_is_kept(photos, tmp_path, hold):
     for name in ("03.jpg", "07.jpg"):
         (photos / "train" / "newt" / name).write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"2 pictures cannot be read:\n.*03\.jpg.*\n.*07\.jpg"):
+    with pytest.raises(
+        UserError, match=r"2 pictures cannot be read; .*--skip-broken.*:\n.*03\.jpg.*\n.*07\.jpg"
+    ):
         load(photos, tmp_path / "cache", hold)
     assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
 

@@ -209,7 +209,10 @@ def test_all_damaged_pictures_are_named_at_once(birds):
     with pytest.raises(UserError) as told:
         datasets.load_folder(birds)
     lines = str(told.value).splitlines()
-    assert lines[0] == "3 pictures cannot be read:"
+    assert lines[0] == (
+        "3 pictures cannot be read; mend or remove them, or let a run go on without them by --skip-broken "
+        "(data.skip_broken):"
+    )
     assert [line.split(" cannot")[0][-9:] for line in lines[1:]] == ["an/01.png", "an/02.png", "on/03.png"]
 
 
