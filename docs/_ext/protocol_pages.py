@@ -35,7 +35,7 @@ RATIOS = (10, 50, 100)
 @cache
 def experiments() -> tuple[tuple[str, Protocol], ...]:
     """Return the protocol of every experiment file on CIFAR-100, by file name."""
-    loaded = [(path.name, config.load(path)) for path in sorted(EXPERIMENTS.glob("*.yaml"))]
+    loaded = [(path.name, config.load(path, with_data=False)) for path in sorted(EXPERIMENTS.glob("*.yaml"))]
     return tuple((name, one.protocol()) for name, one in loaded if one.benchmark.dataset == DATASET)
 
 
