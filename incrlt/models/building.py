@@ -35,7 +35,7 @@ def build(
 
     Args:
         name: ``resnet8``, ``resnet14``, ``resnet20`` or ``resnet32``; ``timm:NAME`` for a network of timm, see
-            :mod:`incrlt.families`; a backbone of your own as ``my_pkg.my_mod:MyNet`` or as the class itself, see
+            ``incrlt/families.py``; a backbone of your own as ``my_pkg.my_mod:MyNet`` or as the class itself, see
             :class:`incrlt.models.backbone.Backbone`.
         layout: What an expert method asks for: what experts share, their width, which heads they have, and how they
             answer as one.
