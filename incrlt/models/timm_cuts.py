@@ -226,21 +226,6 @@ class PyramidBranch(nn.Module):
         return features
 
 
-def strided(in_channels: int, out_channels: int, steps: int) -> nn.Sequential:
-    """Halve a map ``steps`` times: 3x3 convolutions that double the channels, a ReLU between two of them (SHIKE)."""
-    layers: list[nn.Module] = []
-    for step in range(steps):
-        width = out_channels if step == steps - 1 else 2 * in_channels
-        layers += [
-            nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        ]
-        if step < steps - 1:
-            layers.append(nn.ReLU(inplace=True))
-        in_channels = width
-    return nn.Sequential(*layers)
-
-
 class TransformerStem(nn.Module):
     """Patches, positions and the first blocks of a ViT.
 
@@ -292,36 +277,6 @@ class TransformerBranch(nn.Module):
         model = self.model
         features: Tensor = model.head_drop(model.fc_norm(model.pool(model.norm(model.blocks(tokens)))))
         return features
-
-
-class Chain(nn.Module):
-    """Stem and branch in one: the expert that shares nothing, or the stem of experts that share all.
-
-    Args:
-        stem: Pictures to what the branch takes.
-        branch: That to features.
-    """
-
-    def __init__(self, stem: nn.Module, branch: Any) -> None:
-        super().__init__()
-        self.stem = stem
-        self.branch = branch
-        self.num_features: int = branch.num_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map pictures ``[B, 3, H, W]`` to features ``[B, D]``."""
-        features: Tensor = self.branch(self.stem(x))
-        return features
-
-
-class PyramidChain(Chain):
-    """A chain whose parts tell maps."""
-
-    def with_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
-        """Do the same, and tell the maps of all stages before their activations."""
-        shared, first = self.stem.with_maps(x)  # type: ignore[operator]
-        features, later = self.branch.with_maps(shared)
-        return features, first + later
 
 
 class PassOn(nn.Module):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from incrlt.models.layout import Layout
 from incrlt.models.maps import Maps
+from incrlt.models.parts import TellingChain, strided
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class ResNet:
             return TwoStageStem(self.in_channels, self.width, self.blocks, layout.shortcut)
         return Stem(self.in_channels, self.width, self.blocks)
 
-    def branch(self, layout: Layout, expert: int) -> Branch | LateBranch | WholeNetwork:
+    def branch(self, layout: Layout, expert: int) -> Branch | LateBranch | TellingChain:
         """Return the own part of an expert, counted from 0."""
         factor, shortcut = layout.width_factor, layout.shortcut
         if layout.shared == "nothing":
             own = max(1, round(self.width * factor))
             branch = Branch(own, self.blocks, self.last_relu, 1.0, shortcut)
-            return WholeNetwork(Stem(self.in_channels, own, self.blocks), branch)
+            return TellingChain(Stem(self.in_channels, own, self.blocks), branch)
         if layout.shared == "two_stages":
             source = expert % 2 if layout.fusion else None
             return LateBranch(self.width, self.blocks, self.last_relu, factor, shortcut, source)
@@ -298,7 +299,8 @@ class LateBranch(nn.Module):
         self.source = source
         self.shallow: nn.Module | None = None
         if source is not None:
-            self.shallow = _strided((1 + source) * width, self.num_features, steps=2 - source)
+            # as in the official code only the first of the convolutions has a ReLU
+            self.shallow = strided((1 + source) * width, self.num_features, steps=2 - source, active=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map both shared maps, ``[B, width, H, W]`` and ``[B, 2 width, H / 2, W / 2]``, to features ``[B, D]``."""
@@ -314,45 +316,6 @@ class LateBranch(nn.Module):
         if self.shallow is not None and self.source is not None:
             deep = deep * self.shallow(maps[self.source])
         return deep.mean(dim=(2, 3))
-
-
-def _strided(in_channels: int, out_channels: int, steps: int) -> nn.Sequential:
-    """Halve a map ``steps`` times; as in the official code only the first of the convolutions has a ReLU."""
-    layers: list[nn.Module] = []
-    for step in range(steps):
-        width = out_channels if step == steps - 1 else 2 * in_channels
-        layers += [
-            nn.Conv2d(in_channels, width, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True) if step == 0 else nn.Identity(),
-        ]
-        in_channels = width
-    return nn.Sequential(*layers)
-
-
-class WholeNetwork(nn.Module):
-    """Stem and branch in one: an expert that shares nothing (NCL).
-
-    Args:
-        stem: Maps images to what the branch takes.
-        branch: Maps that to features.
-    """
-
-    def __init__(self, stem: Stem, branch: Branch) -> None:
-        super().__init__()
-        self.stem = stem
-        self.branch = branch
-        self.num_features = branch.num_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images ``[B, in, H, W]`` to features ``[B, D]``."""
-        return self.branch(self.stem(x))
-
-    def with_maps(self, x: Tensor) -> tuple[Tensor, Maps]:
-        """Do the same, and tell the maps of all three stages before their ReLUs."""
-        shared, first = self.stem.with_maps(x)
-        features, later = self.branch.with_maps(shared)
-        return features, first + later
 
 
 def initialise(module: nn.Module) -> None:

@@ -13,6 +13,7 @@ from incrlt.errors import UserError, did_you_mean, shown
 from incrlt.families import FAMILIES, NOT_IN_TIMM, PREFIX, family_of
 from incrlt.models import timm_cuts as cuts
 from incrlt.models.layout import Layout
+from incrlt.models.parts import Chain, TellingChain, strided
 
 USUAL_WIDTH = 16
 """What ``width`` is where nobody gave one; networks of timm have a width of their own."""
@@ -130,10 +131,10 @@ class TimmBackbone:
         if self.family == "vit":
             model = self.whole()
             first = cuts.transformer_cut(model, "stem")
-            return cuts.Chain(cuts.TransformerStem(model, first), cuts.TransformerBranch(self.whole(), first))
+            return Chain(cuts.TransformerStem(model, first), cuts.TransformerBranch(self.whole(), first))
         parts = self._pyramid()
         stem = cuts.PyramidStem(parts.entry, parts.stages, ())
-        return cuts.PyramidChain(stem, cuts.PyramidBranch((), parts.exit, parts.num_features))
+        return TellingChain(stem, cuts.PyramidBranch((), parts.exit, parts.num_features))
 
     def _stem(self, layout: Layout) -> nn.Module:
         if self.family == "vit":
@@ -155,7 +156,8 @@ class TimmBackbone:
             return cuts.PyramidBranch(own, parts.exit, parts.num_features)
         source = expert % len(parts.sources)
         channels = parts.channels[parts.sources[source]]
-        shallow = cuts.strided(channels, parts.channels[-1], steps=len(parts.sources) - source)
+        steps = len(parts.sources) - source
+        shallow = strided(channels, parts.channels[-1], steps, active=steps - 1)
         return cuts.PyramidBranch(own, parts.exit, parts.num_features, source, shallow)
 
 
