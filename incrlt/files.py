@@ -16,6 +16,16 @@ SHOWN_OF_NAME = 40
 """Letters of a file's name that stand in the name beside it: with them whole, a long name would become too long."""
 
 
+def cache_folder(kind: str) -> Path:
+    """Return the folder of a user's files that can be made again: ``INCRLT_CACHE``, else ``incrlt`` among all caches.
+
+    Args:
+        kind: Its own folder in there, such as ``pictures``.
+    """
+    own, above = os.environ.get("INCRLT_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(own or f"{above}/incrlt").expanduser() / kind
+
+
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never a part.
 

@@ -29,9 +29,10 @@ import numpy.typing as npt
 import PIL
 from filelock import FileLock, Timeout
 
-from incrlt.benchmarks.looking import Progress
+from incrlt.benchmarks.looking import Progress, state_of
 from incrlt.benchmarks.surveying import Histogram, Listed, Survey, content_of, decoded, survey
-from incrlt.data.stores import Pixels, in_order
+from incrlt.data.ahead import in_order
+from incrlt.data.stores import Pixels
 from incrlt.errors import UserError
 from incrlt.files import write_atomic
 
@@ -288,12 +289,7 @@ def _listing(listed: Listed) -> str:
     """Return what a list is called: a hash over paths, sizes and times of its files, which says whether any changed."""
     digest = _begun(listed)
     for path in listed.paths:
-        try:
-            found = path.stat()
-            line = f"{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}\n"
-        except OSError as error:  # whoever looks at its content will name it
-            line = f"{path.absolute()}\0{error.errno}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
+        digest.update(f"{path.absolute()}\0{state_of(path)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from incrlt.benchmarks.decoded import CacheError, DecodedCache, Found
 from incrlt.benchmarks.looking import Progress, default_folder
-from incrlt.benchmarks.surveying import Histogram, Listed, decoded, survey, workers
+from incrlt.benchmarks.surveying import Histogram, Listed, decoded, survey
+from incrlt.data.ahead import workers
 from incrlt.data.machine import memory_bytes
 from incrlt.data.stored import MOST_BYTES
 from incrlt.data.stores import Images, MappedPictures, Pixels, StreamedPictures, mapped

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -17,22 +15,19 @@ import PIL
 
 from incrlt.benchmarks.listing import DUPLICATES, Entry, LeftOut, Listing
 from incrlt.benchmarks.preparing import read_picture
+from incrlt.data.ahead import in_order, workers
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import cache_folder, write_atomic
 
 FORMAT: Final = 1
 """Of the notes."""
-WORKERS: Final = 8
-"""Pictures decoded at a time, at most; Pillow lets go of Python's lock meanwhile."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the pictures read so far and those there are."""
 
 
 def default_folder() -> Path:
-    """Return the folder where none is given: ``INCRLT_CACHE``, else ``incrlt`` where programs keep such files."""
-    own = os.environ.get("INCRLT_CACHE")
-    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or f"{above}/incrlt").expanduser() / "pictures"
+    """Return the folder of what is known of pictures, where none is given."""
+    return cache_folder("pictures")
 
 
 def looked_at(listing: Listing, shape: Sequence[int]) -> Listing:
@@ -67,14 +62,18 @@ def _key(listing: Listing, shape: Sequence[int]) -> str:
     """Return a hash over names, classes, sizes and times of the files, which says whether any changed."""
     digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *shape]).encode())
     for entry in listing.entries:
-        try:
-            found = entry.path.stat()
-            state = f"{found.st_size}\0{found.st_mtime_ns}"
-        except OSError as error:
-            state = str(error.errno)
-        line = f"{entry.path.absolute()}\0{entry.name}\0{entry.label}\0{entry.part}\0{state}\n"
+        line = f"{entry.path.absolute()}\0{entry.name}\0{entry.label}\0{entry.part}\0{state_of(entry.path)}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
+
+
+def state_of(path: Path) -> str:
+    """Return size and time of a file, which say whether it changed; of one that cannot be looked at, why not."""
+    try:
+        found = path.stat()
+        return f"{found.st_size}\0{found.st_mtime_ns}"
+    except OSError as error:  # whoever looks at its content will name it
+        return str(error.errno)
 
 
 def usable(listing: Listing, shape: Sequence[int]) -> Listing:
@@ -99,11 +98,10 @@ def usable(listing: Listing, shape: Sequence[int]) -> Listing:
 def each(one: Callable[[int], LeftOut | None], number: int, progress: Progress | None) -> list[LeftOut]:
     """Call a function with 0 .. ``number`` - 1 in threads; return the problems it found, in that order."""
     problems: list[LeftOut] = []
-    with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, os.cpu_count() or 1))) as pool:
-        for done, problem in enumerate(pool.map(one, range(number)), 1):
-            problems += [] if problem is None else [problem]
-            if progress is not None:
-                progress(done, number)
+    for done, problem in enumerate(in_order(one, range(number), workers(None)), 1):
+        problems += [] if problem is None else [problem]
+        if progress is not None:
+            progress(done, number)
     return problems
 
 

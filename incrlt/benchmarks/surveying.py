@@ -7,11 +7,10 @@ the pixels too is given them on the way: memory, a file, or nobody.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +19,12 @@ from PIL import Image
 from incrlt.benchmarks.listing import SHOWN
 from incrlt.benchmarks.looking import Progress
 from incrlt.benchmarks.preparing import read_picture
-from incrlt.data.stores import Pixels, in_order
+from incrlt.data.ahead import in_order
+from incrlt.data.stores import Pixels
 from incrlt.errors import UserError
 
 Histogram: TypeAlias = npt.NDArray[np.int64]
 """How often each value 0..255 comes in each channel, ``[C, 256]``."""
-MOST_WORKERS: Final = 8
-"""Pictures decoded at a time where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,6 @@ class Survey:
 
     histogram: Histogram
     contents: npt.NDArray[np.uint8]
-
-
-def workers(asked: int | None) -> int:
-    """Return how many threads read: as many as are asked for, else a few of the cores this process may use."""
-    if asked is not None:
-        return asked
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
-    return min(MOST_WORKERS, cores)
 
 
 def survey(

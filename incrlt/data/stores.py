@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,6 @@ from torch import Tensor
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-T = TypeVar("T")
-R = TypeVar("R")
 
 AHEAD: Final = 2
 """Batches that are read while one is used: what a store holds of its pictures, however many there are."""
@@ -135,30 +133,6 @@ class PictureStore(ABC):
 
 Images: TypeAlias = Tensor | PictureStore
 """Where rows of pictures are picked from."""
-
-
-def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield what a function makes of each item, in their order, worked out a few items ahead.
-
-    Args:
-        function: Called in threads.
-        items: What it is called with.
-        workers: Threads; 0 calls it in this one.
-    """
-    if not workers:
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="incrlt-pictures")
-    try:
-        begun: deque[Future[R]] = deque()
-        for item in items:
-            begun.append(pool.submit(function, item))
-            if len(begun) > CHUNK * workers:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _finished(images: Tensor, parts: Iterable[Future[None]]) -> Tensor:

@@ -13,14 +13,13 @@ import datetime
 import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import cache_folder, write_atomic
 from incrlt.words import duration
 
 if TYPE_CHECKING:
@@ -83,9 +82,7 @@ def _file(experiment: Experiment) -> Path:
     kind: dict[str, Any] = {name: _without_lengths(values[name]) for name in WHOLE}
     kind |= {name: {key: values[name][key] for key in keys} for name, keys in PARTS.items()}
     told = json.dumps({"machine": platform.node(), **kind}, sort_keys=True, default=str)
-    own, above = os.environ.get("INCRLT_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(own or f"{above}/incrlt").expanduser() / "rates"
-    return folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
+    return cache_folder("rates") / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
 
 
 def _without_lengths(section: Any) -> Any:

@@ -18,7 +18,8 @@ import torch
 
 from incrlt.benchmarks import facts, folder, streams
 from incrlt.benchmarks.holding import expected
-from incrlt.benchmarks.surveying import Listed, decoded, workers
+from incrlt.benchmarks.surveying import Listed, decoded
+from incrlt.data.ahead import workers
 from incrlt.data.stores import StreamedPictures
 from incrlt.data.tensors import ImageTensors
 from incrlt.experiment.plan import plan
