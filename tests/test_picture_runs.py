@@ -153,6 +153,8 @@ CUT = (
     "benchmark.base_classes=8",
     "benchmark.imbalance_ratio=10",
     "benchmark.image_size=null",
+    "data.hold=auto",  # there are no files, and words on them are refused
+    "data.workers=null",
 )
 
 
