@@ -373,10 +373,6 @@ def _whole(place: Path, order: str) -> _Found:
     return _class_folders(place, _folders(place / "train"))
 
 
-def _inaturalist_whole(place: Path, order: str) -> _Found:
-    return _inaturalist(place, order)
-
-
 def _subset(place: Path, order: str) -> _Found:
     """Draw ImageNet-Subset's classes; with the published lists its pictures are in their order, else sorted by name."""
     wnids, number = _folders(place / "train"), facts.info("imagenet-subset-lt").num_classes
@@ -483,5 +479,5 @@ SETS: Final[dict[str, LargeSet]] = {
 }  # fmt: skip
 """The large data sets by name."""
 
-_PARENTS: Final = {"imagenet-lt": _whole, "places-lt": _whole, "inaturalist2018": _inaturalist_whole}
-"""What a tail is cut from where the data set's own is not wanted: all pictures."""
+_PARENTS: Final = {"imagenet-lt": _whole, "places-lt": _whole, "inaturalist2018": _inaturalist}
+"""What a tail is cut from where the data set's own is not wanted: all pictures; iNaturalist's lists name all."""

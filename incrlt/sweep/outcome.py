@@ -6,16 +6,13 @@ afterwards, and :func:`chosen` cannot see them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from incrlt.errors import UserError
 from incrlt.report.reading import Run, number, read_run
-from incrlt.report.seeds import t_quantile
+from incrlt.report.seeds import estimate
 from incrlt.sweep.table import Row
 from incrlt.sweep.task import Cell, Task
 from incrlt.sweep.work import DONE, STOPPED, Item
@@ -45,12 +42,8 @@ def interval(values: Sequence[float]) -> Interval:
         >>> interval([1.0, 2.0, 3.0])  # s = 1, 4.303 / sqrt(3)
         Interval(mean=2.0, half=2.4843382..., n=3)
     """
-    if not values:
-        return Interval(None, None, 0)
-    if len(values) == 1:
-        return Interval(float(values[0]), None, 1)
-    half = t_quantile(len(values)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(float(np.mean(values)), half, len(values))
+    own = estimate(values)
+    return Interval(own.mean, own.half, own.n)
 
 
 @dataclass(frozen=True, eq=False)

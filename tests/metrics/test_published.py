@@ -153,3 +153,9 @@ def test_large_data_sets_have_rows_of_their_own():
         "10 epochs per experience instead of 90"
     ]
     assert published.row_of("imagenet-lt/offline", "RIDE-3") is None
+
+
+def test_every_large_data_set_has_a_table_of_its_own():
+    from incrlt.experiment.sections import FROM_FILES  # which metrics do not import
+
+    assert set(published.OWN_TABLES) == FROM_FILES - {"folder"}
