@@ -178,15 +178,12 @@ def _measured(experiment: Experiment) -> dict[str, str]:
 
 def _pictures(experiment: Experiment) -> dict[str, str]:
     """Return what a folder holds: every file accounted for, and the classes of each experience with their counts."""
-    from incrlt.benchmarks import folder
-    from incrlt.experiment.sections import FROM_FILES
-
-    if experiment.benchmark.dataset not in FROM_FILES:
+    found = experiment.pictures()
+    if found is None:
         return {}
     if experiment.benchmark.dataset != "folder":
-        return {"pictures": experiment.large_folder().account}
-    where, protocol = experiment.data, experiment.protocol()
-    found = folder.scan(where.root, experiment.benchmark.image_size, where.skip_broken)
+        return {"pictures": found.account}
+    protocol = experiment.protocol()
     sizes = protocol.class_sizes()
     untested = [name for name, own in zip(found.class_names, found.test, strict=True) if not own]
     return {

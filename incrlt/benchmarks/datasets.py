@@ -184,10 +184,7 @@ def read_folder(
     found: folder.ImageFolder, holding: Holding | None = None, progress: Progress | None = None
 ) -> ImageData:
     """Read the pictures of a folder that was listed; see :func:`load_folder`."""
-    train, test = (tuple(path for own in part for path in own) for part in (found.train, found.test))
-    pictures = held(
-        Listed(train, test, (3, found.image_size, found.image_size)), holding or Holding(), progress
-    )
+    pictures = held(Listed.of(found), holding or Holding(), progress)
     mean, std = _of_histogram(torch.from_numpy(pictures.histogram))
     if isinstance(found, large.LargeFolder):
         known = facts.info(found.dataset)

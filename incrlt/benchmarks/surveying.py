@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from incrlt.benchmarks.folder import ImageFolder
 from incrlt.benchmarks.listing import SHOWN
 from incrlt.benchmarks.looking import Progress
 from incrlt.benchmarks.preparing import read_picture
@@ -40,6 +41,12 @@ class Listed:
     train: tuple[Path, ...]
     test: tuple[Path, ...]
     shape: tuple[int, int, int]
+
+    @staticmethod
+    def of(found: ImageFolder) -> Listed:
+        """Return the pictures of a folder that was listed, class after class, in colour."""
+        train, test = (tuple(path for own in part for path in own) for part in (found.train, found.test))
+        return Listed(train, test, (3, found.image_size, found.image_size))
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -34,7 +34,7 @@ from incrlt.experiment.fields import Count, Fraction, Index, Model, NonNegative,
 from incrlt.experiment.methods import Entry, Kind
 
 if TYPE_CHECKING:
-    from incrlt.benchmarks.large import LargeFolder
+    from incrlt.benchmarks.folder import ImageFolder
     from incrlt.benchmarks.protocols import Protocol
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -406,6 +406,7 @@ class Experiment(Section):
 
     _source: Path | None = PrivateAttr(None)
     _overrides: tuple[str, ...] = PrivateAttr(())
+    _listed: tuple[object, ImageFolder] | None = PrivateAttr(None)
 
     @property
     def name(self) -> str:
@@ -440,7 +441,7 @@ class Experiment(Section):
         Raises:
             UserError: The classes cannot be split so.
         """
-        from incrlt.benchmarks import facts, folder, splits
+        from incrlt.benchmarks import facts, splits
         from incrlt.benchmarks.protocols import Protocol  # NumPy is not needed to refuse a typing error
 
         b = self.benchmark
@@ -455,17 +456,14 @@ class Experiment(Section):
             "memory": self.memory_rule(),
         }
         dataset: str = b.dataset
-        if dataset == "folder":
-            pictures = folder.scan(self.data.root, b.image_size, self.data.skip_broken)
-            dataset, rule = pictures.name, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
-            names: Sequence[str] = pictures.class_names
-        elif dataset in FROM_FILES:
-            large = self.large_folder()
-            names, rule = large.class_names, rule | large.rule(as_it_is=b.imbalance_ratio is None)
-            rule["augmentation"] = b.augmentation or facts.info(dataset).augmentation
-            dataset = large.name
+        pictures = self.pictures()
+        if pictures is None:
+            names: Sequence[str] = facts.class_names(dataset)
         else:
-            names = facts.class_names(dataset)
+            names, rule = pictures.class_names, rule | pictures.rule(as_it_is=b.imbalance_ratio is None)
+            if dataset != "folder":
+                rule["augmentation"] = b.augmentation or facts.info(dataset).augmentation
+            dataset = pictures.name
         if b.protocol is not None:
             return self._in_its_order(Protocol.named(b.protocol, dataset, **rule))
         assert b.base_classes is not None and b.increment is not None, "checked by clashes()"
@@ -473,16 +471,27 @@ class Experiment(Section):
         made = Protocol.free(dataset, b.base_classes, b.increment, order, **rule)
         return made if isinstance(b.order, list) else self._in_its_order(made)
 
-    def large_folder(self) -> LargeFolder:
-        """List the pictures of a large data set.
+    def pictures(self) -> ImageFolder | None:
+        """List the pictures of a data set that is read from files, once however often it is asked; None of others.
 
         Raises:
             UserError: Something is not there.
         """
-        from incrlt.benchmarks import large
+        if self.benchmark.dataset not in FROM_FILES:
+            return None
+        from incrlt.benchmarks import folder, large
 
-        b = self.benchmark
-        return large.scan(b.dataset, self.data.root, b.image_size, b.imbalance_ratio is None, self._arrival())
+        dataset, size = self.benchmark.dataset, self.benchmark.image_size
+        root, skip = folder.data_root(self.data.root), self.data.skip_broken
+        own_tail, arrival = self.benchmark.imbalance_ratio is None, self._arrival()
+        asked = (dataset, root, size, skip, own_tail, arrival)
+        if self._listed is None or self._listed[0] != asked:
+            if dataset == "folder":
+                found: ImageFolder = folder.scan(root, size, skip)
+            else:
+                found = large.scan(dataset, root, size, own_tail, arrival)
+            self._listed = asked, found
+        return self._listed[1]
 
     def _arrival(self) -> str:
         """Return in which named order classes arrive."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import incrlt.models
-from incrlt.benchmarks import datasets, folder, large
+from incrlt.benchmarks import datasets
 from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.looking import Progress
 from incrlt.data.features import FeatureCache
@@ -52,12 +52,9 @@ class Images:
         self._known = None if experiment.model.pretrained is None else preparation_of(experiment.model.name)
         self._holding = holding_of(experiment)
         self._data: datasets.ImageData | None = None
-        if chosen.dataset == "folder":
-            self._folder = folder.scan(where.root, chosen.image_size, where.skip_broken)
-            self.labels = datasets.folder_labels(self._folder.train)
-        elif chosen.dataset in large.SETS:
-            self._folder = experiment.large_folder()
-            self.labels = datasets.folder_labels(self._folder.train)
+        self._pictures = experiment.pictures()
+        if self._pictures is not None:
+            self.labels = datasets.folder_labels(self._pictures.train)
         else:
             self._data = datasets.load(chosen.dataset, where.root, where.download)
             self.labels = self._data.train_labels
@@ -73,7 +70,8 @@ class Images:
         """
         data, self._data = self._data, None
         if data is None:
-            data = datasets.read_folder(self._folder, self._holding, progress)
+            assert self._pictures is not None, "they can be taken once"
+            data = datasets.read_folder(self._pictures, self._holding, progress)
         known = self._known
         return data if known is None else dataclasses.replace(data, mean=known.mean, std=known.std)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from incrlt.benchmarks import facts, folder, streams
+from incrlt.benchmarks import facts, streams
 from incrlt.benchmarks.holding import expected
 from incrlt.benchmarks.surveying import Listed, decoded
 from incrlt.data.ahead import workers
@@ -87,13 +87,9 @@ def measured(experiment: Experiment) -> dict[str, str]:
 
 
 def _listed(experiment: Experiment) -> Listed | None:
-    """Return the pictures of a folder or list; None of a data set that is in memory anyway."""
-    if experiment.benchmark.dataset != "folder":
-        return None
-    where = experiment.data
-    found = folder.scan(where.root, experiment.benchmark.image_size, where.skip_broken)
-    train, test = (tuple(path for own in part for path in own) for part in (found.train, found.test))
-    return Listed(train, test, (3, found.image_size, found.image_size))
+    """Return the pictures of a data set from files; None of one that is in memory anyway."""
+    found = experiment.pictures()
+    return None if found is None else Listed.of(found)
 
 
 def _decode(listed: Listed, experiment: Experiment, seconds: float) -> float:

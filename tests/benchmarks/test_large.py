@@ -14,6 +14,7 @@ from incrlt.benchmarks.holding import Holding
 from incrlt.data import augment
 from incrlt.errors import UserError
 from incrlt.experiment import schema
+from incrlt.experiment.plan import plan
 
 
 def checksum(counts):
@@ -165,3 +166,19 @@ def test_evaluation_takes_the_central_seven_eighths():
     torch.testing.assert_close(prepared, images[:, :, 4:60, 4:60] / 255)
     trained = augment.build("imagenet-jitter", (3, 64, 64), (0.0,) * 3, (1.0,) * 3, train=True)
     assert trained(images.expand(2, 3, 64, 64)).shape == (2, 3, 56, 56)
+
+
+def test_pictures_are_listed_once_however_often_an_experiment_is_asked(tmp_path, monkeypatch):
+    """Before: a dry run listed them four times; ImageNet has 1.3 million."""
+    trees.imagenet(tmp_path)
+    calls, real = [], large.scan
+    monkeypatch.setattr(large, "scan", lambda *asked: calls.append(asked) or real(*asked))
+    told = {"dataset": "imagenet-lt", "protocol": "offline", "image_size": 32}
+    values = {"benchmark": told, "strategy": {"name": "finetune"}, "data": {"root": str(tmp_path)}}
+    experiment = schema.parse(values)
+    plan(experiment)
+    assert experiment.pictures() is experiment.pictures() and len(calls) == 1
+    other = tmp_path / "other"
+    trees.imagenet(other)
+    moved = experiment.model_copy(update={"data": experiment.data.model_copy(update={"root": str(other)})})
+    assert moved.pictures().root == other / "imagenet" and experiment.pictures().root == tmp_path / "imagenet"
