@@ -66,7 +66,12 @@ _REASON: Final = (
 
 
 def family_named(name: str) -> str:
-    """Return the family that a name is of, whether timm is installed or not; empty where it is of none."""
+    """Return the family that a name is of, whether timm is installed or not; empty where it is of none.
+
+    Example:
+        >>> family_named("timm:resnext50_32x4d")
+        'resnet'
+    """
     bare = name.removeprefix(PREFIX).partition(".")[0]
     known = FAMILIES.items() if name.startswith(PREFIX) else ()
     return next((key for key, family in known if re.fullmatch(family.pattern, bare)), "")
@@ -77,10 +82,6 @@ def family_of(name: str) -> str:
 
     Raises:
         UserError: No family has such names, or timm is not installed.
-
-    Example:
-        >>> family_of("timm:resnext50_32x4d")
-        'resnet'
     """
     found = family_named(name)
     if not found:

@@ -15,7 +15,7 @@ from typing import Final
 from torch import nn
 
 from incrlt.errors import UserError
-from incrlt.families import FAMILIES, PREFIX, family_of
+from incrlt.families import FAMILIES, family_named
 
 TARGETS: Final[dict[str, list[str]]] = {"vit": ["qkv"]}
 """Family to the linear maps that adapters run beside."""
@@ -32,7 +32,7 @@ def add_adapters(name: str, branches: Sequence[nn.Module], rank: int) -> None:
     Raises:
         UserError: The family has none, or peft is not installed.
     """
-    family = family_of(name) if name.startswith(PREFIX) else ""
+    family = family_named(name)
     if family not in TARGETS:
         known = ", ".join(FAMILIES[key].title for key in TARGETS)
         raise UserError(
