@@ -23,6 +23,7 @@ extensions = [
     "links",
     "brief",
     "protocol_pages",
+    "reproduced",
     "public_names",
     "perf_plots",
 ]
