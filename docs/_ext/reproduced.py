@@ -87,7 +87,7 @@ def verdict(one: Shown) -> str:
     worst = min(away, default=0.0)
     if worst < -WITHIN:
         return f"short by {written(-worst, 2)}"
-    return f"above by {written(max(away), 2)}" if max(away, default=0.0) > WITHIN else "**reproduced**"
+    return f"above by {written(max(away), 2)}" if max(away, default=0.0) > WITHIN else "reproduced"
 
 
 def lines(up: str) -> Iterator[str]:
@@ -122,9 +122,13 @@ def _cell(method: str, protocol: str, own: Mapping[Cell, list[Shown]], up: str) 
         return f"not run ({file_link(file, up)})" if file else "no file"
     best = shown[0]
     if sets_apart(best):
-        return f"not at full length ([short run]({up}{PAGES}/{best.page}#verdict))"
+        return f"not at full length ({_report(best, 'short run', up)})"
     full = sum(not sets_apart(one) for one in shown)
-    return f"[{verdict(best)}]({up}{PAGES}/{best.page}#verdict): {_points(best)} (n = {full})"
+    return f"{_report(best, verdict(best), up)}: {_points(best)} (n = {full})"
+
+
+def _report(one: Shown, text: str, up: str) -> str:
+    return f'<a href="{up}{PAGES}/{one.page}#verdict">{text}</a>'
 
 
 def _points(one: Shown) -> str:
@@ -133,7 +137,7 @@ def _points(one: Shown) -> str:
 
 def _run(one: Shown, method: str, protocol: str, up: str) -> str:
     told: dict[str, Any] = {
-        "run": f'<a href="{up}{PAGES}/{one.page}#verdict">{one.run.method}</a>',
+        "run": _report(one, one.run.method, up),
         "row": f"{method}, {protocol}{_status(one)}",
         "points": _points(one), "verdict": verdict(one), "seed": one.seed, "epochs": one.epochs,
         "commit": f"`{one.commit}`", "machine": one.device, "hash": f"`{one.run.protocol_hash}`",
