@@ -125,7 +125,9 @@ def _mapping(content: Any) -> dict[Any, Any]:
 def clean_environment(text: str) -> str:
     """Return the environment with a command that works from any checkout, and the system without its build."""
     environment = _of_any_machine(_mapping(json.loads(text)))
-    sessions = [_of_any_machine(_mapping(one)) for one in environment.get("sessions", ())]  # one per process that worked
+    sessions = [
+        _of_any_machine(_mapping(one)) for one in environment.get("sessions", ())
+    ]  # one per process that worked
     if sessions:
         environment["sessions"] = sessions
     return json.dumps(environment, indent=1) + "\n"

@@ -69,7 +69,9 @@ def test_a_run_is_copied_without_what_is_the_machines(add_run, run, tmp_path):
     assert not (to / "checkpoints").exists()
     environment = json.loads((to / "environment.json").read_text())
     assert environment["command"] == "python -m incrlt.run experiments/a.yaml --seed 1"
-    first, second = environment["sessions"]  # a run that was cut off and went on names its places more than once
+    first, second = environment[
+        "sessions"
+    ]  # a run that was cut off and went on names its places more than once
     assert (first["command"], first["platform"]) == (environment["command"], "Linux")
     assert second["command"] == "python -m incrlt.run experiments/a.yaml"
     assert not {"begun", "process"} & first.keys()
