@@ -13,7 +13,7 @@ from typing import Any
 
 from docutils import nodes
 from gallery import PAGES, Shown, runs
-from links import experiments, file_link
+from links import FILES, experiments
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -100,7 +100,8 @@ def lines(up: str) -> Iterator[str]:
     yield ""
     yield (
         f"*Reproduced*: at full length, with the published data and memory, no figure of the row is further than "
-        f"{WITHIN:g} point from ours. Figures: average / last, ours minus published, in points. A dash: no row."
+        f"{WITHIN:g} point from ours. Figures: average / last, ours minus published, in points. A dash: no row. "
+        "*Not run* leads to the file, where there is one."
     )
     yield from (
         "",
@@ -119,10 +120,10 @@ def _cell(method: str, protocol: str, own: Mapping[Cell, list[Shown]], up: str) 
     shown = own.get((method, protocol), [])
     if not shown:
         file = written_down().get((method, protocol))
-        return f"not run ({file_link(file, up)})" if file else "no file"
+        return f'<a href="{up}{FILES}/{file}">not run</a>' if file else "not run"
     best = shown[0]
     if sets_apart(best):
-        return f"not at full length ({_report(best, 'short run', up)})"
+        return f"{_report(best, 'short run', up)} alone"
     full = sum(not sets_apart(one) for one in shown)
     return f"{_report(best, verdict(best), up)}: {_points(best)} (n = {full})"
 

@@ -278,8 +278,9 @@ def test_only_a_run_of_full_length_is_a_reproduction(reproduced):
     table = {line.split(" | ")[0].strip("| "): line for line in reproduced.lines("")}
     assert ">reproduced</a>" in table["LUCIR+LWS"]
     assert "-0.92 / -0.25 (n = 1)" in table["LUCIR+LWS"]
-    assert "not at full length" in table["LUCIR"]
-    assert "not at full length" in table["CE"]
+    assert ">short run</a> alone" in table["LUCIR"]
+    assert ">short run</a> alone" in table["CE"]
+    assert 'experiments/cifar100lt_5tasks.yaml">not run<' in table["LUCIR"]
     counted = [one for own in reproduced.compared().values() for one in own if not reproduced.sets_apart(one)]
     assert {one.run.protocol["holdout"] for one in counted} == {"long-tailed-cil"}
 
