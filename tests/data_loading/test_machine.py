@@ -137,6 +137,7 @@ print("done", (folder / "note.txt").read_text())
 """
 
 
+@pytest.mark.slow
 def test_the_package_loads_and_reads_without_what_only_posix_has():
     """As on Windows: everything is taken away before the first module of ours is imported."""
     script = WITHOUT.format(modules=MODULES, names=NAMES)
