@@ -32,7 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that take minutes, unless they are asked for."""
+    """Leave out the tests that take minutes, unless they are asked for; files with slow tests begin.
+
+    A file is one process's work: a long one at the end would leave the other processes without any.
+    """
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
     if not config.getoption("--soak"):
         wait = pytest.mark.skip(reason="takes minutes: make soak")
         for item in items:

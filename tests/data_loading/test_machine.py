@@ -151,6 +151,7 @@ print("done", (folder / "note.txt").read_text())
 """
 
 
+@pytest.mark.slow
 def test_a_run_ends_and_goes_on_without_what_only_posix_has():
     """As on Windows: everything is taken away before the first module of ours is imported.
 
