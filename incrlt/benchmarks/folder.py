@@ -117,13 +117,10 @@ def scan(
     place = data_root(root)
     if _is_listed(place):
         return _of_listing(_usable(labelled_pictures(place), size, skip_broken), size)
-    train, test = (_classes(place, part, skip_broken) for part in ("train", "test"))
-    _check_same(place, train, test)
+    _check_same(place, *(_classes(place, part, skip_broken) for part in ("train", "test")))
     listed = _usable(labelled_pictures(place), size, skip_broken)
-    if skip_broken:
-        kept = {entry.path for entry in listed.entries}
-        train, test = (_only(part, kept) for part in (train, test))
-        _check_same(place, train, test)
+    train, test = (_of_part(listed, part) for part in ("train", "test"))  # what is counted is what is used
+    _check_same(place, train, test)
     names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
     return ImageFolder(
         place,
@@ -148,10 +145,13 @@ def _usable(found: Listing, size: int, skip_broken: bool) -> Listing:
     return found
 
 
-def _only(classes: dict[str, tuple[Path, ...]], kept: set[Path]) -> dict[str, tuple[Path, ...]]:
-    """Return the classes with the pictures that are kept; those that have none are no classes."""
-    found = {name: tuple(path for path in paths if path in kept) for name, paths in classes.items()}
-    return {name: paths for name, paths in found.items() if paths}
+def _of_part(found: Listing, part: str) -> dict[str, tuple[Path, ...]]:
+    """Return the pictures of each class in one part."""
+    classes: dict[str, list[Path]] = {}
+    for entry in found.entries:
+        if entry.part == part:
+            classes.setdefault(entry.label, []).append(entry.path)
+    return {name: tuple(sorted(paths)) for name, paths in classes.items()}
 
 
 def _is_listed(place: Path) -> bool:

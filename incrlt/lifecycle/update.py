@@ -164,12 +164,12 @@ def _known(parent: Learned) -> dict[str, str]:
 
 def _check_names(parent: Learned, names: Sequence[str]) -> None:
     """Refuse a class that is surely meant to be a known one, spelled otherwise."""
-    folded = {name.casefold().strip(): name for name in parent.class_names}
+    known = {listing.meant(name): name for name in parent.class_names}
     for name in dict.fromkeys(names):
-        meant = folded.get(name.casefold().strip())
-        if meant is not None and meant != name and name not in parent.class_names:
+        other = known.get(listing.meant(name))
+        if other is not None and other != name and name not in parent.class_names:
             raise UserError(
-                f"the class {name!r} arrives, and this run knows {meant!r}: classes are told apart by name. Rename one "
+                f"the class {name!r} arrives, and this run knows {other!r}: classes are told apart by name. Rename one "
                 "of them, so that the same class has one name."
             )
 

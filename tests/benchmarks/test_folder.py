@@ -100,6 +100,16 @@ def test_the_name_follows_the_content_not_the_place(birds, tmp_path):
     assert folder.scan(birds).name != name
 
 
+def test_what_is_counted_is_what_is_used_linked_folders_too(birds, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (20, 12), (1, 2, 3)).save(tmp_path / "elsewhere" / "far.png")
+    (birds / "train" / "wren" / "linked").symlink_to(tmp_path / "elsewhere")
+    found = folder.scan(birds)
+    assert [len(paths) for paths in found.train] == [12, 7, 4, 3]
+    assert found.class_names == ("swan", "heron", "wren", "coot")
+    assert found.account == f"{sum(map(len, (*found.train, *found.test)))} pictures"
+
+
 def test_a_natural_tail_keeps_every_picture(birds):
     benchmark = folder_lt(birds, "lfs-ordered-2", image_size=8, augmentation="none")
     assert benchmark.class_names == ORDER
