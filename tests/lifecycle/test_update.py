@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import CLASSES, write
+from pictures import CLASSES, YAML, write
 from PIL import Image
 
 import incrlt.__main__
-from incrlt.lifecycle import comparing, gate, learned, versions
+from incrlt.experiment import schema
+from incrlt.lifecycle import comparing, gate, learned, update, versions
 
 NEW = ["training.epochs=8"]
 
@@ -137,6 +138,10 @@ def test_an_update_is_compared_with_training_anew(run, monday, capsys, monkeypat
     saved = version.joint["all"] - version.measures["all"]
     told = f"Updating {'cost' if saved > 0 else 'gained'} {abs(saved):.1f} points over all classes and "
     page = versions.report_of(run, 2).read_text()
+    assert f"| before | {version.measures['old_before']:.1f} |  |  |" in page, (
+        "no class has a hundred pictures"
+    )
+    assert f" | {version.measures['few_before']:.1f} |" in page
     for text in (said, page):
         assert told in text and "| all anew | " in text and "| this update | " in text
     capsys.readouterr()
@@ -190,6 +195,32 @@ def test_a_rejected_version_stays_and_does_not_answer(run, monday, capsys):
     assert versions.current(run) == 2 and contents(versions.path_of(run, 2)) == made
 
 
+@pytest.mark.parametrize(
+    ("strategy", "experts", "memory", "told"),
+    [
+        ({"name": "lucir"}, {"name": "single"}, {"per_class": 4}, True),
+        ({"name": "lucir", "class_balanced_finetune": 5}, {"name": "single"}, {"per_class": 4}, False),
+        (
+            {"name": "lucir", "less_forget": 0},
+            {"name": "shike", "classifier_epochs": 2},
+            {"per_class": 4},
+            False,
+        ),
+        ({"name": "lucir"}, {"name": "single"}, None, False),
+        ({"name": "replay"}, {"name": "single"}, {"per_class": 4}, False),
+    ],
+)
+def test_what_may_help_after_a_rejection_is_what_the_run_could_do(tmp_path, strategy, experts, memory, told):
+    """The setting is told only where an update would take it."""
+    values = YAML | {"strategy": strategy, "experts": experts, "memory": memory}
+    values["model"] = {"name": "resnet20", "head": "cosine"}
+    asked = schema.parse(values, with_data=False)
+    (tmp_path / "config.yaml").write_text(asked.resolved_yaml())
+    assert ("strategy.class_balanced_finetune=20" in "".join(update.advice(tmp_path))) is told
+    if told:
+        schema.load(tmp_path / "config.yaml", ["strategy.class_balanced_finetune=20"], with_data=False)
+
+
 def test_rollback_and_forward(run, monday, tmp_path, capsys):
     incrlt_("update", run, monday, "--accept", "none")
     assert incrlt_("rollback", run) == 0
@@ -212,6 +243,7 @@ def test_pictures_that_are_kept_for_testing_are_not_learned(run, tmp_path, capsy
     again = write(tmp_path / "again", {"swan": 5}, first=100)
     assert incrlt_("update", run, again) == 2
     assert "nothing in" in (said := capsys.readouterr().err) and "5 known to this run already" in said
+    assert "left out (first: swan/100.png)" in said
 
 
 def test_a_golden_set_judges(run, monday, tmp_path):
@@ -290,6 +322,7 @@ def test_measures_are_those_worked_out_by_hand():
     assert (found["old_before"], found["old"], found["new"]) == (65.0, 80.0, 75.0)
     assert found["all"] == pytest.approx((70 + 90 + 75) / 3, abs=1e-5)
     assert (found["many_drop"], found["few_drop"], found["medium_drop"]) == (10.0, -40.0, None)
+    assert (found["many_before"], found["few_before"], found["medium_before"]) == (80.0, 50.0, None)
     accepted, said = gate.judge(gate.rule(gate.DEFAULT), found)
     assert not accepted and said[0] == "many_drop is 10.0, and must be <= 5"
     assert "medium_drop<=5 could not be judged" in said[1]
