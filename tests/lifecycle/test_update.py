@@ -13,8 +13,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -395,27 +393,35 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_until_it_ends(run, monday, tmp_path):
-    """The whole command in a process of its own, killed without warning again and again."""
+@pytest.mark.timeout(1200)
+def test_killed_at_random_moments_until_it_ends(run, monday, tmp_path, figure):
+    """Twelve kills without warning; wherever the update ends, it has the straight one's bits, and it begins anew."""
     straight = Path(shutil.copytree(run, tmp_path / "straight"))
-    before, chance = contents(run), random.Random(0)
-    command = [sys.executable, "-m", "incrlt", "update", str(run), str(monday), "--accept", "none"]
+    before, chance, kills, ends = contents(run), random.Random(0), 0, 0
     begun = time.monotonic()
-    assert subprocess.run([*command[:4], str(straight), *command[5:]], check=False).returncode == 0
+    assert incrlt_("update", straight, monday, *NEW, "--accept", "none") == 0
     whole = time.monotonic() - begun
-    for _ in range(6):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(chance.uniform(0.4, 1.0) * whole)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    while kills < 12:
+        pid = os.fork()
+        if pid == 0:  # a fork has everything imported
+            try:
+                incrlt_("update", run, monday, *NEW, "--accept", "none")
+            finally:
+                os._exit(0)
+        time.sleep(chance.uniform(0, 0.8) * whole)
+        os.kill(pid, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         assert contents(run) == before
         if (run / "versions" / "0002.json").exists() and versions.find(run, 2).accepted:
-            break
-    else:
-        assert subprocess.run(command, check=False).returncode == 0
+            assert_same(versions.path_of(run, 2), versions.path_of(straight, 2))
+            shutil.rmtree(run / "versions")
+            ends += 1
+    assert incrlt_("update", run, monday, *NEW, "--accept", "none") == 0
+    assert contents(run) == before
     assert_same(versions.path_of(run, 2), versions.path_of(straight, 2))
+    figure(
+        f"{kills} kills of an update, {ends + 1} ends, each the straight one's to the bit, its parent untouched"
+    )
 
 
 def test_files_of_a_version_are_plain_json(run, monday):
