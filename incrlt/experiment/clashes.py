@@ -76,8 +76,8 @@ def _split(b: Benchmark) -> list[str]:
         ]
     if b.protocol is None and (b.base_classes is None or b.increment is None):
         return [
-            "benchmark needs a protocol, such as lfh-shuffled-10, or both base_classes and increment; "
-            f"got {', '.join(free) or 'none of them'}."
+            "benchmark needs a protocol, such as lfh-shuffled-10, or base_classes and increment, or experiences, such "
+            f"as [5, 3] for five classes and then three; got {', '.join(free) or 'none of them'}."
         ]
     return []
 
