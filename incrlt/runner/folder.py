@@ -123,7 +123,7 @@ class RunFolder:
         self, records: dict[str, StreamRecord], labels: list[int], extra: dict[str, Any]
     ) -> dict[str, Any]:
         """Write counts, classes and results; return the content of ``results.json``."""
-        save_confusions(self.path / "confusions.npz", {k: list(r.confusions) for k, r in records.items()})
+        save_confusions(self.path / "confusions.npz", {k: r.confusions for k, r in records.items()})
         record = next(iter(records.values()))
         save_classes(
             self.path / "classes.json",
