@@ -10,6 +10,7 @@ import itertools
 import pytest
 
 from incrlt.experiment.methods import load_class, names
+from incrlt.testing import check_stage
 from incrlt.testing.learners import Learner
 from incrlt.testing.methods import PROMISES
 
@@ -42,3 +43,14 @@ def learner():
 @pytest.mark.parametrize("pair", [case(pair) for pair in PAIRS])
 def test_promise(pair, promise, learner):
     promise(learner(pair))
+
+
+LINEAR = {"tau_norm"}
+"""Stages of linear heads alone."""
+STAGES = [(kind, name) for kind in ("rebalance", "router") for name in names(kind)]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "name"), STAGES)
+def test_every_stage_keeps_what_is_promised_of_users_own(kind, name):
+    check_stage(load_class(kind, name), head="linear" if name in LINEAR else "cosine")

@@ -21,12 +21,14 @@ def by_name(init: Callable[..., None]) -> Callable[..., None]:
     """Return a constructor that takes model, optimizer and criterion by position too, and loses nothing on the way.
 
     Args:
-        init: ``__init__`` of a strategy. One with positional arguments of its own stays as it is.
+        init: ``__init__`` of a strategy. One with positional arguments of its own keeps their order.
+
+    A constructor none of whose ``**rest`` arrives at a base dropped it; one that takes something out of it means to.
     """
     parameters = inspect.signature(init).parameters
     _, *rest = parameters.values()
     if any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in rest):
-        return init
+        return _noting(init, list(parameters)[1:])
     needed = [p.name for p in rest if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     passes_on = next((p.name for p in rest if p.kind is p.VAR_KEYWORD), None)
 
@@ -42,13 +44,31 @@ def by_name(init: Callable[..., None]) -> Callable[..., None]:
             init(self, **given)
         finally:
             arrived = _ARRIVED.pop()
-        if passes_on and (lost := [key for key in given if key not in arrived and key not in parameters]):
+        rest_given = [key for key in given if key not in parameters]
+        if rest_given and arrived.isdisjoint(rest_given):
             raise UserError(
-                f"{init.__qualname__} took {', '.join(lost)} and did not pass it on. Write "
+                f"{init.__qualname__} took {', '.join(rest_given)} and did not pass it on. Write "
                 f"super().__init__(**{passes_on})."
             )
 
     return naming
+
+
+def _noting(init: Callable[..., None], places: Sequence[str]) -> Callable[..., None]:
+    """Return a constructor that notes what arrived at it.
+
+    Args:
+        init: The constructor.
+        places: Names of its arguments, positional ones first.
+    """
+
+    @functools.wraps(init)
+    def noting(self: Any, *args: Any, **settings: Any) -> None:
+        for names in _ARRIVED:
+            names.update(settings, places[: len(args)])
+        init(self, *args, **settings)
+
+    return noting
 
 
 def _placed(name: str, args: Sequence[Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -203,6 +203,22 @@ class Whole(LUCIR):
         super().__init__(margin_ranking=margin_ranking, **rest)
 
 
+class Placed(Finetune):
+    """Takes its own argument by position."""
+
+    def __init__(self, model, optimizer, own=1.0, **rest):
+        super().__init__(model=model, optimizer=optimizer, **rest)
+        self.own = own
+
+
+class Above(Placed):
+    """Keeps one argument back, and passes on to a base that takes them by position."""
+
+    def __init__(self, *, model, optimizer, **rest):
+        rest.pop("eval_mb_size", None)
+        super().__init__(model, optimizer, **rest)
+
+
 def test_arguments_that_a_class_does_not_pass_on_are_named():
     """Memory, epochs and batch size were dropped without a word; without a model it was a TypeError of the template."""
     with pytest.raises(
@@ -215,6 +231,9 @@ def test_arguments_that_a_class_does_not_pass_on_are_named():
     ):
         toy.make(Keeper, memory=0)
     assert toy.make(Whole, memory=5, own=2.0).memory is not None
+    network = toy.network()
+    assert Above(model=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1), own=3.0).own == 3.0
+    assert toy.make(Above, memory=5).memory is not None
 
 
 class Flat:
