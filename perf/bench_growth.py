@@ -1,17 +1,16 @@
 """Growth of one experience's bookkeeping with the classes: processor seconds and memory at C = 100, 1,000 and 10,000.
 
 Features and images are synthetic; nothing trains. The last of ten equal experiences arrives: a tenth of the classes is
-new, with 50 images each, and 20 images of each class are kept. ``python -m perf.bench_growth [--out FILE]``; each size
-runs in a process of its own, and the peak of each part is read from /proc (Linux), that of the process before it left
-out.
+new, with 50 images each, and 20 images of each class are kept; the counts of the nine experiences before are there.
+``python -m perf.bench_growth [--out FILE]``; each size runs in a process of its own, and the peak of each part is read
+from /proc (Linux), that of the process before it left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -29,10 +28,12 @@ from avalanche.benchmarks.utils import as_classification_dataset
 
 from incrlt import report
 from incrlt.checkpoint import CheckpointFolder
-from incrlt.metrics import StreamRecord, save_classes, save_confusions, write_results
+from incrlt.metrics import save_classes, save_confusions, write_results
+from incrlt.metrics.counts import LARGE, Cells
 from incrlt.models.heads import CosineHead
 from incrlt.plugins import ExemplarMemory
 from incrlt.plugins.confusion import ConfusionRecorder
+from incrlt.plugins.counting import saved
 from incrlt.plugins.herding import herding
 from perf.machine import machine
 from perf.output import write
@@ -75,9 +76,25 @@ class Bookkeeping:
         self.memory = ExemplarMemory(per_class=KEPT, selection="random")
         self.memory.update(self._no_model(), _experience(0, classes - self.new, KEPT))
         self.arriving = _experience(classes - self.new, self.new, IMAGES)
+        self.scores = torch.rand(BATCH, classes, generator=torch.Generator().manual_seed(1))
         self.recorder = ConfusionRecorder()
-        self.matrix: np.ndarray[Any, Any] | None = None
-        self.record: StreamRecord | None = None
+        self.recorder.load_state_dict(self._counted())
+
+    def _counted(self) -> dict[str, Any]:
+        """Return the state of a recorder after the nine experiences before; images are taken for any class."""
+        draw, tables = np.random.default_rng(0), []
+        for seen in range(self.new, self.classes, self.new):
+            true = np.arange(seen).repeat(TESTED)
+            places, images = np.unique(true * seen + draw.integers(0, seen, len(true)), return_counts=True)
+            cells = Cells(seen, places, images)
+            tables.append(saved(cells if seen * seen > LARGE else cells.dense()))
+        return {
+            "class_ids": list(range(self.classes)),
+            "experience_of_class": [label // self.new for label in range(self.classes)],
+            "images_of_class": [IMAGES] * self.classes,
+            "experience": EXPERIENCES - 1,
+            "confusions": {"cnn": tables},
+        }
 
     def _no_model(self) -> Any:
         return SimpleNamespace(device="cpu", model=None)
@@ -103,34 +120,37 @@ class Bookkeeping:
     def evaluate(self) -> None:
         """Count answers to five test images of each class, a batch at a time."""
         recorder = self.recorder
-        recorder.class_ids = list(range(self.classes))
         strategy = SimpleNamespace(
             device="cpu", model=SimpleNamespace(class_ids=list(range(self.classes))), mb_scores={}
         )
         recorder.before_eval(strategy)
         for labels in torch.arange(self.classes).repeat_interleave(TESTED).split(BATCH):
             strategy.mb_y = labels
-            strategy.mb_output = torch.rand(len(labels), self.classes)
+            strategy.mb_output = self.scores[: len(labels)]
             recorder.after_eval_iteration(strategy)
-        counts = recorder._counting["cnn"]
-        self.matrix = counts[:-1].reshape(self.classes, self.classes).numpy()
+        recorder.after_eval(strategy)
 
     def number(self) -> None:
         """Compute every number of the experience and write it, with the counts."""
-        assert self.matrix is not None
-        ages, images = np.zeros(self.classes, dtype=int), np.full(self.classes, IMAGES)
-        record = StreamRecord((self.matrix,), ages, images)
-        save_confusions(self.folder / "confusions.npz", {"cnn": list(record.confusions)})
-        save_classes(self.folder / "classes.json", ages, images, None, list(range(self.classes)))
-        write_results(self.folder, {"cnn": record}, {"method": "growth"})
+        records = self.recorder.records()
+        record = records["cnn"]
+        assert record.num_experiences == EXPERIENCES
+        save_confusions(self.folder / "confusions.npz", {"cnn": record.confusions})
+        save_classes(
+            self.folder / "classes.json",
+            record.experience_of_class,
+            record.images_of_class,
+            None,
+            self.recorder.class_ids,
+        )
+        write_results(self.folder, records, {"method": "growth"})
 
     def save(self) -> None:
         """Write a checkpoint of head, memory and counts."""
-        counts = torch.from_numpy(self.matrix).to(torch.uint8)
         state = {
             "head": self.head.state_dict(),
             "memory": self.memory.state_dict(),
-            "recorder": {"counts": counts},
+            "recorder": self.recorder.state_dict(),
         }
         CheckpointFolder(self.folder / "checkpoints").save(state)
 
@@ -154,26 +174,23 @@ def measure(classes: int) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         work = Bookkeeping(classes, Path(folder))
-        found = {name: measured(part) for name, part in work.parts().items()}
+        found = {}
+        for name, part in work.parts().items():
+            found[name] = measured(part)
+            sys.stderr.write(f"C = {classes:,}: {name} {found[name]}\n")
         size = {path.name: path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()}
     return {"parts": found, "bytes": size}
 
 
 def main() -> None:
-    """Measure every size, each in a process of its own."""
+    """Measure sizes, each in a process of its own."""
     command = argparse.ArgumentParser(description=__doc__)
-    command.add_argument("--classes", type=int, help="one size, in this process")
+    command.add_argument("--classes", type=int, nargs="+", default=SIZES)
     command.add_argument("--out", type=Path, help="JSON file of the figures")
     given = command.parse_args()
-    if given.classes is not None:
-        sys.stdout.write(json.dumps(measure(given.classes)) + "\n")
-        return
-    found = {}
-    for size in SIZES:
-        words = [sys.executable, "-m", "perf.bench_growth", "--classes", str(size)]
-        found[str(size)] = json.loads(
-            subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        )
+    torch.set_num_threads(1)  # a fork must not inherit a pool of threads
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        found = {str(size): pool.apply(measure, (size,)) for size in given.classes}
     write({"machine": machine(), "n": 1, "classes": found}, given.out)
 
 

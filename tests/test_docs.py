@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from incrlt.benchmarks import facts
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [
     *sorted(REPOSITORY.glob("*.md")),
@@ -68,7 +70,7 @@ def test_yaml_blocks_are_valid_experiments(block, tmp_path):
         "strategy": {"name": "finetune"},
     }
     (tmp_path / "page.yaml").write_text(yaml.safe_dump(small | yaml.safe_load(block)))
-    config.load(tmp_path / "page.yaml")
+    config.load(tmp_path / "page.yaml", with_data=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -116,6 +118,15 @@ def test_every_method_has_a_page_that_is_listed(method):
 
 def test_methods_are_found():
     assert {"finetune", "joint", "replay", "icarl", "lucir", "lws", "shike"} <= set(methods())
+
+
+def test_every_data_set_has_a_page_that_is_listed():
+    contents = (REPOSITORY / "docs" / "index.md").read_text()
+    for dataset in facts.names():
+        assert (REPOSITORY / "docs" / "datasets" / f"{dataset}.md").is_file(), (
+            f"write docs/datasets/{dataset}.md"
+        )
+        assert f"datasets/{dataset}\n" in contents
 
 
 def test_every_page_is_in_the_table_of_contents():

@@ -38,10 +38,20 @@ def methods(config: Mapping[str, Any]) -> list[str]:
 
 
 @cache
+def experiments() -> dict[str, Experiment]:
+    """Return every experiment file, read without its data, by file name."""
+    return {path.name: schema.load(path, with_data=False) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
+
+
+@cache
 def files() -> dict[str, tuple[list[str], str]]:
     """Return per experiment file the pages of its methods, and its protocol."""
-    loaded = {path.name: schema.load(path, with_data=False) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
-    return {name: (methods(one.resolved()), _protocol(one)) for name, one in loaded.items()}
+    return {name: (methods(one.resolved()), _protocol(one)) for name, one in experiments().items()}
+
+
+def dataset_files(name: str) -> tuple[str, ...]:
+    """Return the experiment files that train on a data set."""
+    return tuple(file for file, one in experiments().items() if one.benchmark.dataset == name)
 
 
 def _protocol(experiment: Experiment) -> str:

@@ -8,6 +8,7 @@ data: the hashes stand in ``docs/protocols/hashes.json``, by the hash of the rul
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -20,13 +21,11 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from incrlt.benchmarks import facts, longtail
+from incrlt.benchmarks import facts, large, longtail
 from incrlt.benchmarks.protocols import NAMES, Protocol, resolve
-from incrlt.experiment import schema as config
 from incrlt.metrics import published
 
 DOCS = Path(__file__).resolve().parent.parent
-EXPERIMENTS = DOCS.parent / "experiments"
 HASHES = DOCS / "protocols" / "hashes.json"
 DATASET = "cifar100"
 RATIOS = (10, 50, 100)
@@ -35,8 +34,7 @@ RATIOS = (10, 50, 100)
 @cache
 def experiments() -> tuple[tuple[str, Protocol], ...]:
     """Return the protocol of every experiment file on CIFAR-100, by file name."""
-    loaded = [(path.name, config.load(path, with_data=False)) for path in sorted(EXPERIMENTS.glob("*.yaml"))]
-    return tuple((name, one.protocol()) for name, one in loaded if one.benchmark.dataset == DATASET)
+    return tuple((name, links.experiments()[name].protocol()) for name in links.dataset_files(DATASET))
 
 
 def rules(name: str) -> dict[str, tuple[Protocol, list[str]]]:
@@ -166,11 +164,12 @@ def dataset_lines(name: str) -> Iterator[str]:
     """Yield the Markdown of a dataset's page below its opening words."""
     known = facts.info(name)
     channels, height, width = known.image_shape
+    yield "## Facts"  # parsed text that begins outside a section would end up behind the sections
     yield from table(
         ["", ""],
         [
             ["classes", known.num_classes],
-            ["training images of a class", f"{known.max_images:,}"],
+            ["training images of the largest class", f"{known.max_images:,}"],
             ["test images", f"{known.test_images:,}"],
             ["image", f"{height} x {width} pixels, {channels} channel{'s' * (channels > 1)}"],
             ["mean, by channel", ", ".join(f"{value:.4f}" for value in known.mean)],
@@ -179,10 +178,29 @@ def dataset_lines(name: str) -> Iterator[str]:
             ["source", known.source],
         ],
     )
+    if name in large.SETS:
+        yield "## Where it lies"
+        yield _paths_as_code(large.how_to_get(name, Path("DATA", large.SETS[name].folder)))
+        yield ""
+    files = links.dataset_files(name)
+    if files:
+        yield "## Experiments"
+        yield from table(["file of `experiments/`"], [[links.file_link(file, "../")] for file in files])
     yield "## Long tails"
+    if name in large.SETS and large.SETS[name].own_tail:
+        yield "Cut by `imbalance_ratio` in place of the data set's own, from as many pictures as are given above:"
     rows = [_tail(known, profile, ratio) for profile in longtail.PROFILES for ratio in RATIOS]
     yield from table(["profile", "ratio", "largest", "smallest", "images", *longtail.GROUPS], rows)
     yield "Images of the largest and the smallest class, of all classes, and classes by group."
+
+
+def _paths_as_code(text: str) -> str:
+    """Return a message with its paths, files, options and settings set as code."""
+    return re.sub(
+        r"(?<!\S)\{?(?:DATA[\w/.*-]*\w|\w+\.(?:txt|json|root|tar\.gz|zip)|--data|INCRLT_DATA)(?=[\s,.;]|$)",
+        r"`\g<0>`",
+        text,
+    )
 
 
 def _tail(known: facts.DatasetInfo, profile: str, ratio: int) -> list[object]:

@@ -18,10 +18,12 @@ from incrlt.benchmarks.listing import DUPLICATES, Entry, LeftOut, Listing
 from incrlt.benchmarks.preparing import read_picture
 from incrlt.data.ahead import in_order, workers
 from incrlt.errors import UserError
-from incrlt.files import cache_folder, write_atomic
+from incrlt.files import cache_folder, read_json, write_atomic
 
 FORMAT: Final = 1
 """Of the notes."""
+LARGEST_NOTE: Final = 1_000_000_000
+"""Bytes of a note: a line for each picture that is left out."""
 ENDS: Final = 4096
 """Bytes at both ends of a file that tell photographs of one size apart."""
 Progress: TypeAlias = Callable[[int, int], None]
@@ -55,7 +57,7 @@ def looked_at(listing: Listing, shape: Sequence[int]) -> Listing:
 
 def _noted(note: Path) -> list[LeftOut] | None:
     try:
-        lines = json.loads(note.read_text(encoding="utf-8"))
+        lines = read_json(note, LARGEST_NOTE)
         return [LeftOut(str(name), str(kind), str(why), bool(broken)) for name, kind, why, broken in lines]
     except (OSError, ValueError, TypeError):
         return None

@@ -258,10 +258,10 @@ def interpolation(start: Tensor, length: Tensor, outputs: int, inputs: int, anti
         float32 [B, outputs, inputs].
     """
     scale = length.float() / outputs
-    centre = scale[:, None] * (torch.arange(outputs, device=start.device) + 0.5)
+    centre = scale[:, None] * (torch.arange(outputs, dtype=torch.float32, device=start.device) + 0.5)
     place = torch.arange(inputs, device=start.device) - start[:, None]
     width = scale.clamp(min=1.0) if antialias else torch.ones_like(scale)
-    distance = (place[:, None, :] + 0.5 - centre[:, :, None]).abs_()
+    distance = (place[:, None, :].float() + 0.5 - centre[:, :, None]).abs_()
     weights = distance.div_(width[:, None, None]).neg_().add_(1.0).clamp_(min=0.0)
     inside = (place >= 0) & (place < length[:, None])
     weights *= inside[:, None, :]
@@ -273,8 +273,8 @@ def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return the factors that turn 0..255 into normalised values, [C, 1, 1] each, kept on the device."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=device)
     return scale[:, None, None], shift[:, None, None]
 
 

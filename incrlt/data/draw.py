@@ -25,7 +25,8 @@ class Draw:
 
     def uniform(self, *shape: int) -> Tensor:
         """Return float32 ``[*shape, B]`` in [0, 1)."""
-        return torch.rand((*shape, self.batch), device=self.device, generator=self.generator)
+        size = (*shape, self.batch)
+        return torch.rand(size, dtype=torch.float32, device=self.device, generator=self.generator)
 
     def below(self, limit: Tensor | int) -> Tensor:
         """Return int64 [B], uniform over 0 .. limit - 1."""

@@ -71,8 +71,8 @@ def maps(matrices: Tensor, height: int, width: int) -> Tensor:
     Returns:
         int64 [G, H * W].
     """
-    x = torch.arange(width, device=matrices.device) - (width - 1) / 2
-    y = (torch.arange(height, device=matrices.device) - (height - 1) / 2)[:, None]
+    x = torch.arange(width, dtype=torch.float32, device=matrices.device) - (width - 1) / 2
+    y = (torch.arange(height, dtype=torch.float32, device=matrices.device) - (height - 1) / 2)[:, None]
 
     def pixel(entries: Tensor, size: int) -> Tensor:
         along, across, offset = (entries / (size / 2)).view(-1, 3, 1, 1).unbind(1)

@@ -177,12 +177,15 @@ def _tables(height: int, width: int, device: torch.device) -> _Tables:
     blends = [1 + step.amount if step.name in BLENDS else 1.0 for step in steps]
     made = _Tables(
         step=torch.tensor([[[steps.index(step) for step in both] for both in policy] for policy in pairs]),
-        probability=torch.tensor([[probability for _, probability, _ in policy] for policy in CIFAR10]),
+        probability=torch.tensor(
+            [[probability for _, probability, _ in policy] for policy in CIFAR10], dtype=torch.float32
+        ),
         group=torch.tensor([_GROUPS[_group(step.name)] for step in steps]),
         map_row=torch.tensor([moves.index(step) if step in moves else 0 for step in steps]),
         level_row=torch.tensor([replacements.index(step) if step in replacements else 0 for step in steps]),
-        strength=torch.tensor(blends),
-        rest=torch.tensor([1 - strength for strength in blends]),  # subtracted in double precision
+        strength=torch.tensor(blends, dtype=torch.float32),
+        # subtracted in double precision
+        rest=torch.tensor([1 - strength for strength in blends], dtype=torch.float32),
         maps=geometry.maps(torch.cat([_matrix(move, width) for move in moves]), height, width),
         levels=torch.stack([_levels(step) for step in replacements]),
     )
@@ -213,11 +216,11 @@ def _step(name: str, magnitude: int, sign: int, height: int, width: int) -> Step
 
 def _level(first: float, last: float, magnitude: int) -> float:
     """Return one of ten evenly spaced values, with the rounding of torch's float32."""
-    return float(torch.linspace(first, last, 10)[magnitude])
+    return float(torch.linspace(first, last, 10, dtype=torch.float32)[magnitude])
 
 
 def _matrix(move: Step, width: int) -> Tensor:
-    amount, zero = torch.tensor([move.amount], dtype=torch.float64), torch.zeros(1)
+    amount, zero = torch.tensor([move.amount], dtype=torch.float64), torch.zeros(1, dtype=torch.float32)
     if move.name == "rotate":
         return geometry.rotation(amount)
     if move.name == "shear_y":
@@ -229,7 +232,8 @@ def _levels(step: Step) -> Tensor:
     """Return what becomes of each grey level, uint8 [256]."""
     levels = torch.arange(256, dtype=torch.uint8)
     if step.name == "brightness":
-        return colour.brightness(levels.view(1, 1, 1, 256), torch.tensor([1 + step.amount])).flatten()
+        strength = torch.tensor([1 + step.amount], dtype=torch.float32)
+        return colour.brightness(levels.view(1, 1, 1, 256), strength).flatten()
     if step.name == "posterise":
         return levels & (256 - 2 ** (8 - int(step.amount)))
     threshold = step.amount if step.name == "solarise" else 0

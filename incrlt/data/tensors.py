@@ -369,6 +369,7 @@ def class_aware_order(targets: Tensor, generator: torch.Generator | None = None)
     order = torch.empty_like(targets)
     for place, member in zip(places, members, strict=True):
         passes = -(-len(place) // len(member))
-        shuffled = torch.rand(passes, len(member), generator=generator).argsort(1).flatten()
+        shuffled = torch.rand(passes, len(member), dtype=torch.float32, generator=generator)
+        shuffled = shuffled.argsort(1).flatten()
         order[place] = member[shuffled[: len(place)]]
     return order

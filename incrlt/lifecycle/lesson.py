@@ -303,7 +303,7 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
         strategy = answering(learned, device, [recorder])
         benchmark = _benchmark(learned, [tests], tests, learned.class_names)
         strategy.eval(benchmark.test_stream)
-    return torch.as_tensor(recorder.confusions[main_readout(recorder.confusions)][0])
+    return torch.tensor(recorder.confusions[main_readout(recorder.confusions)][0])
 
 
 def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:

@@ -28,8 +28,8 @@ def class_accuracy(record: StreamRecord) -> Floats:
         float [T, C] in percent; NaN where the class has not arrived or has no test images.
     """
     accuracy = np.full((record.num_experiences, record.experience_of_class.size), np.nan)
-    for t, counts in enumerate(record.confusions):
-        accuracy[t, : len(counts)] = percent(np.diag(counts), counts.sum(axis=1))
+    for t in range(record.num_experiences):
+        accuracy[t, : record.seen_after(t)] = percent(record.right_after(t), record.tested_after(t))
     return accuracy
 
 
@@ -43,10 +43,10 @@ def accuracy_matrix(record: StreamRecord) -> Floats:
     """
     size = record.num_experiences
     matrix = np.full((size, size), np.nan)
-    for t, counts in enumerate(record.confusions):
-        experience = record.experience_of_class[: len(counts)]
-        right = np.bincount(experience, weights=np.diag(counts), minlength=t + 1)
-        images = np.bincount(experience, weights=counts.sum(axis=1), minlength=t + 1)
+    for t in range(size):
+        experience = record.experience_of_class[: record.seen_after(t)]
+        right = np.bincount(experience, weights=record.right_after(t), minlength=t + 1)
+        images = np.bincount(experience, weights=record.tested_after(t), minlength=t + 1)
         matrix[t, : t + 1] = percent(right, images)
     return matrix
 
@@ -65,7 +65,10 @@ def seen_accuracy(record: StreamRecord, convention: Convention) -> list[float | 
         return [mean_known(row) for row in accuracy_matrix(record)]
     if convention == "over_classes":
         return [mean_known(row) for row in class_accuracy(record)]
-    return [mean_known(percent([np.trace(counts)], [counts.sum()])) for counts in record.confusions]
+    return [
+        mean_known(percent([record.right_after(t).sum()], [record.tested_after(t).sum()]))
+        for t in range(record.num_experiences)
+    ]
 
 
 def average_incremental_accuracy(record: StreamRecord, convention: Convention) -> float | None:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
+from incrlt.metrics.counts import Counts
 from incrlt.metrics.experts import Values, over_groups
 from incrlt.metrics.numbers import percent
-from incrlt.metrics.record import Counts
 
 FEWEST = 3
 """Trainings."""

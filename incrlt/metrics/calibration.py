@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from incrlt.metrics.counts import Counts
 from incrlt.metrics.evaluation import MILLION
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import Floats, known, percent
-from incrlt.metrics.record import Counts
 
 
 @dataclass(frozen=True, eq=False)

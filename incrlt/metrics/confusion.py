@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from incrlt.metrics.counts import Hits, summed
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import known, mean_known, percent
-from incrlt.metrics.record import Counts, StreamRecord
+from incrlt.metrics.record import StreamRecord
 
 FLOWS = ("old_right", "old_to_other_old", "old_to_new", "new_right", "new_to_other_new", "new_to_old")
 
@@ -25,20 +26,22 @@ def old_new_confusion(record: StreamRecord) -> dict[str, list[float | None]]:
         old classes to confuse.
     """
     steps = [
-        _rates(counts, record.seen_after(t - 1)) if t else dict.fromkeys(FLOWS)
-        for t, counts in enumerate(record.confusions)
+        _rates(record.hits_after(t), record.seen_after(t - 1)) if t else dict.fromkeys(FLOWS)
+        for t in range(record.num_experiences)
     ]
     return {flow: [step[flow] for step in steps] for flow in FLOWS}
 
 
-def _rates(counts: Counts, num_old: int) -> dict[str, float | None]:
-    old, new = slice(0, num_old), slice(num_old, None)
+def _rates(hits: Hits, num_old: int) -> dict[str, float | None]:
+    old, taken_for_old, right = hits.true < num_old, hits.predicted < num_old, hits.true == hits.predicted
     rates: dict[str, float | None] = {}
-    for name, true, other, other_name in (("old", old, new, "new"), ("new", new, old, "old")):
-        right = counts[true, true].trace()
-        parts = [right, counts[true, true].sum() - right, counts[true, other].sum()]
+    for name, true, same, other_name in (
+        ("old", old, taken_for_old, "new"),
+        ("new", ~old, ~taken_for_old, "old"),
+    ):
+        parts = [hits.images[true & which].sum() for which in (right, same & ~right, ~same)]
         keys = (f"{name}_right", f"{name}_to_other_{name}", f"{name}_to_{other_name}")
-        whole = counts[true].sum()
+        whole = hits.images[true].sum()
         rates.update(zip(keys, map(known, percent(parts, [whole] * 3)), strict=True))
     return rates
 
@@ -51,11 +54,12 @@ def group_confusion(record: StreamRecord) -> dict[str, dict[str, float | None]]:
         percent, every class of the group counting the same; None for a group without classes. Each group's four
         shares sum to 100.
     """
-    counts = record.confusions[-1]
-    groups = class_groups(record.images_of_class[: len(counts)])
-    right, images = np.diag(counts), counts.sum(axis=1)
-    wrong = counts - np.diag(right)
-    parts = {"right": right, **{name: wrong[:, groups == name].sum(axis=1) for name in GROUPS}}
+    groups = class_groups(record.images_of_class[: record.num_seen])
+    right, images, hits = record.right_after(-1), record.tested_after(-1), record.hits_after(-1)
+    parts = {"right": right}
+    for name in GROUPS:
+        taken = (groups[hits.predicted] == name) & (hits.true != hits.predicted)
+        parts[name] = summed(hits.true[taken], hits.images[taken], len(groups))
     shares = {name: percent(part, images) for name, part in parts.items()}
     return {
         group: {name: mean_known(share[groups == group]) for name, share in shares.items()}
@@ -75,13 +79,12 @@ def negatives(record: StreamRecord, most: int) -> list[list[dict[str, Any]]]:
         ones the first to arrive; the rate is in percent of the class's test images. Empty where no image was taken for
         another.
     """
-    counts = record.confusions[-1]
     groups = class_groups(record.images_of_class)
-    wrong = counts - np.diag(np.diag(counts))
     found = []
-    for row, images in zip(wrong, counts.sum(axis=1), strict=True):
-        order = np.argsort(-row, kind="stable")[:most]
-        taken = [index for index in order.tolist() if row[index]]
+    for number, (row, images) in enumerate(zip(record.tables.rows(-1), record.tested_after(-1), strict=True)):
+        wrong = np.flatnonzero(row)  # those alone are put in order
+        wrong = wrong[wrong != number]
+        taken = wrong[np.argsort(-row[wrong], kind="stable")][:most].tolist()
         found.append(
             [
                 {

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.metrics.record import UNREADABLE, Counts, as_counts, read_arrays, write_arrays
+from incrlt.metrics.counts import Counts, as_counts
+from incrlt.metrics.record import UNREADABLE, read_arrays, write_arrays
 
 EVALUATIONS_FILE = "evaluations.npz"
 BINS = 15

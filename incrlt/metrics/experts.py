@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from incrlt.metrics.counts import Counts
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import Floats, mean_known, percent
-from incrlt.metrics.record import Counts
 
 Values = dict[str, float | None]
 

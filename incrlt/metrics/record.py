@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import read_json, without_waiting, write_atomic
+from incrlt.metrics.counts import Cells, Counts, Hits, Tables, as_counts, as_tables, held, stored
 
-Counts = npt.NDArray[np.int64]
 ROUTED = "routed"
 """The read-out that stops early on easy images."""
 CONFUSIONS_FILE = "confusions.npz"
@@ -42,8 +42,6 @@ UNREADABLE = (
     zlib.error,
 )
 """What reading a damaged ``.npz`` file can raise."""
-LARGEST_JSON = 20_000_000
-"""Bytes that are read of a file of facts; classes.json of 8,142 classes has half a million."""
 LARGEST_ARRAYS = 1 << 30
 """Bytes that the arrays of a file may have unpacked."""
 MOST_EXPERIENCES = 5_000
@@ -57,7 +55,8 @@ class StreamRecord:
 
     Args:
         confusions: After experience t an int [C_t, C_t]: rows are the true class, columns the predicted
-            class, over all classes seen so far, in arrival space.
+            class, over all classes seen so far, in arrival space. Large ones are held by their cells that are not 0
+            and made whole by an index; :meth:`right_after`, :meth:`tested_after` and :meth:`hits_after` need not.
         experience_of_class: int [C], the experience in which a class arrived; non-decreasing, starting at 0.
             May name classes that have not arrived yet (C > C_t).
         images_of_class: int [C], training images of the class in the full training set of the run.
@@ -67,14 +66,14 @@ class StreamRecord:
         UserError: The shapes do not fit together or a count is negative.
     """
 
-    confusions: tuple[Counts, ...]
+    confusions: Sequence[Counts]
     experience_of_class: Counts
     images_of_class: Counts
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "confusions", tuple(as_counts(matrix, "confusions") for matrix in self.confusions))
+        put(self, "confusions", as_tables(self.confusions, "confusions"))
         put(self, "experience_of_class", as_counts(self.experience_of_class, "experience_of_class"))
         put(self, "images_of_class", as_counts(self.images_of_class, "images_of_class"))
         if self.class_names is not None:
@@ -98,6 +97,23 @@ class StreamRecord:
         """Return C_t, the number of classes seen after experience ``t``."""
         return int(np.searchsorted(self.experience_of_class, t, side="right"))
 
+    @property
+    def tables(self) -> Tables:
+        """The confusions as they are held."""
+        return as_tables(self.confusions, "confusions")
+
+    def right_after(self, t: int) -> Counts:
+        """Return the right answers of each class after experience ``t``, int64 [C_t]."""
+        return self.tables.right(t)
+
+    def tested_after(self, t: int) -> Counts:
+        """Return the test images of each class after experience ``t``, int64 [C_t]."""
+        return self.tables.tested(t)
+
+    def hits_after(self, t: int) -> Hits:
+        """Return the cells that are not 0 after experience ``t``: row, column and count, int64 [n] each."""
+        return self.tables.hits(t)
+
     def name_of(self, class_index: int) -> str:
         """Return the class's name, or its arrival number where no names were saved."""
         return self.class_names[class_index] if self.class_names else str(class_index)
@@ -120,25 +136,6 @@ def main_readout(names: Iterable[str], chosen: object = None) -> str:
     return chosen if chosen in known else known[0]
 
 
-def as_counts(values: npt.ArrayLike, name: str) -> Counts:
-    """Return ``values`` as read-only int64.
-
-    Raises:
-        UserError: They are not whole non-negative numbers.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise UserError(f"{name} must be one table of whole numbers; its rows differ in length.") from error
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise UserError(f"{name} must hold whole numbers; got {array.dtype}. Pass counts, not rates.")
-    array = array.astype(np.int64)  # a copy, so that the caller's array stays writable
-    if array.size and array.min() < 0:
-        raise UserError(f"{name} must not be negative; the smallest value is {array.min()}.")
-    array.setflags(write=False)
-    return array
-
-
 def _check_classes(record: StreamRecord) -> None:
     experience, images, names = record.experience_of_class, record.images_of_class, record.class_names
     if experience.ndim != 1 or not experience.size or experience[0] != 0 or np.any(np.diff(experience) < 0):
@@ -156,34 +153,13 @@ def _check_classes(record: StreamRecord) -> None:
 
 
 def _check_confusions(record: StreamRecord) -> None:
-    for t, matrix in enumerate(record.confusions):
-        seen = record.seen_after(t)
-        if matrix.shape != (seen, seen):
+    for t in range(record.num_experiences):
+        seen, shape = record.seen_after(t), record.tables.shape(t)
+        if shape != (seen, seen):
             raise UserError(
                 f"confusions[{t}] must be {seen} x {seen}, the classes seen after experience {t}; "
-                f"got shape {matrix.shape}."
+                f"got shape {shape}."
             )
-
-
-def read_text(path: str | os.PathLike[str], most: int, errors: str = "strict") -> str:
-    """Return the text of an ordinary file of at most ``most`` bytes.
-
-    Args:
-        path: The file.
-        most: Bytes.
-        errors: As for :meth:`bytes.decode`.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is no UTF-8, no ordinary file (a pipe would be waited for), or too large.
-    """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no ordinary file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return content.decode("utf-8", errors)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
@@ -193,7 +169,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         Exception: One of :data:`UNREADABLE`; ValueError where the file is no ordinary one, or larger unpacked than
             :data:`LARGEST_ARRAYS`: a few kilobytes can stand for many gigabytes.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
+    with open(path, "rb", opener=without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no ordinary file")
         with zipfile.ZipFile(file) as archive:
@@ -203,10 +179,6 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Sequence[npt.ArrayLike]]) -> Path:
@@ -220,9 +192,9 @@ def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Seque
         The path written.
     """
     arrays = {
-        f"{readout}_{t:03d}": as_counts(matrix, readout)
-        for readout, matrices in confusions.items()
-        for t, matrix in enumerate(matrices)
+        f"{readout}_{t:03d}": stored(table)
+        for readout, tables in confusions.items()
+        for t, table in enumerate(as_tables(tables, readout).held)
     }
     return write_arrays(path, arrays)
 
@@ -234,18 +206,13 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[
     return write_atomic(path, buffer.getvalue())
 
 
-def smallest(values: Counts) -> npt.NDArray[Any]:
-    """Return the counts in the smallest unsigned type that holds them: 4x less to compress."""
-    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
-
-
-def load_confusions(path: str | os.PathLike[str]) -> dict[str, tuple[Counts, ...]]:
+def load_confusions(path: str | os.PathLike[str]) -> dict[str, Tables]:
     """Read what :func:`save_confusions` wrote.
 
     A read-out with a gap (experience 2 is missing) is cut before the gap.
 
     Returns:
-        Per read-out the int64 matrices of experiences 0, 1, ...
+        Per read-out the matrices of experiences 0, 1, ...; each index gives one as int64.
 
     Raises:
         UserError: The file is missing or damaged.
@@ -254,21 +221,21 @@ def load_confusions(path: str | os.PathLike[str]) -> dict[str, tuple[Counts, ...
         loaded = read_arrays(path)
     except UNREADABLE as error:
         raise UserError(f"cannot read the counts in {path}: {error}") from error
-    found: dict[str, dict[int, Counts]] = {}
+    found: dict[str, dict[int, Counts | Cells]] = {}
     for key, array in loaded.items():
         if match := _KEY.fullmatch(key):
-            found.setdefault(match["readout"], {})[int(match["t"])] = as_counts(array, key)
+            found.setdefault(match["readout"], {})[int(match["t"])] = held(array, key)
     return {readout: _leading(steps) for readout, steps in sorted(found.items())}
 
 
-def _leading(steps: Mapping[int, Counts]) -> tuple[Counts, ...]:
+def _leading(steps: Mapping[int, Counts | Cells]) -> Tables:
     """Return the matrices of experiences 0, 1, ... up to the first that is missing."""
     t = 0
     while t in steps:
         t += 1
     if t > MOST_EXPERIENCES:
         raise UserError(f"the counts name {t:,} experiences; at most {MOST_EXPERIENCES:,} are read.")
-    return tuple(steps[step] for step in range(t))
+    return Tables(steps[step] for step in range(t))
 
 
 def save_classes(
@@ -307,7 +274,7 @@ def load_records(folder: str | os.PathLike[str]) -> dict[str, StreamRecord]:
     """
     path = Path(folder) / CLASSES_FILE
     try:
-        classes = json.loads(read_text(path, LARGEST_JSON))
+        classes = read_json(path)
         experience, images = classes["experience_of_class"], classes["images_of_class"]
         names = classes.get("class_names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from incrlt.errors import UserError
 from incrlt.files import write_atomic
+from incrlt.metrics.counts import Counts
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name, class_groups
 from incrlt.metrics.numbers import Floats, known, mean_known, percent
-from incrlt.metrics.record import Counts
 from incrlt.metrics.results import csv_text
 
 ROUTING_FILE = "routing.csv"

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from incrlt.metrics.accuracy import accuracy_matrix, class_accuracy
+from incrlt.metrics.counts import Counts, summed
 from incrlt.metrics.forgetting import drop_from_best
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import Floats, known, mean_known, nested, percent
-from incrlt.metrics.record import Counts, StreamRecord
+from incrlt.metrics.record import StreamRecord
 
 HALF = 0.5
 """Share of a drop that the steps named for it make up together."""
@@ -121,7 +122,7 @@ def taken_for(record: StreamRecord, own: npt.NDArray[np.intp], since: int | None
     """
     gains = np.zeros(0)
     if since is not None:
-        now, then = _wrong(record.confusions[-1], own), _wrong(record.confusions[since], own)
+        now, then = _wrong(record, -1, own), _wrong(record, since, own)
         gains = now
         gains[: len(then)] -= then
     arrived = record.experience_of_class[: len(gains)]
@@ -130,11 +131,14 @@ def taken_for(record: StreamRecord, own: npt.NDArray[np.intp], since: int | None
     return {"to_experiences": _largest(to_experiences), "to_classes": _largest(gains)}
 
 
-def _wrong(counts: Counts, own: npt.NDArray[np.intp]) -> Floats:
+def _wrong(record: StreamRecord, t: int, own: npt.NDArray[np.intp]) -> Floats:
     """Return the share of the images of ``own`` that is taken wrongly for each class, float [C_t] in percent."""
-    wrong = counts[own].sum(axis=0)
-    wrong[own] -= counts[own, own]
-    return percent(wrong, np.full(len(wrong), counts[own].sum()))
+    hits, tested = record.hits_after(t), record.tested_after(t)
+    ours = np.zeros(len(tested), dtype=bool)
+    ours[own] = True
+    wrong = ours[hits.true] & (hits.true != hits.predicted)
+    found = summed(hits.predicted[wrong], hits.images[wrong], len(tested))
+    return percent(found, np.full(len(found), tested[own].sum()))
 
 
 def _largest(gains: npt.NDArray[Any]) -> list[tuple[int, float]]:
@@ -185,7 +189,7 @@ def expert_class_accuracy(right: Mapping[int, Counts], record: StreamRecord, exp
     accuracy = np.full((record.num_experiences, record.num_seen), np.nan)
     for t, counts in right.items():
         if t < record.num_experiences:
-            accuracy[t, : len(counts)] = percent(counts[:, 0, expert], record.confusions[t].sum(axis=1))
+            accuracy[t, : len(counts)] = percent(counts[:, 0, expert], record.tested_after(t))
     return accuracy
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from incrlt.benchmarks.identity import labels_of
 from incrlt.errors import UserError
 from incrlt.metrics import StreamRecord
+from incrlt.metrics.counts import Cells, Tables
+from incrlt.plugins.counting import Counting, loaded, saved
 from incrlt.plugins.steps import Steps
 from incrlt.roles import State, Strategy
 
@@ -31,7 +33,8 @@ class ConfusionRecorder(SupervisedPlugin):
         class_ids: Label id of each class, in order of arrival.
         experience_of_class: Experience in which each class arrived.
         images_of_class: Training images of each class when it arrived, exemplars not counted.
-        confusions: Per read-out one int64 ``[C_t, C_t]`` per experience; evaluating again replaces the last one.
+        confusions: Per read-out one int64 ``[C_t, C_t]`` per experience; evaluating again replaces the last one. Large
+            ones are held by their cells that are not 0 (:mod:`incrlt.metrics.counts`).
     """
 
     def __init__(self) -> None:
@@ -39,10 +42,10 @@ class ConfusionRecorder(SupervisedPlugin):
         self.class_ids: list[int] = []
         self.experience_of_class: list[int] = []
         self.images_of_class: list[int] = []
-        self.confusions: dict[str, list[np.ndarray]] = {}
+        self.confusions: dict[str, Tables] = {}
         self._steps = Steps()
         self._inside_training = False
-        self._counting: dict[str, Tensor] = {}
+        self._counting: dict[str, Counting] = {}
 
     @property
     def _experience(self) -> int:
@@ -110,12 +113,7 @@ class ConfusionRecorder(SupervisedPlugin):
 
     def _add(self, readout: str, true: Tensor, predicted: Tensor) -> None:
         size = len(self.class_ids)
-        if readout not in self._counting:
-            self._counting[readout] = torch.zeros(size * size + 1, dtype=torch.long, device=true.device)
-        cell = torch.where(
-            true >= 0, true * size + predicted, size * size
-        )  # the last cell takes unseen classes
-        self._counting[readout].index_add_(0, cell, torch.ones_like(cell))
+        self._counting.setdefault(readout, Counting(size)).add(true, predicted)
 
     def after_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Keep the counts under the experience trained last, unless this evaluation happened inside training.
@@ -123,25 +121,26 @@ class ConfusionRecorder(SupervisedPlugin):
         A record has no gaps: where an experience was left out, what follows is dropped, with a warning. So is an
         evaluation without a single image of a class that has arrived.
         """
-        size = len(self.class_ids)
+        tables = {readout: counting.table() for readout, counting in self._counting.items()}
         if (
             self.class_ids
             and not self._inside_training
-            and not any(c[:-1].any() for c in self._counting.values())
+            and not any(
+                table.images.size if isinstance(table, Cells) else table.any() for table in tables.values()
+            )
         ):
             warnings.warn(
                 f"{type(self).__name__} drops the evaluation after experience {self._experience}: it showed no image "
                 "of a class that has arrived; give strategy.eval test images of those.",
                 stacklevel=2,
             )
-            self._counting = {}
-        if self._counting and not self._inside_training:
+            tables = {}
+        if tables and not self._inside_training:
             warn_of_gap(self, self._recorded, self._experience)
-        for readout, counts in self._counting.items():
-            matrix = counts[:-1].reshape(size, size).cpu().numpy()
-            kept = self.confusions.setdefault(readout, [])
+        for readout, table in tables.items():
+            kept = self.confusions.setdefault(readout, Tables())
             if not self._inside_training and len(kept) in (self._experience, self._experience + 1):
-                self.confusions[readout] = [*kept[: self._experience], matrix]
+                self.confusions[readout] = Tables([*kept.held[: self._experience], table])
         self._counting = {}
 
     @property
@@ -167,9 +166,7 @@ class ConfusionRecorder(SupervisedPlugin):
         images = self.images_of_class if images_of_class is None else images_of_class
         experiences = np.asarray(self.experience_of_class)
         return {
-            readout: StreamRecord(
-                tuple(kept), experiences, np.asarray(images[: len(experiences)]), class_names
-            )
+            readout: StreamRecord(kept, experiences, np.asarray(images[: len(experiences)]), class_names)
             for readout, kept in self.confusions.items()
             if len(kept) == longest
         }
@@ -181,7 +178,9 @@ class ConfusionRecorder(SupervisedPlugin):
             "experience_of_class": list(self.experience_of_class),
             "images_of_class": list(self.images_of_class),
             **self._steps.state_dict(),
-            "confusions": {k: [torch.as_tensor(m) for m in v] for k, v in self.confusions.items()},
+            "confusions": {
+                name: [saved(table) for table in kept.held] for name, kept in self.confusions.items()
+            },
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -190,7 +189,7 @@ class ConfusionRecorder(SupervisedPlugin):
         self.experience_of_class = list(state["experience_of_class"])
         self.images_of_class = list(state["images_of_class"])
         self._steps.load_state_dict(state)
-        self.confusions = {k: [m.numpy() for m in v] for k, v in state["confusions"].items()}
+        self.confusions = {name: Tables(map(loaded, kept)) for name, kept in state["confusions"].items()}
 
 
 def warn_of_gap(recorder: SupervisedPlugin, recorded: int, experience: int) -> None:

@@ -61,9 +61,8 @@ def confused(
         )
         for side, asked in enumerate((of, taken_for))
     )
-    counts = record.confusions[-1]
-    tested = np.maximum(counts[rows].sum(axis=1, keepdims=True), 1)
-    shares = np.round(100 * counts[np.ix_(rows, columns)] / tested, 1)
+    tested = np.maximum(record.tested_after(-1)[rows][:, None], 1)
+    shares = np.round(100 * record.tables.block(-1, rows, columns) / tested, 1)
     same = rows[:, None] == columns[None, :]
     names = [cut(record.name_of(index), LONGEST) for index in range(record.num_seen)]
     written = {"texttemplate": "%{z:.0f}"} if len(columns) <= MOST_WRITTEN else {}
@@ -128,12 +127,14 @@ def counted(run: Run) -> Json | None:
     if record is None or record.num_seen < 2:
         return None
     of, taken_for = first_choice(record)
-    rows = {readout: [sparse(row) for row in one.confusions[-1]] for readout, one in run.records.items()}
-    lost = any((one.confusions[-1] > 0).sum(axis=1).max() > MOST_KEPT for one in run.records.values())
+    rows = {readout: [sparse(row) for row in one.tables.rows(-1)] for readout, one in run.records.items()}
+    lost = any(
+        np.bincount(one.hits_after(-1).true).max(initial=0) > MOST_KEPT for one in run.records.values()
+    )
     return {
         "names": [cut(record.name_of(index), LONGEST) for index in range(record.num_seen)],
         "experiences": record.experience_of_class[: record.num_seen].tolist(),
-        "images": {name: one.confusions[-1].sum(axis=1).tolist() for name, one in run.records.items()},
+        "images": {name: one.tested_after(-1).tolist() for name, one in run.records.items()},
         "rows": rows,
         "of": ", ".join(map(str, of)),
         "taken_for": ", ".join(map(str, taken_for)),
@@ -150,9 +151,10 @@ def sparse(row: np.ndarray) -> list[int | list[int]]:
         >>> sparse(np.array([1, 0, 7, 1, 0, 1]))  # 7 images for class 2; 1 each for 0, 3 and 5
         [7, [2], 1, [0, 3, 2]]
     """
-    kept = np.argsort(-row, kind="stable")[:MOST_KEPT]
+    kept = np.flatnonzero(row)  # those alone are put in order
+    kept = kept[np.argsort(-row[kept], kind="stable")[:MOST_KEPT]]
     found: list[int | list[int]] = []
-    for images in sorted({int(row[index]) for index in kept if row[index]}, reverse=True):
+    for images in sorted({int(row[index]) for index in kept}, reverse=True):
         classes = np.sort(kept[row[kept] == images])
         found += [images, np.diff(classes, prepend=0).tolist()]
     return found

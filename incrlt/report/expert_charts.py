@@ -94,8 +94,7 @@ def expert_rows(run: Run) -> dict[int, tuple[list[Values], list[Values]]]:
 
 
 def _tested(record: StreamRecord, t: int) -> np.ndarray:
-    tested: np.ndarray = record.confusions[t].sum(axis=1)
-    return tested
+    return record.tested_after(t)
 
 
 def expert_bars(run: Run) -> Figure | None:

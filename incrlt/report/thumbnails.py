@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 
 from incrlt.errors import UserError
 from incrlt.files import write_atomic
-from incrlt.metrics.record import UNREADABLE, as_counts, read_arrays, smallest
+from incrlt.metrics.counts import as_counts, smallest
+from incrlt.metrics.record import UNREADABLE, read_arrays
 
 THUMBNAILS_FILE = "thumbnails.npz"
 LARGEST_SIDE = 32

@@ -255,7 +255,7 @@ def expert_values(values: Mapping[str, npt.NDArray[Any]], record: StreamRecord) 
     """Return accuracies of each expert alone and of the first k together, and how often experts disagree."""
     if "right" not in values:
         return {}
-    images, tested = record.images_of_class, record.confusions[-1].sum(axis=1)
+    images, tested = record.images_of_class, record.tested_after(-1)
     alone, together = expert_accuracy(values["right"], tested, images)
     return {
         **{f"experts/expert_{k}/{name}": v for k, row in enumerate(alone) for name, v in row.items()},

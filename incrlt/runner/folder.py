@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 import incrlt
 from incrlt.errors import UserError
-from incrlt.files import remove_leftovers, write_atomic
+from incrlt.files import LARGEST_LOG, parsed_json, read_text, remove_leftovers, write_atomic
 from incrlt.metrics import StreamRecord, save_classes, save_confusions, spent, write_results
 from incrlt.processes import world
 from incrlt.runner.memory import peak_memory
@@ -123,7 +123,7 @@ class RunFolder:
         self, records: dict[str, StreamRecord], labels: list[int], extra: dict[str, Any]
     ) -> dict[str, Any]:
         """Write counts, classes and results; return the content of ``results.json``."""
-        save_confusions(self.path / "confusions.npz", {k: list(r.confusions) for k, r in records.items()})
+        save_confusions(self.path / "confusions.npz", {k: r.confusions for k, r in records.items()})
         record = next(iter(records.values()))
         save_classes(
             self.path / "classes.json",
@@ -144,9 +144,9 @@ class RunFolder:
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the log; one that was damaged while the run was not running is passed over."""
-        for line in self.log_path.read_text("utf-8", "replace").splitlines():
+        for line in read_text(self.log_path, LARGEST_LOG, "replace").splitlines():
             with contextlib.suppress(ValueError):
-                event = json.loads(line)
+                event = parsed_json(line)
                 if isinstance(event, dict):
                     yield event
 

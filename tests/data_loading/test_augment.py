@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import RandomResizedCrop as Reference
 from torchvision.transforms import functional as F
 
+from incrlt.data import augment, policy
 from incrlt.data.augment import (
     CROPPED,
     NAMED,
@@ -220,6 +221,29 @@ def test_single_samples_and_pil_images_take_the_same_path(name: str) -> None:
     whole = augmentation(batch, generator=seeded[0])
     assert torch.equal(whole[0], augmentation(batch[0], generator=seeded[1]))
     assert torch.equal(whole[0], augmentation(picture, generator=seeded[2]))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_torchs_default_type_changes_nothing(name: str) -> None:
+    """Before: resized crops failed and others drew other numbers where a script computes in double precision."""
+    batch = images(4, height=32, width=32)
+
+    def augmented() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(5)
+        return build(name, (3, 32, 32), MEAN, STD, train=True)(batch, generator=generator)
+
+    caches = augment._scale_and_shift, policy._tables
+    expected = augmented()
+    try:
+        torch.set_default_dtype(torch.float64)
+        for cache in caches:  # as in a script that begins so
+            cache.cache_clear()
+        found = augmented()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        for cache in caches:
+            cache.cache_clear()
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_grey_pil_image_has_one_channel() -> None:
