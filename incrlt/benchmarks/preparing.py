@@ -10,7 +10,7 @@ from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from incrlt.errors import UserError
 
@@ -51,8 +51,15 @@ def read_picture(
         raise
     except Exception as error:  # PIL raises whatever a damaged file provokes
         raise UserError(
-            f"the picture {name} cannot be read ({type(error).__name__}: {error}); mend or remove it."
+            f"the picture {name} cannot be read ({_why(error, file)}); mend or remove it."
         ) from error
+
+
+def _why(error: Exception, file: str | Path | IO[bytes] | bytes) -> str:
+    """Return the reason, the same for the same content: Pillow's own words name places in memory."""
+    if isinstance(error, UnidentifiedImageError):
+        return "the file is empty" if file == b"" else "its content is that of no picture"
+    return f"{type(error).__name__}: {error}"
 
 
 def _opened(source: str | Path | IO[bytes]) -> Image.Image:

@@ -121,6 +121,7 @@ def _preparation(model: Learned, answerer: Answerer, experts: Sequence[str]) -> 
 def _graphs(folder: Path, answerer: Answerer) -> list[str]:
     """Write the graphs; return the names of those of single experts, none where one graph says it all."""
     network = answerer.network.cpu().float().eval()
+    network.kept_features = None  # a graph computes them
     example = torch.zeros(3, *answerer.learned.facts.preparation.shape, dtype=torch.uint8)
     readout = None if answerer.by_head else answerer.main_scores
     outputs = ["probabilities", "logits", "experts_used"]

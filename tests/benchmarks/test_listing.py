@@ -200,6 +200,11 @@ def test_what_is_broken_is_told_all_at_once_and_by_kind(birds):
     found = reading.read(labelled_pictures(birds), SHAPE, skip_broken=True)
     left_out = {item.name.removeprefix("heron/"): item for item in found.listing.left_out}
     assert set(left_out) == set(BAD)
+    for name, why in {
+        "empty.png": "the file is empty",
+        "page.jpg": "its content is that of no picture",
+    }.items():
+        assert left_out[name].reason == f"it cannot be read ({why})"
     for name in set(BAD) - seen:
         assert left_out[name].kind == "unreadable" and left_out[name].reason, name
     assert "32-bit values" in left_out["deep.tif"].reason

@@ -12,6 +12,9 @@ from pictures import write
 
 import incrlt.__main__
 from incrlt.data.features import FeatureCache
+from incrlt.lifecycle import export as exporting
+from incrlt.lifecycle import learned, versions
+from incrlt.lifecycle.answers import Answerer
 from incrlt.models.backbones.timm_backbone import TimmBackbone
 
 pytest.importorskip("timm", reason="networks of timm need timm: pip install 'incrlt[timm]'")
@@ -75,3 +78,14 @@ def test_kept_features_change_nothing_and_an_update_needs_no_weights(
     assert asked[-1].found > 0
     assert incrlt_("predict", kept, monday, "-o", tmp_path / "answers.csv") == 0
     assert "teal" in (tmp_path / "answers.csv").read_text()
+
+    traced: list[torch.export.ExportedProgram] = []
+    monkeypatch.setattr(
+        exporting,
+        "_write",
+        lambda _, graph, given, *rest: traced.append(torch.export.export(graph.eval(), given)),
+    )
+    answerer = Answerer(learned.read(versions.path_of(kept, 2)), torch.device("cpu"))
+    assert answerer.network.kept_features is not None
+    assert exporting._graphs(tmp_path, answerer) == ["expert_0.onnx", "expert_1.onnx"]
+    assert len(traced) == 3  # kept features are looked up by content, which no graph can
