@@ -124,10 +124,20 @@ def _mapping(content: Any) -> dict[Any, Any]:
 
 def clean_environment(text: str) -> str:
     """Return the environment with a command that works from any checkout, and the system without its build."""
-    environment = _mapping(json.loads(text))
-    environment["platform"] = str(environment.get("platform", "")).split("-")[0]
-    environment["command"] = clean_command(str(environment.get("command", "")))
+    environment = _of_any_machine(_mapping(json.loads(text)))
+    sessions = [
+        _of_any_machine(_mapping(one)) for one in environment.get("sessions", ())
+    ]  # one per process that worked
+    if sessions:
+        environment["sessions"] = sessions
     return json.dumps(environment, indent=1) + "\n"
+
+
+def _of_any_machine(environment: dict[Any, Any]) -> dict[Any, Any]:
+    told = {key: value for key, value in environment.items() if key not in ("begun", "process")}
+    told["platform"] = str(told.get("platform", "")).split("-")[0]
+    told["command"] = clean_command(str(told.get("command", "")))
+    return told
 
 
 def clean_command(command: str) -> str:
@@ -143,7 +153,7 @@ def clean_command(command: str) -> str:
         if word in _PLACES:
             next(words, None)
         elif not word.startswith((*(f"{place}=" for place in _PLACES), "output.folder=", "data.root=")):
-            kept.append(re.sub(r"^/.*/(experiments/)", r"\1", word))
+            kept.append(re.sub(r"^.*/(experiments/)", r"\1", word))
     return shlex.join(kept)
 
 

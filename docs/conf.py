@@ -44,7 +44,10 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!incrlt\.).*"),
     # Type variables and checks of fields have no page.
     (r"py:class", r"incrlt\.types\.T"),
-    (r"py:(class|obj)", r"incrlt\.(data\.ahead|processes|testing\.digits|testing\.promises|training\.compute)\.[A-Z]"),
+    (
+        r"py:(class|obj)",
+        r"incrlt\.(data\.ahead|processes|testing\.digits|testing\.promises|training\.compute)\.[A-Z]",
+    ),
     (r"py:class", r"incrlt\.(sweep\.engines|benchmarks\.large)\._\w+"),
     (r"py:class", r"incrlt\.experiment\.fields\._\w+"),
 ]

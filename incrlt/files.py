@@ -1,17 +1,24 @@
-"""Files that are either whole or not there: write beside, flush to disk, rename."""
+"""Files that are either whole or not there: write beside, flush to disk, rename. And reading with limits."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
+from typing import Any, Final
 
 from incrlt.errors import UserError
 
 LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 """Names of the files that an interrupted :func:`write_atomic` leaves; another program's files have other names."""
+LARGEST_JSON: Final = 20_000_000
+"""Bytes of a JSON file of ours: far above what any holds, and read within a second."""
+LARGEST_LOG: Final = 200_000_000
+"""Bytes of a log; ten times what the largest runs write."""
 SHOWN_OF_NAME = 40
 """Letters of a file's name that stand in the name beside it: with them whole, a long name would become too long."""
 
@@ -81,3 +88,51 @@ def remove_leftovers(folder: Path) -> None:
         for path in list(folder.iterdir()):
             if LEFTOVER.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+
+
+def read_text(path: str | os.PathLike[str], most: int, errors: str = "strict") -> str:
+    """Return the text of an ordinary file of at most ``most`` bytes.
+
+    Args:
+        path: The file.
+        most: Bytes.
+        errors: As for :meth:`bytes.decode`.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no UTF-8, no ordinary file (a pipe would be waited for), or too large.
+    """
+    with open(path, "rb", opener=without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no ordinary file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return content.decode("utf-8", errors)
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file as an ``opener`` that does not wait for the writer of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_json(path: str | os.PathLike[str], most: int = LARGEST_JSON) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: As for :func:`read_text`; or it is no JSON, or nested too deeply.
+    """
+    return parsed_json(read_text(path, most))
+
+
+def parsed_json(text: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: It is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

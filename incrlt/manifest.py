@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from incrlt.errors import UserError
-from incrlt.files import sync, write_atomic
+from incrlt.files import read_json, sync, write_atomic
 
 FILE: Final = "manifest.json"
 FORMAT: Final = 1
@@ -84,25 +84,18 @@ def read(folder: Path) -> Manifest | None:
     if not os.path.lexists(path):
         return None
     try:
-        if not _is_small_file(path):
-            raise ValueError("it is no file or too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, LARGEST)
         if content["format"] != FORMAT:
             raise ValueError(f"it has format {str(content['format'])[:20]}, this version reads {FORMAT}")
         if content.pop("sha256") != _seal(content):
             raise ValueError("its content is not what was written")
         return _parsed(content)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[:1]
         text = "".join(reason or "")[:200]
         raise UserError(
             f"{FILE} is damaged ({text}): nothing says whether the other files are whole"
         ) from error
-
-
-def _is_small_file(path: Path) -> bool:
-    found = path.stat()
-    return stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST
 
 
 def _parsed(content: dict[str, Any]) -> Manifest:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from numbers import Integral
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from incrlt.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
@@ -23,6 +26,9 @@ LossTerms = dict[str, Tensor]
 Schedule = Callable[[Optimizer, int], LRScheduler]
 """``schedule(optimizer, epochs)`` builds a fresh learning-rate scheduler, stepped once per epoch."""
 
+
+ROUNDING: Final = 1e-12
+"""Of fractions of epochs: far below an epoch of any run, and far above what their products are off."""
 
 Combine = Callable[[Tensor], Tensor]
 """``combine(expert_logits)``: one answer ``[B, C]`` of the logits of the first k experts ``[k, B, C]``, for any k."""
@@ -55,26 +61,37 @@ class ModelOutput:
     @property
     def known_maps(self) -> tuple[Tensor, ...]:
         """Maps ``[K, B, c, h, w]`` of each stage, where they were asked for."""
-        assert self.maps is not None, "maps were not asked for: needs_maps is False"
-        return self.maps
+        return _told(
+            self.maps,
+            "maps between stages, which are told where they are asked for, and never in a stage's own loss",
+            "needs_maps = True",
+        )
 
     @property
     def known_features(self) -> Tensor:
         """Features ``[K, B, D]`` of a network that tells them."""
-        assert self.features is not None, "only expert networks tell features"
-        return self.features
+        return _told(self.features, "features, which only expert networks tell", "needs_network = True")
 
     @property
     def known_cosines(self) -> Tensor:
         """Cosines ``[K, B, C]`` of a network with cosine heads."""
-        assert self.cosines is not None, "only cosine heads have cosines"
-        return self.cosines
+        return _told(self.cosines, "cosines, which only cosine heads have", "needs_cosine = True")
 
     @property
     def known_scales(self) -> Tensor:
         """Scales ``[K]`` of a network with cosine heads."""
-        assert self.scales is not None, "only cosine heads have a scale"
-        return self.scales
+        return _told(self.scales, "scales, which only cosine heads have", "needs_cosine = True")
+
+
+def _told(part: T | None, what: str, need: str) -> T:
+    """Return a part of an output; without it, say to the author of the loss which need the class is to tell.
+
+    Raises:
+        UserError: The network does not tell it.
+    """
+    if part is None:
+        raise UserError(f"a loss reads {what}. Write {need} in the class of the strategy or expert method.")
+    return part
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,13 @@ class LossContext:
     constants: dict[object, Any] = field(default_factory=dict)
     expert_scale: int = 1
 
+    def reached(self, fraction: float) -> bool:
+        """Say whether this fraction of the epochs is over.
+
+        Products of fractions are not exact (0.7 of 10 epochs is 7.000000000000001), and an epoch is a whole one.
+        """
+        return self.epoch >= (fraction - ROUNDING) * self.epochs
+
     def constant(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what depends on the counts alone: computed when first asked for, then kept for the stage.
 
@@ -123,6 +147,9 @@ class LossContext:
         value: T = self.constants[key]
         return value
 
+
+SAMPLERS, SOURCES = ("shuffle", "class_aware"), ("stream", "exemplars")
+"""What a stage may say of its sampler and its data."""
 
 StageLoss = Callable[[LossContext, ModelOutput, Tensor], LossTerms]
 """``loss(context, output, labels)`` of a stage that does not train with the strategy's loss."""
@@ -151,6 +178,10 @@ class Stage:
         batch_size: Images per step; None takes the strategy's.
         aside: Draw from random generators of its own, so that later experiences train as they would without it.
         prepare: ``prepare(network, num_old)`` is called before the first epoch, not when a run goes on inside.
+
+    Raises:
+        UserError: A sampler or data of another name, epochs that are no number of times, or features to store where
+            they are not the stage's alone.
     """
 
     name: str
@@ -171,9 +202,22 @@ class Stage:
     prepare: Callable[[Any, int], None] | None = None
 
     def __post_init__(self) -> None:
-        assert not self.cache_features or (self.frozen_backbone and self.loss is not None), (
-            f"stage {self.name}: only a stage with a frozen backbone and a loss of its own can store features"
-        )
+        for wish, allowed in (("sampler", SAMPLERS), ("data", SOURCES)):
+            given = getattr(self, wish)
+            if given not in allowed:
+                raise UserError(
+                    f"stage '{self.name}' has {wish} {given!r}; allowed: {', '.join(allowed)}."
+                    f"{did_you_mean(given, allowed)}"
+                )
+        if not isinstance(self.epochs, Integral) or self.epochs < 0:
+            raise UserError(
+                f"stage '{self.name}' has {self.epochs!r} epochs; give a whole number, 0 skips it."
+            )
+        if self.cache_features and not (self.frozen_backbone and self.loss is not None):
+            raise UserError(
+                f"stage '{self.name}' is to store features, and only one with frozen_backbone=True and a loss of its "
+                "own can; give it both, or cache_features=False."
+            )
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:

@@ -26,11 +26,18 @@ if (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--soak`` runs the tests that take minutes."""
     parser.addoption("--soak", action="store_true", help="run the tests marked soak too")
-    parser.addoption("--share", type=float, default=1.0, help="share of the cases of each soak test, 0 to 1")
+    parser.addoption(
+        "--share", default="1", help="share of the cases of each soak test: 0.1, or from and to: 0.5-1"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that take minutes, unless they are asked for."""
+    """Leave out the tests that take minutes, unless they are asked for; files with slow tests begin.
+
+    A file is one process's work: a long one at the end would leave the other processes without any.
+    """
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
     if not config.getoption("--soak"):
         wait = pytest.mark.skip(reason="takes minutes: make soak")
         for item in items:
@@ -40,8 +47,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def cases(request: pytest.FixtureRequest) -> Callable[[int], range]:
-    """Numbers of the random cases of a soak test: all of them, or the first ``--share``."""
-    return lambda whole: range(max(1, round(whole * request.config.getoption("--share"))))
+    """Numbers of the random cases of a soak test: all of them, the first ``--share``, or those between two shares.
+
+    Shares that touch hold each case once, so that a long test can go on where it stopped.
+    """
+    *start, end = request.config.getoption("--share").split("-")
+    return lambda whole: range(
+        round(whole * float(start[0] if start else 0)), max(1, round(whole * float(end)))
+    )
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def shown(folder) -> EventAccumulator:
     return events(folder / "tensorboard")
 
 
+@pytest.mark.slow
 def test_loss_terms_are_those_of_the_log(folder, shown):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     epochs = [line for line in lines if line["event"] == "epoch"]

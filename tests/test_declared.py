@@ -76,6 +76,13 @@ class Alone(strategies.LUCIR):
         super().__init__(model=model, optimizer=optimizer)
 
 
+class Drops(Base):
+    """Takes what it does not pass on."""
+
+    def __init__(self, *, own: Positive = 1.0, **template):
+        super().__init__()
+
+
 class Asks(Base):
     """Cannot be made from YAML."""
 
@@ -228,6 +235,9 @@ def test_tuples_and_bounds_of_a_users_own_are_held(settings, sentence):
 def test_the_dry_run_refuses_what_the_run_refuses():
     assert "takes no **template, so that model and optimizer cannot be passed on" in refused(
         strategy("Alone")
+    )
+    assert "takes **template and does not pass it on, so that model and optimizer are lost" in refused(
+        strategy("Drops")
     )
     assert "its argument 'rule' has no default, and its annotation is none that YAML can give" in refused(
         strategy("Asks")

@@ -249,6 +249,7 @@ KILLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_runs_end_where_the_straight_run_ends(runs, case):
     text = runs.killed(case, f"{case}-killed", KILLS[case])

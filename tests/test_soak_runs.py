@@ -1,6 +1,6 @@
 """Option combinations, each run on a few digits to its end; and runs that must be the same, or not, by their seeds.
 
-``make soak`` runs them; ``--share 0.1`` runs a tenth.
+``make soak`` runs them; ``--share 0.1`` runs a tenth, and ``--share 0.5-1`` goes on where half was done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from test_options import walk
 from test_resume import Runs, differences, final_state
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(36_000)]
 
 COMBINATIONS = 200
 TINY = """\
@@ -25,8 +25,13 @@ training: {epochs: 2, batch_size: 64, precision: fp32, threads: 1}
 device: cpu
 """
 SHORT = ["training.epochs=2", "training.batch_size=64", "training.threads=1"]
-ENOUGH = 300
-"""Seconds of one run on a busy machine; it takes a few."""
+ENOUGH, HANGS = 300, 3000
+"""Processor seconds of one run, which takes a few whoever else is busy; seconds on the clock after which it hangs."""
+SLOW = (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM)
+COMPILED = 5
+"""Of combinations with ``step: compile`` those whose number this divides are compiled, with ten times the seconds: a
+compiler of C++ needs minutes for each pass of a network, and each is the same code in most of them. The others run
+eager steps once the dry run has taken them."""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +50,8 @@ def test_option_combinations_end_or_are_refused_before_data(runs, cases, figure)
         code, text = runs.words_run(words, out, "--dry-run")
         outcome = "refused"
         if code == 0:
-            code, text = runs.words_run(words, out, patience=ENOUGH)
-            outcome = {0: "ended", -signal.SIGALRM: "too slow"}.get(code, "failed")
+            code, text = ran(runs, words, out, number % COMPILED == 0)
+            outcome = "ended" if code == 0 else "too slow" if code in SLOW else "failed"
         elif code != 2:
             outcome = "failed"
         if "Traceback" in text:
@@ -56,6 +61,15 @@ def test_option_combinations_end_or_are_refused_before_data(runs, cases, figure)
             faults.append((number, words, outcome, " ".join(text.split())[-1500:]))
     figure(f"option combinations: {dict(counts)}")
     assert not faults, "\n".join(map(str, faults))
+
+
+def ran(runs: Runs, words: list[str], out: str, compiled: bool) -> tuple[int, str]:
+    """Run to the end, within its seconds; compiled only where that is the combination's turn."""
+    longer = 10 if "training.step=compile" in words and compiled else 1
+    if longer == 1 and "training.step=compile" in words:
+        words = [*words, "training.step=eager"]
+    limits = {"CPU": ENOUGH * longer}
+    return runs.words_run(words, out, patience=HANGS * longer, limits=limits)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -87,6 +101,8 @@ def test_each_seed_decides_what_it_names(runs, figure):
 
 
 def state_of(runs: Runs, out: str, *words: str) -> dict:
-    code, text = runs.words_run(["benchmark.augmentation=shift", *words], out, patience=ENOUGH)
+    code, text = runs.words_run(
+        ["benchmark.augmentation=shift", *words], out, patience=HANGS, limits={"CPU": ENOUGH}
+    )
     assert code == 0, text
     return final_state(runs.path(out))

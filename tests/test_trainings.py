@@ -32,6 +32,7 @@ def test_what_is_not_said_is_as_usual(monkeypatch, words, usual):
     assert trainings.main(words) == 0 and asked == [usual]
 
 
+@pytest.mark.slow
 def test_two_runs_from_start_to_comparison_and_not_once_more(tmp_path, capsys):
     experiments = Path(__file__).parent.parent / "experiments"
     row = f"experiment: {experiments}/quickstart.yaml\nseeds: [0, 1]\n"

@@ -203,7 +203,7 @@ def test_the_classes_of_the_page_keep_their_promises(tmp_path, monkeypatch):
             Path(named[1]).write_text(body)
     with own_modules(tmp_path):
         tests = runpy.run_path("test_mine.py")
-        for name in ("test_keep_features", "test_skills"):
+        for name in ("test_keep_features", "test_skills", "test_even_rows", "test_plain"):
             tests[name]()
 
 

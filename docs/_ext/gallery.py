@@ -20,10 +20,10 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from incrlt.metrics import class_accuracy
+from incrlt.metrics import class_accuracy, published
 from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.tasks import lost_by_group
-from incrlt.report import Run, read_run
+from incrlt.report import Run, read_run, tables
 from incrlt.report.__main__ import page_names, report
 from incrlt.report.compare import differences
 from incrlt.report.seeds import options
@@ -86,6 +86,14 @@ class Shown:
         return training.get("base_epochs") or training["epochs"], training["epochs"]
 
     @property
+    def short(self) -> str:
+        """Why the run is a short one, such as "30 epochs per experience instead of 160"; "" at the published length."""
+        protocol = tables.published_table(self.run)
+        row = published.row_of(protocol, tables.row_name(self.run))
+        method = row.method if row and row.epochs else ""  # a row that states no length: those of the others
+        return published.differing_epochs(protocol, method, self.run.config["training"]) or ""
+
+    @property
     def epochs(self) -> str:
         """Epochs per experience and per stage, and images per step: "40 on the base, then 10; lws 10; batch 128"."""
         training = self.run.config["training"]
@@ -139,7 +147,9 @@ class Shown:
 
 @cache
 def runs() -> tuple[Shown, ...]:
-    """Return the runs of the gallery: protocols by name and hash, weakest run first, which is then the baseline.
+    """Return the runs of the gallery: by protocol, hashes with a run of full length first.
+
+    In each hash the weakest run is first, which is then the baseline.
 
     Raises:
         ExtensionError: A run cannot be read whole.
@@ -149,7 +159,13 @@ def runs() -> tuple[Shown, ...]:
         if run.problems and not all("was written by incrlt" in problem for problem in run.problems):
             raise ExtensionError(f"gallery: {run.name}: {' '.join(run.problems)}")
     shown = [Shown(run, page) for run, page in zip(found, page_names(found), strict=True)]
-    return tuple(sorted(shown, key=lambda one: (*_protocol(one), one.numbers[AVERAGE] or 0)))
+    whole = {_protocol(one) for one in shown if not one.short}
+
+    def place(one: Shown) -> tuple[str, bool, str, float]:
+        name, digest = _protocol(one)
+        return name, (name, digest) not in whole, digest, one.numbers[AVERAGE] or 0
+
+    return tuple(sorted(shown, key=place))
 
 
 def _protocol(one: Shown) -> tuple[str, str]:

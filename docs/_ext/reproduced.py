@@ -13,7 +13,7 @@ from typing import Any
 
 from docutils import nodes
 from gallery import PAGES, Shown, runs
-from links import experiments, file_link
+from links import FILES, experiments
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -87,7 +87,7 @@ def verdict(one: Shown) -> str:
     worst = min(away, default=0.0)
     if worst < -WITHIN:
         return f"short by {written(-worst, 2)}"
-    return f"above by {written(max(away), 2)}" if max(away, default=0.0) > WITHIN else "**reproduced**"
+    return f"above by {written(max(away), 2)}" if max(away, default=0.0) > WITHIN else "reproduced"
 
 
 def lines(up: str) -> Iterator[str]:
@@ -100,7 +100,8 @@ def lines(up: str) -> Iterator[str]:
     yield ""
     yield (
         f"*Reproduced*: at full length, with the published data and memory, no figure of the row is further than "
-        f"{WITHIN:g} point from ours. Figures: average / last, ours minus published, in points. A dash: no row."
+        f"{WITHIN:g} point from ours. Figures: average / last, ours minus published, in points. A dash: no row. "
+        "*Not run* leads to the file, where there is one."
     )
     yield from (
         "",
@@ -119,12 +120,16 @@ def _cell(method: str, protocol: str, own: Mapping[Cell, list[Shown]], up: str) 
     shown = own.get((method, protocol), [])
     if not shown:
         file = written_down().get((method, protocol))
-        return f"not run ({file_link(file, up)})" if file else "no file"
+        return f'<a href="{up}{FILES}/{file}">not run</a>' if file else "not run"
     best = shown[0]
     if sets_apart(best):
-        return f"not at full length ([short run]({up}{PAGES}/{best.page}#verdict))"
+        return f"{_report(best, 'short run', up)} alone"
     full = sum(not sets_apart(one) for one in shown)
-    return f"[{verdict(best)}]({up}{PAGES}/{best.page}#verdict): {_points(best)} (n = {full})"
+    return f"{_report(best, verdict(best), up)}: {_points(best)} (n = {full})"
+
+
+def _report(one: Shown, text: str, up: str) -> str:
+    return f'<a href="{up}{PAGES}/{one.page}#verdict">{text}</a>'
 
 
 def _points(one: Shown) -> str:
@@ -133,7 +138,7 @@ def _points(one: Shown) -> str:
 
 def _run(one: Shown, method: str, protocol: str, up: str) -> str:
     told: dict[str, Any] = {
-        "run": f'<a href="{up}{PAGES}/{one.page}#verdict">{one.run.method}</a>',
+        "run": _report(one, one.run.method, up),
         "row": f"{method}, {protocol}{_status(one)}",
         "points": _points(one), "verdict": verdict(one), "seed": one.seed, "epochs": one.epochs,
         "commit": f"`{one.commit}`", "machine": one.device, "hash": f"`{one.run.protocol_hash}`",

@@ -34,7 +34,7 @@ from incrlt.benchmarks.surveying import Histogram, Listed, Survey, content_of, d
 from incrlt.data.ahead import in_order
 from incrlt.data.stores import Pixels
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import read_json, write_atomic
 
 FORMAT: Final = 1
 """Rises when the same picture files give other pixels."""
@@ -273,7 +273,7 @@ class DecodedCache:
     def _note(self, name: str) -> tuple[str, Histogram] | None:
         """Return the key of a list's pixels, empty where none were kept, and its histogram."""
         try:
-            content = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            content = read_json(self.folder / f"{name}.json")
             histogram = np.array(content["histogram"], dtype=np.int64)
             return (str(content["key"]), histogram) if histogram.shape[1:] == (256,) else None
         except (OSError, ValueError, LookupError, TypeError):

@@ -116,22 +116,20 @@ def scan(
         )
     place = data_root(root)
     if _is_listed(place):
-        return _of_listing(_usable(labelled_pictures(place), size, skip_broken), size)
-    train, test = (_classes(place, part, skip_broken) for part in ("train", "test"))
-    _check_same(place, train, test)
+        return _of_listing(_usable(labelled_pictures(place), size, skip_broken), size, skip_broken)
+    _check_same(place, *(_classes(place, part, skip_broken) for part in ("train", "test")))
     listed = _usable(labelled_pictures(place), size, skip_broken)
-    if skip_broken:
-        kept = {entry.path for entry in listed.entries}
-        train, test = (_only(part, kept) for part in (train, test))
-        _check_same(place, train, test)
+    train, test = (_of_part(listed, part) for part in ("train", "test"))  # what is counted is what is used
+    _check_same(place, train, test)
     names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
+    twice = _twice(listed, skip_broken)
     return ImageFolder(
         place,
         size,
         names,
         tuple(train[name] for name in names),
         tuple(test.get(name, ()) for name in names),
-        listed.account,
+        listed.account + twice,
         left_out=listed.names,
     )
 
@@ -148,10 +146,21 @@ def _usable(found: Listing, size: int, skip_broken: bool) -> Listing:
     return found
 
 
-def _only(classes: dict[str, tuple[Path, ...]], kept: set[Path]) -> dict[str, tuple[Path, ...]]:
-    """Return the classes with the pictures that are kept; those that have none are no classes."""
-    found = {name: tuple(path for path in paths if path in kept) for name, paths in classes.items()}
-    return {name: paths for name, paths in found.items() if paths}
+def _twice(found: Listing, skip_broken: bool) -> str:
+    """Return what is to be added of copies that stay in."""
+    from incrlt.benchmarks.looking import doubles
+
+    told = "" if skip_broken else doubles(found.entries)
+    return f"; {told}" if told else ""
+
+
+def _of_part(found: Listing, part: str) -> dict[str, tuple[Path, ...]]:
+    """Return the pictures of each class in one part."""
+    classes: dict[str, list[Path]] = {}
+    for entry in found.entries:
+        if entry.part == part:
+            classes.setdefault(entry.label, []).append(entry.path)
+    return {name: tuple(sorted(paths)) for name, paths in classes.items()}
 
 
 def _is_listed(place: Path) -> bool:
@@ -174,7 +183,7 @@ def _has_picture(folder: Path) -> bool:
     return any(is_read(path.suffix.lower()) for path in folder.rglob("*"))
 
 
-def _of_listing(found: Listing, size: int) -> ImageFolder:
+def _of_listing(found: Listing, size: int, skip_broken: bool) -> ImageFolder:
     """Return what a list names, or a folder of classes, with a test part."""
     found, split = with_tests(found)
     parts: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
@@ -192,7 +201,7 @@ def _of_listing(found: Listing, size: int) -> ImageFolder:
         names,
         tuple(tuple(train[name]) for name in names),
         tuple(tuple(test.get(name, ())) for name in names),
-        found.account + (f"; {split}" if split else ""),
+        found.account + (f"; {split}" if split else "") + _twice(found, skip_broken),
         digest.hexdigest(),
         found.names,
     )

@@ -12,7 +12,6 @@ xialeiliu/Long-Tailed-CIL 7db6317; the folders are those of the official archive
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,10 @@ from incrlt.benchmarks import facts, splits
 from incrlt.benchmarks.folder import LARGEST, SMALLEST, ImageFolder, data_root
 from incrlt.benchmarks.listing import SUFFIXES
 from incrlt.errors import UserError
+from incrlt.files import read_json
 
+LARGEST_LISTS: Final = 4_000_000_000
+"""Bytes of an official list; that of iNaturalist has two hundred million."""
 PUBLISHED: Final = "this is the published split"
 OTHER: Final = "this is another split than the published one"
 
@@ -331,7 +333,7 @@ def _inaturalist(place: Path, order: str) -> _Found:
 
 def _of_json(file: Path) -> list[Pair]:
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = read_json(file, LARGEST_LISTS)
         rows = zip(told["images"], told["annotations"], strict=True)
         return [(str(image["file_name"]), str(int(note["category_id"]))) for image, note in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:

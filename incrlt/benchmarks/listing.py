@@ -12,6 +12,7 @@ import csv
 import importlib.util
 import io
 import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -60,6 +61,10 @@ DUPLICATES: Final = "duplicates by content"
 """Kind of a file that another one is a copy of."""
 SHOWN: Final = 50
 """Names that an error lists."""
+LONGEST: Final = 120
+"""Letters of a path in a sentence."""
+NO_FILE: Final = "no file but a pipe, a socket or a device"
+"""Of what would be waited for without end."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,8 @@ def pictures_in(source: str | os.PathLike[str]) -> Listing:
         return Listing(place, tuple(Entry(path, name) for path, name in found), tuple(left_out))
     if place.suffix.lower() in LISTS:
         return _of_list(place, labelled=False)
+    if not place.is_file():
+        raise UserError(f"{place} is {NO_FILE}; give a folder of pictures, a list of them, or a picture.")
     entry, left_out = _classify(place, place.name)
     return Listing(place, () if entry is None else (Entry(place, place.name),), tuple(left_out))
 
@@ -188,12 +195,12 @@ def labelled_pictures(source: str | os.PathLike[str]) -> Listing:
     """
     place = _existing(source)
     if place.is_dir():
-        return _of_classes(place)
+        return _told_apart(_of_classes(place))
     if place.suffix.lower() not in LISTS:
         raise UserError(
             f"{place} is neither a folder with a folder per class nor a list; allowed are lists as {', '.join(LISTS)}."
         )
-    return _of_list(place, labelled=True)
+    return _told_apart(_of_list(place, labelled=True))
 
 
 def class_name(text: str) -> str:
@@ -204,6 +211,29 @@ def class_name(text: str) -> str:
         True
     """
     return unicodedata.normalize("NFC", text)
+
+
+def meant(name: str) -> str:
+    """Return what two spellings of one class have in common; single letters are classes of their own, as in A and a.
+
+    Example:
+        >>> meant("Grey heron ") == meant("grey heron"), meant("A") == meant("a")
+        (True, False)
+    """
+    return name.strip() if len(name.strip()) == 1 else name.casefold().strip()
+
+
+def _told_apart(listing: Listing) -> Listing:
+    """Refuse two classes that are surely one, spelled otherwise."""
+    known: dict[str, str] = {}
+    for entry in listing.entries:
+        other = known.setdefault(meant(entry.label), entry.label)
+        if other != entry.label:
+            raise UserError(
+                f"{listing.source} has the classes {other!r} and {entry.label!r} (first: {entry.name}): classes are "
+                "told apart by name. Rename one of them, so that the same class has one name."
+            )
+    return listing
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:
@@ -223,11 +253,7 @@ def _existing(source: str | os.PathLike[str]) -> Path:
 def _of_classes(root: Path) -> Listing:
     """List a folder of class folders, or of parts with class folders."""
     children = list(_children(root))
-    parts = {
-        child: PARTS[child.name.lower()]
-        for child in children
-        if child.is_dir() and child.name.lower() in PARTS
-    }
+    parts = _parts(root, children)
     if "train" not in parts.values():
         return _with_classes(root, Listing(root, ()), root, "")
     whole = Listing(root, ())
@@ -244,6 +270,22 @@ def _of_classes(root: Path) -> Listing:
         else:
             whole = _with_classes(root, whole, child, "test" if parts[child] != "train" else "train")
     return whole
+
+
+def _parts(root: Path, children: Sequence[Path]) -> dict[Path, str]:
+    """Return which folders are parts; ``train`` among others, with pictures right in it, is a class of that name."""
+    folders = [child for child in children if child.is_dir() and not child.name.startswith(".")]
+    parts = {child: PARTS[child.name.lower()] for child in folders if child.name.lower() in PARTS}
+    deep = [child for child in parts if any(inner.is_dir() for inner in _children(child))]
+    if len(parts) < len(folders) and not deep:
+        return {}
+    if parts and "train" not in parts.values():
+        told = " and ".join(child.name for child in (deep or parts))
+        raise UserError(
+            f"{root} has {told} and no train: put the class folders to be learned into {root / 'train'}; a class "
+            "cannot be called so."
+        )
+    return parts
 
 
 def _with_classes(root: Path, whole: Listing, folder: Path, part: str) -> Listing:
@@ -297,7 +339,7 @@ def _walk(
     try:
         found = place.stat()
         if not place.is_dir():
-            yield place, None
+            yield place, None if stat.S_ISREG(found.st_mode) else LeftOut(_name(root, place), NO_FILE)
             return
         here = (found.st_dev, found.st_ino)
         if here in above:
@@ -392,6 +434,7 @@ class _Row:
     label: str = ""
     split: str = ""
     group: str = ""
+    too_many: str = ""
 
 
 def _of_list(place: Path, labelled: bool) -> Listing:
@@ -415,10 +458,12 @@ def _of_list(place: Path, labelled: bool) -> Listing:
 
 def _entry(place: Path, row: _Row, labelled: bool, has_test: bool) -> Entry | LeftOut:
     where = f"{place.name}:{row.number}"
+    if row.too_many:
+        return LeftOut(where, "lines with too many cells", row.too_many)
     if not row.path:
         return LeftOut(where, "lines without a path")
     if labelled and not row.label:
-        return LeftOut(where, "lines without a label", f"{row.path} has no label")
+        return LeftOut(where, "lines without a label", f"{row.path[:LONGEST]} has no label")
     part = PARTS.get(row.split.lower(), None if row.split else "")
     if part is None:
         return LeftOut(where, "of an unknown split", f"{row.split!r} is none of train, test and val")
@@ -426,15 +471,9 @@ def _entry(place: Path, row: _Row, labelled: bool, has_test: bool) -> Entry | Le
         return LeftOut(where, "of the validation part, which nothing uses", broken=False)
     path = Path(row.path).expanduser()
     path = path if path.is_absolute() else place.parent / path
-    try:
-        if path.is_dir():
-            return LeftOut(where, "folders in a list", f"{row.path} is a folder; list its pictures")
-        if not path.exists():
-            return LeftOut(
-                where, "links to nowhere" if path.is_symlink() else "not there", f"{row.path} is not there"
-            )
-    except (OSError, ValueError) as error:
-        return LeftOut(where, "unreadable", f"{row.path[:80]!r}: {error}")
+    problem = _lost(path, row.path)
+    if problem is not None:
+        return replace(problem, name=where)
     picture, refused = _classify(path, path.name)
     if picture is None:
         return replace(refused[0], name=where, reason=refused[0].reason or f"{row.path} is no picture")
@@ -442,9 +481,31 @@ def _entry(place: Path, row: _Row, labelled: bool, has_test: bool) -> Entry | Le
     return Entry(path, name, class_name(row.label), "test" if part == "val" else part, row.group)
 
 
+def _lost(path: Path, told: str) -> LeftOut | None:
+    """Return why there is no file at a path of a list, without the line; None where there is one."""
+    short = told if len(told) <= LONGEST else f"{told[:LONGEST]}..."
+    try:
+        if path.is_file():
+            return None
+        if path.is_dir():
+            return LeftOut("", "folders in a list", f"{short} is a folder; list its pictures")
+        if path.exists():
+            return LeftOut("", NO_FILE, f"{short} is {NO_FILE}")
+        linked = path.is_symlink()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return LeftOut("", "unreadable", f"{short} cannot be read ({reason})")
+    if "://" in told:
+        return LeftOut("", "addresses", f"{short} is an address; fetch it, and list the file")
+    if "\\" in told and os.sep == "/":
+        return LeftOut("", "not there", f"{short} is not there; write its folders with /")
+    return LeftOut("", "links to nowhere" if linked else "not there", f"{short} is not there")
+
+
 def _rows(place: Path, labelled: bool) -> Iterator[_Row]:
     if place.suffix.lower() == ".parquet":
-        yield from _of_table(place, *_parquet(place), labelled)
+        head, rows = _parquet(place)
+        yield from _of_table(place, head, enumerate(rows, 2), labelled)
         return
     try:
         text = place.read_text(encoding="utf-8-sig")
@@ -454,14 +515,24 @@ def _rows(place: Path, labelled: bool) -> Iterator[_Row]:
     if place.suffix.lower() == ".txt":
         yield from _of_lines(text, labelled)
         return
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if place.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(
+        io.StringIO(text), delimiter="\t" if place.suffix.lower() == ".tsv" else ",", strict=True
+    )
+    begun = 1
     try:
-        lines = [line for line in reader if any(cell.strip() for cell in line)]
+        lines: list[tuple[int, Sequence[object]]] = []
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                lines.append((begun, cells))
+            begun = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"the list {place} is no table ({error}); save it as CSV with a head.") from error
+        raise UserError(
+            f"the list {place} is no table ({error}, in what begins in line {begun}); save it as CSV with a head, "
+            "cells that have quotes or commas in quotes."
+        ) from error
     if not lines:
         raise UserError(f"the list {place} is empty; it needs a head with path{' and label' * labelled}.")
-    yield from _of_table(place, lines[0], lines[1:], labelled)
+    yield from _of_table(place, [str(cell) for cell in lines[0][1]], lines[1:], labelled)
 
 
 def _of_lines(text: str, labelled: bool) -> Iterator[_Row]:
@@ -478,27 +549,44 @@ def _of_lines(text: str, labelled: bool) -> Iterator[_Row]:
 
 
 def _of_table(
-    place: Path, head: Sequence[str], lines: Iterable[Sequence[object]], labelled: bool
+    place: Path, head: Sequence[str], lines: Iterable[tuple[int, Sequence[object]]], labelled: bool
 ) -> Iterator[_Row]:
-    heads = [str(cell).strip().lower() for cell in head]
-    where = {
-        column: next((heads.index(word) for word in words if word in heads), None)
-        for column, words in COLUMNS.items()
-    }
-    missing = [c for c in (("path", "label") if labelled else ("path",)) if where[c] is None]
-    if missing:
-        raise UserError(
-            f"the list {place} has the columns {', '.join(map(str, head))[:200]} and needs {' and '.join(missing)} "
-            f"({'; '.join(' or '.join(COLUMNS[c]) for c in missing)}). Add a head, or rename a column."
-        )
-    for number, line in enumerate(lines, 2):
+    """Read numbered lines of a table below its head."""
+    where = _columns(place, head, labelled)
+    for number, line in lines:
+        more = [str(cell) for cell in line[len(head) :] if str(cell).strip()]
         cells = {
             column: ""
             if index is None or index >= len(line) or line[index] is None
             else str(line[index]).strip()
             for column, index in where.items()
         }
-        yield _Row(number, **cells)
+        beyond = f"{len(head)} columns, and {' '.join(more)[:LONGEST]!r} beyond them; put cells with commas in quotes"
+        yield _Row(number, **cells, too_many=beyond if more else "")
+
+
+def _columns(place: Path, head: Sequence[str], labelled: bool) -> dict[str, int | None]:
+    """Return where each column is; what is missing or may be meant twice is refused."""
+    heads = [cell.strip().lower() for cell in head]
+    where = {
+        column: next((heads.index(word) for word in words if word in heads), None)
+        for column, words in COLUMNS.items()
+    }
+    needed = ("path", "label") if labelled else ("path",)
+    missing = [column for column in needed if where[column] is None]
+    if missing:
+        raise UserError(
+            f"the list {place} has the columns {', '.join(head)[:200]} and needs {' and '.join(missing)} "
+            f"({'; '.join(' or '.join(COLUMNS[c]) for c in missing)}). Add a head, or rename a column."
+        )
+    for column in needed:
+        found = [word for word in heads if word in COLUMNS[column]]
+        if found.count(column) != 1 and len(found) > 1:
+            raise UserError(
+                f"the list {place} has the columns {' and '.join(found)}, and each may be the {column}. Call one of "
+                f"them {column}, and no other."
+            )
+    return where
 
 
 def _parquet(place: Path) -> tuple[list[str], list[tuple[object, ...]]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -17,10 +18,14 @@ from incrlt.benchmarks.listing import DUPLICATES, Entry, LeftOut, Listing
 from incrlt.benchmarks.preparing import read_picture
 from incrlt.data.ahead import in_order, workers
 from incrlt.errors import UserError
-from incrlt.files import cache_folder, write_atomic
+from incrlt.files import cache_folder, read_json, write_atomic
 
 FORMAT: Final = 1
 """Of the notes."""
+LARGEST_NOTE: Final = 1_000_000_000
+"""Bytes of a note: a line for each picture that is left out."""
+ENDS: Final = 4096
+"""Bytes at both ends of a file that tell photographs of one size apart."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the pictures read so far and those there are."""
 
@@ -52,7 +57,7 @@ def looked_at(listing: Listing, shape: Sequence[int]) -> Listing:
 
 def _noted(note: Path) -> list[LeftOut] | None:
     try:
-        lines = json.loads(note.read_text(encoding="utf-8"))
+        lines = read_json(note, LARGEST_NOTE)
         return [LeftOut(str(name), str(kind), str(why), bool(broken)) for name, kind, why, broken in lines]
     except (OSError, ValueError, TypeError):
         return None
@@ -125,6 +130,54 @@ def _short(sentence: str, name: str) -> str:
     """Return the reason out of a sentence of :func:`read_picture`, which names the picture already."""
     reason = sentence.removeprefix(f"the picture {name} ").split("; ")[0]
     return f"it {reason}" if reason != sentence.split("; ")[0] else reason
+
+
+def doubles(entries: Sequence[Entry]) -> str:
+    """Return a sentence on pictures whose files are the same, empty where none are; only files of one size are opened.
+
+    For a run that was not told to leave copies out: nothing is decoded, and what is used stays as it is.
+    """
+    digests = [b""] * len(entries)
+    alike = _alike(entries, range(len(entries)), _length)
+    alike = _alike(entries, alike, lambda path: _ends(path, ENDS))
+    for index in alike:
+        digests[index] = _ends(entries[index].path, None) or b""
+    found = copies(entries, digests)
+    if not found:
+        return ""
+    others = [item for item in found if item.kind != DUPLICATES]
+    first = (others or found)[0].sentence
+    return f"{len(found):,} copies by content are used as they are (first: {first}); --skip-broken leaves them out"
+
+
+def _alike(entries: Sequence[Entry], rows: Iterable[int], key: Callable[[Path], object]) -> list[int]:
+    """Return the rows whose file has something in common with that of another row."""
+    groups: dict[object, list[int]] = {}
+    for row in rows:
+        found = key(entries[row].path)
+        if found is not None:
+            groups.setdefault(found, []).append(row)
+    return sorted(row for group in groups.values() if len(group) > 1 for row in group)
+
+
+def _length(path: Path) -> int | None:
+    try:
+        return path.stat().st_size or None
+    except OSError:  # whoever reads it will name it
+        return None
+
+
+def _ends(path: Path, number: int | None) -> bytes | None:
+    """Return a hash of the first and last bytes of a file, or of all; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            if number is None:
+                return hashlib.file_digest(file, "sha256").digest()
+            head = file.read(number)
+            file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - number))
+            return hashlib.sha256(head + file.read()).digest()
+    except OSError:
+        return None
 
 
 def copies(entries: Sequence[Entry], digests: Sequence[bytes]) -> list[LeftOut]:

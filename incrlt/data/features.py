@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import read_json, write_atomic
 
 KEY: Final = 32
 """Bytes of a picture's hash."""
@@ -135,7 +135,7 @@ class _Store:
     def _learn(self) -> None:
         """Read which pictures are there."""
         try:
-            told = json.loads((self.folder / SHAPES_FILE).read_text())
+            told = read_json(self.folder / SHAPES_FILE)
             self._is_tuple, self._shapes = told["tuple"], [(list(s), str(d)) for s, d in told["shapes"]]
         except (OSError, ValueError, LookupError, TypeError):
             return

@@ -29,8 +29,8 @@ from incrlt.experiment.sizes import too_large
 from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
 
 NARROWEST_CHANNELS_LAST: Final = 8
-"""Channels below which channels-last convolutions on a CPU corrupt memory (torch 2.14: widths 2 to 6 abort within
-sixteen steps under glibc's checks, 7 and more do not)."""
+"""Channels below which strided 1x1 convolutions, the shortcuts of a resnet, overwrite memory in channels-last order on
+a CPU (torch 2.14, under glibc's checks: 3 to 7 abort within twenty steps, 8 do not)."""
 
 
 class Answers(dict[str, Any]):
@@ -76,8 +76,8 @@ def _split(b: Benchmark) -> list[str]:
         ]
     if b.protocol is None and (b.base_classes is None or b.increment is None):
         return [
-            "benchmark needs a protocol, such as lfh-shuffled-10, or both base_classes and increment; "
-            f"got {', '.join(free) or 'none of them'}."
+            "benchmark needs a protocol, such as lfh-shuffled-10, or base_classes and increment, or experiences, such "
+            f"as [5, 3] for five classes and then three; got {', '.join(free) or 'none of them'}."
         ]
     return []
 

@@ -74,6 +74,12 @@ def _of_constructor(cls: ClassSource, rest: Sequence[ClassSource], filled: froze
     given, passes_on = _passed_on(init)
     if filled and init.args.kwarg is None and not filled <= source.arguments(cls.node):
         faults.append("its __init__ takes no **template, so that model and optimizer cannot be passed on")
+    taken = init.args.kwarg.arg if filled and init.args.kwarg is not None else None
+    if taken and not any(isinstance(node, ast.Name) and node.id == taken for node in ast.walk(init)):
+        faults.append(
+            f"its __init__ takes **{taken} and does not pass it on, so that model and optimizer are lost; write "
+            f"super().__init__(**{taken})"
+        )
     base = parameters_of(rest, filled) if passes_on else Parameters()
     inherited = {key: pair for key, pair in base.parameters.items() if key not in given}
     notes = base.help | _documented(source.docstring(cls.node)) | _documented(ast.get_docstring(init) or "")

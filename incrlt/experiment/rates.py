@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from incrlt.errors import UserError
-from incrlt.files import cache_folder, write_atomic
+from incrlt.files import cache_folder, read_json, write_atomic
 from incrlt.words import duration
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def told(experiment: Experiment, work: float) -> dict[str, str]:
         work: Images times epochs over all stages, of :func:`incrlt.experiment.plan.plan`.
     """
     try:
-        entry = json.loads(_file(experiment).read_text("utf-8"))
+        entry = read_json(_file(experiment))
         rate, day, hardware = entry["images_per_second"], str(entry["date"]), str(entry["hardware"])
         if entry["format"] != FORMAT or not (math.isfinite(rate) and rate > 0):
             return {}

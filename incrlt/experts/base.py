@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from incrlt.errors import UserError
 from incrlt.experiment.ranges import check_fields
 from incrlt.kernels import TermSpec, TermTensors, expert_loss
 from incrlt.losses import class_balanced_weights, ldam_margins
@@ -119,6 +120,10 @@ def _with_combination(layout: Callable[[ExpertMethod], Layout]) -> Callable[[Exp
     @functools.wraps(layout)
     def named(method: ExpertMethod) -> Layout:
         cls, wanted = type(method), layout(method)
+        if not isinstance(wanted, Layout):
+            raise UserError(
+                f"layout of experts {cls.__name__} is {wanted!r}; return a Layout, such as Layout(num_experts=3)."
+            )
         if cls.combine is ExpertMethod.combine:
             return wanted
         own: tuple[Any, ...] = fields(method) if is_dataclass(method) else ()

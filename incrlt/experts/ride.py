@@ -109,7 +109,7 @@ class RIDE(ExpertMethod):
 
     def phase(self, context: LossContext) -> bool:
         """Re-weighting and temperatures set in late."""
-        return context.epoch >= self.reweight_after * context.epochs
+        return context.reached(self.reweight_after)
 
     def loss(self, context: LossContext, output: ModelOutput, labels: Tensor) -> LossTerms:
         """Return the experts' loss, the diversity term and the distillation."""

@@ -75,7 +75,7 @@ class Single(ExpertMethod):
 
     def phase(self, context: LossContext) -> bool:
         """LDAM re-weights late."""
-        return self.objective == "ldam" and context.epoch >= self.reweight_after * context.epochs
+        return self.objective == "ldam" and context.reached(self.reweight_after)
 
     def begin_experience(self, network: ExpertNetwork) -> None:
         """Let the running prior begin anew: it takes the counts when the first batch tells them."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from incrlt.benchmarks.listing import LeftOut
 from incrlt.lifecycle.learned import Learned
 from incrlt.lifecycle.lesson import answering
+from incrlt.metrics.results import cell
 from incrlt.runner.build import choose_device
 from incrlt.runner.kept import Pictures
 from incrlt.training.class_means import normalised
@@ -172,10 +173,16 @@ def as_csv(lines: Sequence[Row], version: int) -> str:
     for row in lines:
         numbers = ["" if v is None else f"{v:.6f}" for v in (row.confidence, row.second_confidence)]
         writer.writerow(
-            [row.file, row.class_name, numbers[0], "" if row.experts_used is None else row.experts_used,
-             row.second, numbers[1], version, row.problem]
+            [_path(row.file), cell(row.class_name), numbers[0],
+             "" if row.experts_used is None else row.experts_used, cell(row.second), numbers[1], version,
+             cell(row.problem)]
         )  # fmt: skip
     return text.getvalue()
+
+
+def _path(name: str) -> str:
+    """Return a path that no spreadsheet runs as a formula, and that still is the file's."""
+    return name if cell(name) == name else f"./{name}"
 
 
 def page_path(table: Path) -> Path:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 import torch
 
+from incrlt.benchmarks.longtail import GROUPS
 from incrlt.errors import UserError
 from incrlt.lifecycle import gate, learned
 from incrlt.lifecycle.learned import Learned
@@ -19,8 +21,9 @@ from incrlt.lifecycle.lesson import Batch, Lesson, facts_after, measure
 from incrlt.lifecycle.versions import Version
 from incrlt.runner.kept import Pictures
 
-COLUMNS = ("old", "new", "many", "medium", "few", "all", "seconds", "pictures")
-"""Of the table: accuracy by age and by group, percent, every class counting the same; then what it took."""
+COLUMNS: Final = ("old", "new", "many", "medium", "few", "all", "seconds", "pictures")
+"""Of the table: accuracy by age and by group, percent, every class counting the same; then what it took. Groups count
+new classes too, but for the first row, which knows none."""
 
 
 def check(parent: Learned, batch: Batch) -> None:
@@ -81,8 +84,10 @@ def table(version: Version, kept: int) -> list[str]:
         "seconds": version.seconds,
         "pictures": float(kept),
     }
-    before: dict[str, float | None] = {"old": version.measures.get("old_before")}
-    rows = {"before": before, "this update": update, **({"all anew": version.joint} if version.joint else {})}
+    before = {name: version.measures.get(f"{name}_before") for name in ("old", *GROUPS)}
+    rows: dict[str, Mapping[str, float | None]] = {"before": before, "this update": update}
+    if version.joint:
+        rows["all anew"] = version.joint
     lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
     for name, values in rows.items():
         lines.append(f"| {name} | {' | '.join(_cell(column, values) for column in COLUMNS)} |")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-EXAMPLE: Final = r'''\
-"""Answers with onnxruntime and NumPy: python example.py pictures.npy (uint8 [N, H, W, C]) or a.jpg b.png ..."""
+EXAMPLE: Final = r'''"""Answers with onnxruntime and NumPy: example.py a.jpg b.png, or a .npy of uint8 [N, H, W, C]."""
 import json, sys
 from pathlib import Path
 import numpy as np

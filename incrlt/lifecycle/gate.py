@@ -81,7 +81,8 @@ def measures(before: Any, after: Any, seen: Sequence[int]) -> dict[str, float | 
 
     Returns:
         Percent, mean over classes, and in ``..._drop`` the points that known classes lost; None where no class has test
-        pictures. ``old_before`` is the parent's accuracy.
+        pictures. ``old_before`` is the parent's accuracy, ``many_before`` and so on that of known classes which are now
+        of that group.
     """
     then, now = _accuracy(before), _accuracy(after)
     known = np.arange(len(now)) < len(then)
@@ -96,6 +97,7 @@ def measures(before: Any, after: Any, seen: Sequence[int]) -> dict[str, float | 
     for group in GROUPS:
         own = group_of == group
         found[group] = _mean(now[own])
+        found[f"{group}_before"] = _mean(then[own[: len(then)]])
         found[f"{group}_drop"] = _drop(then[own[: len(then)]], now[own & known])
     return found
 

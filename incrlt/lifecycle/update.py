@@ -139,9 +139,8 @@ def _arriving(parent: Learned, asked: Asked, pictures: reading.ReadPictures, spl
     known = _known(parent)
     keep = [known.get(h, "") != "test" for h in Pictures(images, torch.zeros(len(names))).hashes()]
     keep_test = [known.get(h, "") == "" for h in Pictures(test_images, torch.zeros(len(test_names))).hashes()]
-    lost = keep.count(False) + keep_test.count(False)
     account = pictures.listing.account
-    for sentence in (split, f"{lost} known to this run already, left out" if lost else ""):
+    for sentence in (split, _known_already(pictures, keep, keep_test)):
         account += f"; {sentence}" if sentence else ""
     chosen = [name for name, wanted in zip(names, keep, strict=True) if wanted]
     if not chosen:
@@ -150,6 +149,13 @@ def _arriving(parent: Learned, asked: Asked, pictures: reading.ReadPictures, spl
     return Batch(
         images[torch.tensor(keep)], tuple(chosen), test_images[_mask(keep_test)], tuple(tested)
     ), account
+
+
+def _known_already(pictures: reading.ReadPictures, keep: Sequence[bool], keep_test: Sequence[bool]) -> str:
+    """Return what is said of pictures that are not learned or tested again; empty where there are none."""
+    wanted = {"train": iter(keep), "test": iter(keep_test)}
+    lost = [entry.name for entry in pictures.listing.entries if not next(wanted[entry.part])]
+    return f"{len(lost):,} known to this run already, left out (first: {lost[0]})" if lost else ""
 
 
 def _mask(keep: Sequence[bool]) -> torch.Tensor:
@@ -164,12 +170,12 @@ def _known(parent: Learned) -> dict[str, str]:
 
 def _check_names(parent: Learned, names: Sequence[str]) -> None:
     """Refuse a class that is surely meant to be a known one, spelled otherwise."""
-    folded = {name.casefold().strip(): name for name in parent.class_names}
+    known = {listing.meant(name): name for name in parent.class_names}
     for name in dict.fromkeys(names):
-        meant = folded.get(name.casefold().strip())
-        if meant is not None and meant != name and name not in parent.class_names:
+        other = known.get(listing.meant(name))
+        if other is not None and other != name and name not in parent.class_names:
             raise UserError(
-                f"the class {name!r} arrives, and this run knows {meant!r}: classes are told apart by name. Rename one "
+                f"the class {name!r} arrives, and this run knows {other!r}: classes are told apart by name. Rename one "
                 "of them, so that the same class has one name."
             )
 
@@ -402,5 +408,22 @@ def told(run: Path, version: Version) -> list[str]:
     back = f"incrlt rollback {run} {version.number}"
     return [
         *lines,
+        *advice(folder),
         f"version {version.number} is rejected; version {versions.current(run)} answers ({back} takes it anyway)",
+    ]
+
+
+def advice(version: Path) -> list[str]:
+    """Return what may be tried after a version was rejected: what its strategy has and did not use.
+
+    Args:
+        version: Folder of the version.
+    """
+    experiment = schema.load(version / CONFIG_FILE, with_data=False).resolved()
+    unused = experiment["strategy"].get("class_balanced_finetune") == 0
+    if not unused or experiment["experts"].get("classifier_epochs") or experiment["memory"] is None:
+        return []
+    return [
+        "what may help: the same command with strategy.class_balanced_finetune=20, which trains the head once more at "
+        "the end, on as many pictures of each class"
     ]

@@ -18,7 +18,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import read_json, write_atomic
 
 FOLDER: Final = "versions"
 ROLLBACK_FILE: Final = "rollback.json"
@@ -107,7 +107,7 @@ def all_of(run: Path) -> list[Version]:
 
 def _read(file: Path) -> Version:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if content.pop("format") != FORMAT:
             raise ValueError("it has another format")
         version = Version(**content)
@@ -151,7 +151,7 @@ def _rollback(run: Path) -> dict[str, int]:
     if not path.exists():
         return {"to": FIRST, "below": FIRST}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return {"to": int(content["to"]), "below": int(content["below"])}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(

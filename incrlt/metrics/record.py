@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import read_json, without_waiting, write_atomic
 from incrlt.metrics.counts import Cells, Counts, Hits, Tables, as_counts, as_tables, held, stored
 
 ROUTED = "routed"
@@ -42,8 +42,6 @@ UNREADABLE = (
     zlib.error,
 )
 """What reading a damaged ``.npz`` file can raise."""
-LARGEST_JSON = 20_000_000
-"""Bytes that are read of a file of facts; classes.json of 8,142 classes has half a million."""
 LARGEST_ARRAYS = 1 << 30
 """Bytes that the arrays of a file may have unpacked."""
 MOST_EXPERIENCES = 5_000
@@ -164,27 +162,6 @@ def _check_confusions(record: StreamRecord) -> None:
             )
 
 
-def read_text(path: str | os.PathLike[str], most: int, errors: str = "strict") -> str:
-    """Return the text of an ordinary file of at most ``most`` bytes.
-
-    Args:
-        path: The file.
-        most: Bytes.
-        errors: As for :meth:`bytes.decode`.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is no UTF-8, no ordinary file (a pipe would be waited for), or too large.
-    """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no ordinary file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return content.decode("utf-8", errors)
-
-
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an ``.npz`` file by name.
 
@@ -192,7 +169,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         Exception: One of :data:`UNREADABLE`; ValueError where the file is no ordinary one, or larger unpacked than
             :data:`LARGEST_ARRAYS`: a few kilobytes can stand for many gigabytes.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
+    with open(path, "rb", opener=without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no ordinary file")
         with zipfile.ZipFile(file) as archive:
@@ -202,10 +179,6 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def save_confusions(path: str | os.PathLike[str], confusions: Mapping[str, Sequence[npt.ArrayLike]]) -> Path:
@@ -301,7 +274,7 @@ def load_records(folder: str | os.PathLike[str]) -> dict[str, StreamRecord]:
     """
     path = Path(folder) / CLASSES_FILE
     try:
-        classes = json.loads(read_text(path, LARGEST_JSON))
+        classes = read_json(path)
         experience, images = classes["experience_of_class"], classes["images_of_class"]
         names = classes.get("class_names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from incrlt.errors import UserError, did_you_mean, shown
 from incrlt.families import PREFIX
 from incrlt.models.backbones.timm_backbone import TimmBackbone
-from incrlt.models.layout import Layout
+from incrlt.models.layout import SHARED, Layout
 from incrlt.models.named import class_named, name_of
 
 FOLDER = Path(__file__).parent / "backbones"
@@ -159,4 +159,23 @@ def _made(name: str, cls: Any, settings: dict[str, Any]) -> Backbone:
         backbone: Backbone = cls(**settings)
     except TypeError as error:
         raise UserError(f"{name} cannot be made from {', '.join(settings)}: {error}.") from error
+    check_told(name, "shares", backbone.shares, SHARED)
+    check_told(name, "wishes", getattr(backbone, "wishes", ()), WISHES)
     return backbone
+
+
+def check_told(name: str, fact: str, told: object, known: Sequence[str]) -> None:
+    """Refuse a text where several are wanted, in which any part of a word would be found, and words nobody knows.
+
+    Raises:
+        UserError: What a backbone tells, and how it is written.
+    """
+    if isinstance(told, str) or not isinstance(told, Iterable):
+        raise UserError(
+            f"{name} tells {fact} {told!r}; write several, or one with a comma: {fact} = ({known[0]!r},)."
+        )
+    for word in told:
+        if word not in known:
+            raise UserError(
+                f"{name} tells {word!r} among its {fact}; known are {', '.join(known)}.{did_you_mean(word, known)}"
+            )

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
-from incrlt.errors import UserError
+from incrlt.errors import UserError, did_you_mean
+
+Shared = Literal["stem", "two_stages", "nothing", "all"]
+Shortcut = Literal["projection", "padding"]
+SHARED: Final[tuple[str, ...]] = get_args(Shared)
+"""What experts may share."""
+SHORTCUTS: Final[tuple[str, ...]] = get_args(Shortcut)
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,13 @@ class Layout:
 
     num_experts: int = 1
     """Number K of branches and heads."""
-    shared: Literal["stem", "two_stages", "nothing", "all"] = "stem"
+    shared: Shared = "stem"
     """``stem`` is the first convolution and stage, ``two_stages`` the second one too (SHIKE); with ``nothing`` each
     expert is a whole network (NCL), with ``all`` it is a head alone. Large networks are cut one stage later, see
     :mod:`incrlt.models.timm_cuts`."""
     width_factor: float = 1.0
     """Channels of the experts' own stages, relative to the plain network; RIDE: 0.75."""
-    shortcut: Literal["projection", "padding"] = "projection"
+    shortcut: Shortcut = "projection"
     """Shortcut of a shrinking block (He et al. 2016): ``projection`` is a 1x1 convolution with batch norm (option B;
     LUCIR, SHIKE), ``padding`` every second pixel and channels of zeros (option A; RIDE, NCL). It is a wish of networks
     for small images: large ones have projections in all official code."""
@@ -74,7 +80,27 @@ class Layout:
     """How one answer is made of the experts' logits; None is the mean. An expert method with a ``combine`` of its own
     fills this in by itself."""
 
+    def __new__(cls, *args: object, **wishes: object) -> Layout:
+        """Refuse a wish of another name, as a word of YAML is refused: expert methods write layouts.
+
+        Raises:
+            UserError: The nearest name.
+        """
+        for wish in wishes:
+            if wish not in cls.__dataclass_fields__:
+                known = list(cls.__dataclass_fields__)
+                raise UserError(
+                    f"a layout has no {wish!r}; it has: {', '.join(known)}.{did_you_mean(wish, known)}"
+                )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        for wish, allowed in (("shared", SHARED), ("shortcut", SHORTCUTS)):
+            given = getattr(self, wish)
+            if given not in allowed:
+                raise UserError(
+                    f"{wish} of a layout is {given!r}; allowed: {', '.join(allowed)}.{did_you_mean(given, allowed)}"
+                )
         if self.num_experts < 1:
             raise UserError(f"a network needs at least one expert, not {self.num_experts}.")
         if self.fusion and self.shared != "two_stages":

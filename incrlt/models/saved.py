@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from incrlt import manifest
 from incrlt.checkpoint import CheckpointFolder, one_sentence
 from incrlt.errors import UserError
+from incrlt.files import read_json
 from incrlt.metrics.record import CLASSES_FILE
 from incrlt.models.building import build
 from incrlt.models.facts import tensors_alone
@@ -149,9 +149,7 @@ def _built(saved: Mapping[str, Any]) -> ExpertNetwork:
 def _class_names(path: Path) -> dict[int, str] | None:
     """Return the names by arrival position; None where the file is missing or damaged: answers do not need it."""
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST_NAMES:
-            return None
-        names = json.loads(path.read_text(encoding="utf-8"))["class_names"]
+        names = read_json(path, LARGEST_NAMES)["class_names"]
         return {position: str(name) for position, name in enumerate(names)}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -17,9 +17,9 @@ import incrlt
 from incrlt import manifest
 from incrlt.errors import UserError
 from incrlt.experiment.yamltext import BROKEN
+from incrlt.files import LARGEST_JSON, LARGEST_LOG, parsed_json, read_text
 from incrlt.metrics import StreamRecord, load_records, main_readout, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
-from incrlt.metrics.record import LARGEST_JSON, read_text
 from incrlt.metrics.results import FORMAT
 from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 from incrlt.report.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
@@ -28,8 +28,8 @@ from incrlt.written import cut
 Json = dict[str, Any]
 T = TypeVar("T")
 
-LARGEST_YAML, LARGEST_LOG = 300_000, 200_000_000
-"""Bytes that are read of a file of each kind; ten times what the largest runs write."""
+LARGEST_YAML = 300_000
+"""Bytes that are read of a configuration; ten times what the largest runs write."""
 MOST_VALUES, DEEPEST = 20_000, 60
 """Values and depth of a configuration, its anchors written out."""
 LONGEST_MESSAGE = 300
@@ -414,8 +414,8 @@ def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
 
 def _event(line: str) -> Json | None:
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
+        event = parsed_json(line)
+    except ValueError:
         return None
     return event if isinstance(event, dict) else None
 

@@ -19,7 +19,7 @@ from incrlt.benchmarks.looking import Progress
 from incrlt.data.features import FeatureCache
 from incrlt.errors import UserError
 from incrlt.experiment import explain
-from incrlt.experiment.clashes import NARROWEST_CHANNELS_LAST, computation
+from incrlt.experiment.clashes import computation
 from incrlt.experiment.methods import Kind, load_class
 from incrlt.experiment.sections import Experiment, Training
 from incrlt.models.network import ExpertNetwork
@@ -28,6 +28,7 @@ from incrlt.models.standing import Standing
 from incrlt.plugins.memory import ExemplarMemory
 from incrlt.processes import local_device, world
 from incrlt.schedules import cosine, multistep_with_warmup
+from incrlt.training.compute import overwriting
 from incrlt.training.randomness import seed_everything
 from incrlt.training.template import IncrTemplate, quiet_evaluator
 
@@ -153,7 +154,7 @@ def build_strategy(
     experts = load_class("experts", experiment.experts.name)(**experiment.experts.hyper_parameters)
     model = _model(experiment, experts, in_channels, pretrained)
     precision = choose_precision(training.precision, device)
-    safe = device.type != "cpu" or experiment.model.width >= NARROWEST_CHANNELS_LAST
+    safe = device.type != "cpu" or overwriting(model) is None
     channels_last = (
         precision != "fp32" and safe if training.channels_last == "auto" else training.channels_last
     )

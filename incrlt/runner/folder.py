@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 import incrlt
 from incrlt.errors import UserError
-from incrlt.files import remove_leftovers, write_atomic
+from incrlt.files import LARGEST_LOG, parsed_json, read_text, remove_leftovers, write_atomic
 from incrlt.metrics import StreamRecord, save_classes, save_confusions, spent, write_results
 from incrlt.processes import world
 from incrlt.runner.memory import peak_memory
@@ -144,9 +144,9 @@ class RunFolder:
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the log; one that was damaged while the run was not running is passed over."""
-        for line in self.log_path.read_text("utf-8", "replace").splitlines():
+        for line in read_text(self.log_path, LARGEST_LOG, "replace").splitlines():
             with contextlib.suppress(ValueError):
-                event = json.loads(line)
+                event = parsed_json(line)
                 if isinstance(event, dict):
                     yield event
 

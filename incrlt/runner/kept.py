@@ -25,7 +25,7 @@ from torch import Tensor
 from incrlt.data.avalanche import stored_parts
 from incrlt.data.stored import NotExactError, without_transform
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import read_json, write_atomic
 
 KEPT_FILE: Final = "kept.json"
 EXEMPLARS_FILE: Final = "kept/exemplars.zip"
@@ -158,7 +158,7 @@ def read_facts(folder: Path) -> Facts:
             "folder of a finished run; one of an older version is run again with --restart."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT:
             raise ValueError(f"it has format {content['format']}, this version reads {FORMAT}")
         given = content["preparation"]

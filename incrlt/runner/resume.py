@@ -14,6 +14,8 @@ from incrlt.errors import UserError
 from incrlt.experiment.sections import DOES_NOT_CHANGE_RESULTS, Experiment
 from incrlt.experiment.yamlfile import leaves
 from incrlt.experiment.yamltext import BROKEN
+from incrlt.files import read_json as read_json_file
+from incrlt.files import read_text
 from incrlt.manifest import Manifest
 from incrlt.metrics.routing import SWEEP_FILE
 from incrlt.words import counted
@@ -116,7 +118,7 @@ def check_no_versions(folder: Path) -> None:
 def is_own_config(folder: Path, experiment: Experiment) -> bool:
     """Tell whether ``config.yaml`` says what this run does; paths, device and threads may be others."""
     try:
-        text = _text(folder / "config.yaml")
+        text = read_text(folder / "config.yaml", LARGEST)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             return False  # we write none, and a few can stand for more values than time allows
         content = yaml.safe_load(text)
@@ -134,16 +136,10 @@ def is_own_protocol(folder: Path, description: Mapping[str, Any]) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a mapping in a small JSON file, {} where there is none or it is damaged."""
     try:
-        content = json.loads(_text(path))
-    except (OSError, ValueError, RecursionError):
+        content = read_json_file(path, LARGEST)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _text(path: Path) -> str:
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise ValueError(f"{path.name} is no file or too large")
-    return path.read_text(encoding="utf-8")
 
 
 def look_at(folder: Path) -> tuple[Manifest | None, list[str]]:

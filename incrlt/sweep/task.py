@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from incrlt.errors import UserError
 from incrlt.experiment import schema
 from incrlt.experiment.plan import plan
 from incrlt.experiment.sections import Experiment
+from incrlt.files import LARGEST_LOG, parsed_json, read_text
 
 Cell = tuple[tuple[str, object], ...]
 """Keys with the values that they have here."""
@@ -158,8 +158,8 @@ def progress(task: Task) -> Progress:
     if folder is None:
         return found
     try:
-        text = (folder / "log.jsonl").read_text("utf-8", "replace")
-    except OSError:
+        text = read_text(folder / "log.jsonl", LARGEST_LOG, "replace")
+    except (OSError, ValueError):
         return found
     spent: list[float] = []
     before: float | None = None
@@ -180,7 +180,7 @@ def progress(task: Task) -> Progress:
 
 def _event(line: str) -> dict[str, Any]:
     try:
-        event = json.loads(line)
+        event = parsed_json(line)
     except ValueError:  # the last line of a run that is writing
         return {}
     return event if isinstance(event, dict) else {}

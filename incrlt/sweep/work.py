@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from incrlt.endings import BAD_INPUT
-from incrlt.files import write_atomic
+from incrlt.files import read_json, write_atomic
 from incrlt.sweep.asha import goes_on
 from incrlt.sweep.engines import Engine, Job, stop_all
 from incrlt.sweep.table import Row
@@ -65,7 +65,7 @@ class Judge:
 def _known(path: Path) -> dict[str, Any]:
     """Return what was decided; nothing where the file is missing or damaged, since every decision can be taken anew."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
         return {"stopped": dict(content["stopped"]), "seen": dict(content["seen"])}
     except (OSError, ValueError, LookupError, TypeError):
         return {"stopped": {}, "seen": {}}

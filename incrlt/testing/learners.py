@@ -6,7 +6,7 @@ import copy
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from incrlt.training.template import IncrTemplate
 from incrlt.types import LossContext
 
 Settings: TypeAlias = Mapping[str, object]
+Part: TypeAlias = tuple[Kind, type, Mapping[str, object]]
+"""A class, what it is, and its hyper-parameters."""
 Weights: TypeAlias = dict[str, Tensor]
 FIRST = 16
 """Epochs on the first experience, where it is to be learned."""
@@ -37,10 +39,11 @@ def has_a_file(cls: type) -> bool:
 
 
 def short(kind: Kind, cls: type) -> dict[str, object]:
-    """Settings that make later stages of a method two epochs long, without warm-up."""
+    """Settings that make later stages of a method, or a stage itself, two epochs long, without warm-up."""
     fields = getattr(cls, "__dataclass_fields__", {})
     names = list(find(kind, name_of(cls)).parameters) if has_a_file(cls) else list(fields)
-    stages: dict[str, object] = {name: 2 for name in names if name.endswith("_epochs")}
+    own = ("epochs",) if kind in ("rebalance", "router") else ()
+    stages: dict[str, object] = {name: 2 for name in names if name.endswith("_epochs") or name in own}
     return stages | {name: 0 for name in names if name.endswith("_warmup")}
 
 
@@ -74,14 +77,20 @@ class Learner:
         """Make the expert method."""
         return self.experts(**{**self.expert_settings, **options})
 
-    def build(self, experts: ExpertMethod | None = None, **options: float | str) -> IncrTemplate:
+    def parts(self) -> list[Part]:
+        """Return strategy and experts, each with its hyper-parameters."""
+        method = self.method()
+        own = {name: getattr(method, name) for name in getattr(self.experts, "__dataclass_fields__", {})}
+        return [("strategy", self.strategy, self.settings), ("experts", self.experts, own)]
+
+    def build(self, experts: ExpertMethod | None = None, **options: Any) -> IncrTemplate:
         """Make a strategy on a tiny network; with a memory where it takes one."""
         given = {**self.settings, "experts": experts or self.method(), **options}
         try:
-            return digits.make(self.strategy, **given)  # type: ignore[arg-type]
+            return digits.make(self.strategy, **given)
         except UserError as refused:
             try:
-                return digits.make(self.strategy, memory=0, **given)  # type: ignore[arg-type]
+                return digits.make(self.strategy, memory=0, **given)
             except UserError:
                 raise refused from None
 

@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import torch
 from torch import Tensor
 
-from incrlt.experiment.methods import Kind, find, load_class
+from incrlt.experiment.methods import find, load_class
 from incrlt.experts.base import ExpertMethod
 from incrlt.models.named import name_of
 from incrlt.plugins.features import evaluation
@@ -100,9 +100,9 @@ def the_loss_of_the_first_experience_falls(case: Learner) -> None:
 )
 def a_class_with_one_image_or_none_is_no_special_case(case: Learner) -> None:
     """Loss and gradients are finite where a class has one image and an old one none."""
-    logits, output, labels = _answers(case)
+    logits, output, labels = answered(case)
     terms = case.method().loss(case.context(3, 4, {}), output, labels)
-    expect(all(bool(term.isfinite()) for term in terms.values()), f"terms {_values(terms)}")
+    expect(all(bool(term.isfinite()) for term in terms.values()), f"terms {values_of(terms)}")
     torch.stack(list(terms.values())).sum().backward()
     expect(logits.grad is not None and bool(logits.grad.isfinite().all()), "gradients that are not finite")
 
@@ -112,10 +112,10 @@ def the_phase_tells_when_the_loss_changes(case: Learner) -> None:
     """The loss of one batch is the same in all epochs between which phase() does not change."""
     method, constants, found = case.method(), {}, {}  # type: ExpertMethod, dict[object, object], dict[object, object]
     for epoch in range(10):
-        _, output, labels = _answers(case)
+        _, output, labels = answered(case)
         context = case.context(epoch, 10, constants)
         torch.manual_seed(0)
-        values = _values(method.loss(context, output, labels))
+        values = values_of(method.loss(context, output, labels))
         before = found.setdefault(method.phase(context), values)
         expect(
             before == values, f"epoch {epoch}: {values}, earlier in phase {method.phase(context)}: {before}"
@@ -127,7 +127,7 @@ def the_phase_tells_when_the_loss_changes(case: Learner) -> None:
 )
 def any_number_of_experts_makes_one_answer(case: Learner) -> None:
     """combine() takes the first 1, 2, ... K experts, and an image's answer does not depend on those beside it."""
-    logits = _answers(case)[0].detach()
+    logits = answered(case)[0].detach()
     method = case.method()
     for k in range(1, len(logits) + 1):
         answer = method.combine(logits[:k])
@@ -141,7 +141,7 @@ def any_number_of_experts_makes_one_answer(case: Learner) -> None:
         )
 
 
-def _answers(case: Learner) -> tuple[Tensor, ModelOutput, Tensor]:
+def answered(case: Learner) -> tuple[Tensor, ModelOutput, Tensor]:
     """Return logits ``[K, B, C]`` that take gradient, the output of the trained network on them, and labels."""
     images, labels = batch()
     model = case.trained.strategy.model
@@ -160,7 +160,8 @@ def _answers(case: Learner) -> tuple[Tensor, ModelOutput, Tensor]:
     return logits, output, labels
 
 
-def _values(terms: LossTerms) -> dict[str, float]:
+def values_of(terms: LossTerms) -> dict[str, float]:
+    """Return terms as numbers."""
     return {name: float(term.detach()) for name, term in terms.items()}
 
 
@@ -219,7 +220,7 @@ def the_teacher_is_the_frozen_model_of_the_experience_before(case: Learner) -> N
 # ---------------------------------------------------------------------------- any number, any loader, any backend
 
 
-def _learns(strategy: IncrTemplate) -> None:
+def learns(strategy: IncrTemplate) -> None:
     """Train on two experiences; the classes of the first are learned well above chance."""
     torch.manual_seed(1)
     stream = digits.stream()
@@ -234,7 +235,7 @@ def _with_experts(case: Learner, num_experts: int) -> None:
     if "num_experts" not in getattr(case.experts, "__dataclass_fields__", {}):
         return  # it has the number that its layout says, which the other promises train
     strategy = case.build(case.method(num_experts=num_experts), train_epochs=1, base_epochs=FIRST)
-    _learns(strategy)
+    learns(strategy)
     asked, found = strategy.experts.layout.num_experts, strategy.model.num_experts
     expect(found == asked == num_experts, f"network {found}, layout {asked}, asked for {num_experts}")
 
@@ -254,7 +255,7 @@ def it_runs_with_two_experts(case: Learner) -> None:
 @promise("read what the batch is from output and labels alone; second views need needs = {'tensors': ...}.")
 def it_runs_on_the_loader_of_avalanche(case: Learner) -> None:
     """It trains on an ordinary loader of finished images."""
-    _learns(case.build(fast_data=False, train_epochs=1, base_epochs=FIRST))
+    learns(case.build(fast_data=False, train_epochs=1, base_epochs=FIRST))
 
 
 @promise("compare your closed form or kernel with incrlt.losses on the same batch, gradients too.")
@@ -350,32 +351,20 @@ def its_state_is_plain_and_brings_it_back(case: Learner) -> None:
 )
 def yaml_and_a_dry_run_know_what_it_trains(case: Learner) -> None:
     """Its hyper-parameters can be set in YAML, and a dry run counts the epochs that are trained."""
-    later, kinds = [0, 0, 0], _kinds(case)
+    later, kinds = [0, 0, 0], [part for part in case.parts() if has_a_file(part[1])]
     for kind, cls, settings in kinds:
         declared = find(kind, name_of(cls))
         expect(not declared.faults, "; ".join(declared.faults))
         values = {key: default for key, (_, default) in declared.parameters.items()}
-        values |= declared.usual(settings) | settings
+        values |= declared.usual(settings) | dict(settings)
         for t, (old, new) in enumerate(((0, 4), (4, 3), (7, 3))):
             told = declared.later_stages({**values, "num_old": old, "num_new": new, "images": 24 * new})
             later[t] += sum(stage.epochs for stage in told)
-    if len(kinds) == 2:
+    if len(kinds) == len(case.parts()):
         found = [epochs - first for epochs, first in zip(case.trained.epochs, (FIRST, 3, 3), strict=True)]
         expect(
             found == later, f"later stages trained {found} epochs in three experiences, declared are {later}"
         )
-
-
-def _kinds(case: Learner) -> list[tuple[Kind, type, dict[str, object]]]:
-    """Return strategy and experts, without those that no file could be read for."""
-    expert_settings = {
-        name: getattr(case.method(), name) for name in getattr(case.experts, "__dataclass_fields__", {})
-    }
-    both: Sequence[tuple[Kind, type, dict[str, object]]] = (
-        ("strategy", case.strategy, case.settings),
-        ("experts", case.experts, expert_settings),
-    )
-    return [one for one in both if has_a_file(one[1])]
 
 
 PROMISES: tuple[Promise[Learner], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from incrlt.errors import UserError, short
+from incrlt.experiment.clashes import NARROWEST_CHANNELS_LAST
 from incrlt.kernels.backends import BACKENDS
 from incrlt.models.maps import Maps
 from incrlt.models.network import ExpertNetwork
@@ -30,6 +32,33 @@ COMPILERS = ("torch._dynamo", "torch._inductor")
 """Where errors of ``torch.compile`` itself come from."""
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def _step(optimizer: Optimizer) -> None:
+    """Step, and say whose error it is where an optimizer of a user's own turns out to need a closure."""
+    try:
+        optimizer.step()
+    except (AssertionError, TypeError) as error:
+        kind = type(optimizer)
+        if kind.__module__.startswith("torch.") or "closure" not in inspect.signature(kind.step).parameters:
+            raise
+        raise UserError(
+            f"the optimizer {kind.__name__} cannot step without a closure ({short(error)}); a strategy computes the "
+            "loss once and calls step(). Take another one, such as SGD or AdamW."
+        ) from error
+
+
+def overwriting(module: nn.Module) -> str | None:
+    """Return the name of a convolution that overwrites memory in channels-last order on a CPU, None without one.
+
+    Those are strided 1x1 convolutions of few channels (torch 2.14, in each of three shapes tried under glibc's checks;
+    3x3 ones, larger patches and 1x1 ones without a stride did not, nor did narrow outputs).
+    """
+    for name, part in module.named_modules():
+        strided = isinstance(part, nn.Conv2d) and set(part.kernel_size) == {1} and max(part.stride) > 1
+        if strided and part.in_channels // part.groups < NARROWEST_CHANNELS_LAST:
+            return name
+    return None
 
 
 class Compute:
@@ -73,9 +102,28 @@ class Compute:
         self._compiled: dict[tuple[int, bool], Callable[[Tensor], Any]] = {}
 
     def place(self, module: M) -> M:
-        """Move a module to the device, in the memory order."""
+        """Move a module to the device, in the memory order.
+
+        Raises:
+            UserError: See :meth:`check_order`.
+        """
+        self.check_order(module)
         memory_format = torch.channels_last if self.channels_last else torch.preserve_format
         return module.to(self.device).to(memory_format=memory_format)
+
+    def check_order(self, module: nn.Module) -> None:
+        """Refuse, before anything runs, channels-last order where PyTorch overwrites memory with it.
+
+        Raises:
+            UserError: The convolution.
+        """
+        name = overwriting(module) if self.channels_last and self.device.type == "cpu" else None
+        if name is not None:
+            raise UserError(
+                f"channels_last on a CPU takes strided 1x1 convolutions of {NARROWEST_CHANNELS_LAST} channels or more; "
+                f"{name} of the {type(module).__name__} has {module.get_submodule(name).in_channels}, with which "
+                "PyTorch writes beyond its memory. Set channels_last=False, or take a wider network."
+            )
 
     def freeze(self, network: M) -> M:
         """Place a network that is only asked: in evaluation mode, without gradients."""
@@ -206,7 +254,7 @@ class Compute:
             self.scaler.step(optimizer)
             self.scaler.update()
         else:
-            optimizer.step()
+            _step(optimizer)
 
     def state_dict(self) -> State:
         """Return the state of the loss scaler."""

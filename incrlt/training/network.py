@@ -153,8 +153,7 @@ def at_the_door(model: nn.Module, tasks: Callable[[], Tensor]) -> Network:
     """
     if isinstance(model, ExpertNetwork):
         return model
-    inside = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-    if isinstance(inside, ExpertNetwork):
+    if any(isinstance(part, ExpertNetwork) for part in model.modules()):
         raise UserError(
             f"model is an expert network inside a {type(model).__name__}, and its heads could not grow there; give the "
             "bare network. step='compile' compiles its backbone."

@@ -187,6 +187,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
         self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
         check_settings(self._asked())
+        self.compute.check_order(model)
         check_scheduler_resets(self.plugins, optimizer)
         if self.needs_maps or self.experts.needs_maps:
             self.network.tells_maps = True

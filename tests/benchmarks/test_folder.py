@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from incrlt.benchmarks import datasets, folder, folder_lt
+from incrlt.benchmarks import datasets, folder, folder_lt, looking
 from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.protocols import Protocol, resolve
 from incrlt.errors import UserError
@@ -98,6 +98,41 @@ def test_the_name_follows_the_content_not_the_place(birds, tmp_path):
     assert folder.scan(birds).name == name
     (birds / "test" / "swan" / "01.png").unlink()
     assert folder.scan(birds).name != name
+
+
+def test_what_is_counted_is_what_is_used_linked_folders_too(birds, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (20, 12), (1, 2, 3)).save(tmp_path / "elsewhere" / "far.png")
+    (birds / "train" / "wren" / "linked").symlink_to(tmp_path / "elsewhere")
+    found = folder.scan(birds)
+    assert [len(paths) for paths in found.train] == [12, 7, 4, 3]
+    assert found.class_names == ("swan", "heron", "wren", "coot")
+    assert found.account.startswith(f"{sum(map(len, (*found.train, *found.test)))} pictures")
+
+
+def test_copies_that_stay_in_are_said_and_only_files_of_one_size_are_opened(birds, monkeypatch):
+    for path in birds.rglob("*.png"):  # files of many sizes
+        path.write_bytes(path.read_bytes() + bytes(int.from_bytes(str(path).encode(), "big") % 9973))
+    original = birds / "train" / "swan" / "00.png"
+    shutil.copy(original, birds / "train" / "swan" / "copy.png")
+    shutil.copy(original, birds / "test" / "swan" / "copy.png")
+    opened, whole = set(), looking._ends
+    monkeypatch.setattr(
+        looking, "_ends", lambda path, number: (opened.add(path.name), whole(path, number))[1]
+    )
+    found = folder.scan(birds)
+    assert found.counts[0] == 13
+    assert found.account.endswith(
+        "; 2 copies by content are used as they are (first: train/swan/00.png: the same file as test/swan/copy.png); "
+        "--skip-broken leaves them out"
+    )
+    assert opened >= {"00.png", "copy.png"} and len(opened) < 12
+    assert "copies" not in folder.scan(birds, skip_broken=True).account
+    shutil.copy(original, birds / "train" / "coot" / "copy.png")
+    assert (
+        "the same picture is test/swan/copy.png (swan) and train/coot/copy.png (coot)"
+        in folder.scan(birds).account
+    )
 
 
 def test_a_natural_tail_keeps_every_picture(birds):

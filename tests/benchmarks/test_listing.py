@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,73 @@ def files_below(root: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(root))
 
 
-def test_the_table_is_large_enough():
-    assert len(GOOD) + len(BAD) + len(BESIDE) + 8 > 50
+def test_every_file_of_every_kind_is_used_or_named_and_nothing_twice(birds, tmp_path):
+    """One folder with all of it: as many files as are used and named together."""
+    for place, table in (("heron", {name: content for name, (content, _) in BAD.items()}), ("swan", BESIDE)):
+        for name, content in table.items():
+            (birds / place / name).write_bytes(content if isinstance(content, bytes) else b"x")
+    (birds / "heron" / "again.png").write_bytes(GOOD["plain.png"])
+    (birds / "loose.png").write_bytes(encoded(70))
+    (birds / ".cache").mkdir()
+    (birds / ".cache" / "thumb.png").write_bytes(encoded(71))
+    (birds / "swan" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    os.mkfifo(birds / "swan" / "pipe.png")  # reading it would wait without end
+    with socket.socket(socket.AF_UNIX) as bound:
+        at = os.getcwd()
+        os.chdir(birds / "swan")  # such an address may have a hundred letters
+        try:
+            bound.bind("socket.png")
+        finally:
+            os.chdir(at)
+        there = files_below(birds)
+        found = reading.read(labelled_pictures(birds), SHAPE, skip_broken=True)
+    used, named = (
+        [entry.name for entry in found.listing.entries],
+        [item.name for item in found.listing.left_out],
+    )
+    assert len(used) == len(GOOD) + 1 and len(named) == len(BAD) + len(BESIDE) + 6
+    assert len(used) + len(named) == len({*used, *named}) == there > 50
+    kinds = {item.name: item.sentence for item in found.listing.left_out}
+    assert all(sentence.strip(": ") != name for name, sentence in kinds.items())
+    for name in ("swan/pipe.png", "swan/socket.png"):
+        assert kinds[name] == f"{name}: no file but a pipe, a socket or a device"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["test/heron/a", "test/swan/b"], "has test and no train: put the class folders"),
+        (["test/heron/a", "val/swan/b"], "has test and val and no train"),
+        (["heron/a", "swan/b", "val/swan/c"], "has val and no train"),
+        (["Heron/a", "heron/b", "swan/c"], r"the classes 'Heron' and 'heron' \(first: heron/b.png\)"),
+        (["heron/a", "heron /b"], "the classes 'heron' and 'heron '"),
+        (["train/heron/a", "test/HERON/b"], "the classes 'HERON' and 'heron'"),
+        (["heron.png/a", ".swan/b", "a"], None),
+        (["train/a", "bus/b", "car/c"], None),  # classes, one of which is called train
+        (["A/a", "a/b"], None),  # letters may be classes
+    ],
+)
+def test_a_folder_that_may_be_meant_otherwise_is_refused(tmp_path, files, said):
+    for number, name in enumerate(files):
+        path = tmp_path / "given" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(number))
+    if said is None:
+        found = labelled_pictures(tmp_path / "given")
+        assert len(found.entries) + len(found.left_out) == len(files)
+        assert {entry.label for entry in found.entries} >= {name.split("/")[0] for name in files[:1]}
+        return
+    with pytest.raises(UserError, match=said):
+        labelled_pictures(tmp_path / "given")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "list.csv").write_text("path,label\npipe.png,heron\n")
+    with pytest.raises(UserError, match=r"pipe\.png is no file but a pipe"):
+        pictures_in(tmp_path / "pipe.png")
+    [item] = labelled_pictures(tmp_path / "list.csv").left_out
+    assert item.sentence == "list.csv:2: pipe.png is no file but a pipe, a socket or a device"
 
 
 def test_all_kinds_of_pictures_are_read(birds):
@@ -261,7 +327,10 @@ def test_every_line_of_a_list_is_used_or_named(tmp_path):
     (tmp_path / "y.json").write_bytes(b"x")
     text = (
         "path,label,split\n0.png,heron,train\n1.png,swan,\n0.png,heron,train\n0.png,swan,train\n,heron,\n2.png,,\n"
-        "3.png,heron,holdout\n9.png,heron,\nfolder,heron,\nx.heic,heron,\ny.json,heron,\n4.png,heron,test\n5.png,heron,val\n"
+        "3.png,heron,holdout\n9.png,heron,\nfolder,heron,\nx.heic,heron,\ny.json,heron,\n4.png,heron,test\n"
+        "5.png,heron,val\n\n3.png,heron,train,more\nsub\\3.png,heron,\nhttps://x.org/3.png,heron,\n"
+        + "long" * 200
+        + ".png,heron,\n,,,\n"
     )
     found = lines_of(tmp_path, "list.csv", text)
     said = {item.name: item.sentence.split(": ", 1)[1] for item in found.left_out}
@@ -276,8 +345,12 @@ def test_every_line_of_a_list_is_used_or_named(tmp_path):
         "list.csv:11": "needs a plugin: pip install pillow-heif",
         "list.csv:12": "y.json is no picture",
         "list.csv:14": "of the validation part, which nothing uses",
+        "list.csv:16": "3 columns, and 'more' beyond them; put cells with commas in quotes",
+        "list.csv:17": "sub\\3.png is not there; write its folders with /",
+        "list.csv:18": "https://x.org/3.png is an address; fetch it, and list the file",
+        "list.csv:19": f"{'long' * 30}... cannot be read (File name too long)",
     }
-    assert len(found.entries) + len(found.left_out) == 13
+    assert len(found.entries) + len(found.left_out) == 17
 
 
 @pytest.mark.parametrize(
@@ -288,6 +361,21 @@ def test_every_line_of_a_list_is_used_or_named(tmp_path):
         ("a.csv", b"path,kind\n0.png,heron\n", r"needs label \(label or class or category or species\)"),
         ("a.txt", b"0.png heron\xff\n", r"\(it is not UTF-8 text\); save it as UTF-8"),
         ("a.txt", b"# nothing\n", "has no pictures that can be used: 0 pictures"),
+        ("a.csv", b"path;label\n0.png;heron\n", "has the columns path;label and needs path and label"),
+        ("a.csv", b"0.png,heron\n1.png,swan\n", "has the columns 0.png, heron and needs path and label"),
+        (
+            "a.csv",
+            b'path,label\n1.png,swan\n"0.png,heron\n',
+            r"unexpected end of data, in what begins in line 3",
+        ),
+        ("a.csv", b"path,label\n0.png," + b"x" * 200_000, "field larger than field limit"),
+        ("a.csv", b"path,label,label\n", "has the columns label and label, and each may be the label"),
+        (
+            "a.csv",
+            b"image,filename,label\n",
+            "columns image and filename, and each may be the path. Call one",
+        ),
+        ("a.csv", "path,label\n".encode("utf-16"), "it is not UTF-8 text"),
         ("a.xlsx", b"PK", "neither a folder with a folder per class nor a list"),
         ("a.parquet", b"x", "needs pyarrow|cannot be read"),
     ],

@@ -133,12 +133,30 @@ for part in ("train", "test"):
         for number in range(3):
             Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / part / label / (str(number) + ".png"))
 assert len(folder_lt(folder, "lfh-shuffled-2", image_size=8).train_stream) == 3
+from incrlt.run import main
+(folder / "tiny.yaml").write_text('''
+benchmark: {{dataset: digits, base_classes: 5, increment: 5, order: shuffled, imbalance_ratio: 20}}
+model: {{name: resnet8, width: 4}}
+strategy: {{name: replay}}
+memory: {{per_class: 2}}
+training: {{epochs: 1, batch_size: 128, precision: fp32}}
+device: cpu
+''')
+words = [str(folder / "tiny.yaml"), "--out", str(folder / "runs")]
+assert main(words) == 0
+(run,) = folder.glob("runs/tiny/*")
+(run / "DONE").unlink()
+assert main(words) == 0 and (run / "DONE").is_file() and (run / "report.html").is_file()
 print("done", (folder / "note.txt").read_text())
 """
 
 
-def test_the_package_loads_and_reads_without_what_only_posix_has():
-    """As on Windows: everything is taken away before the first module of ours is imported."""
+@pytest.mark.slow
+def test_a_run_ends_and_goes_on_without_what_only_posix_has():
+    """As on Windows: everything is taken away before the first module of ours is imported.
+
+    Modules load, pictures are read, a run trains with a memory to its report, and the same command goes on.
+    """
     script = WITHOUT.format(modules=MODULES, names=NAMES)
     found = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent, check=False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 import toy
@@ -15,6 +18,7 @@ from incrlt.experts.single import Single
 from incrlt.models import load
 from incrlt.stages.lws import LWS
 from incrlt.strategies import LUCIR, Finetune, Replay
+from incrlt.types import LossContext
 
 
 def trained(cls, experiences=2, watch=None, **options):
@@ -207,3 +211,23 @@ def test_a_larger_teacher_is_distilled_and_one_of_other_classes_refused(tmp_path
 def test_a_teacher_without_checkpoint_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         toy.make(Finetune, memory=0, experts=RIDE(teacher=str(tmp_path)))
+
+
+def test_a_fraction_of_the_epochs_is_reached_in_the_epoch_that_it_names():
+    """Before: 0.7 of 10 epochs was reached in epoch 8, because 0.7 * 10 is 7.000000000000001."""
+
+    def first(fraction, epochs):
+        contexts = (LossContext(torch.ones(2), 0, epoch, epochs) for epoch in range(epochs + 1))
+        return next(context.epoch for context in contexts if context.reached(fraction))
+
+    for epochs in (1, 3, 7, 10, 40, 160, 1000):
+        for part in range(0, 101):
+            assert first(part / 100, epochs) == math.ceil(Fraction(part, 100) * epochs), (part, epochs)
+    assert [first(part / 6, 6) for part in range(7)] == list(range(7))
+    assert [first(0.8, epochs) for epochs in (5, 40, 100, 160)] == [4, 32, 80, 128], "published runs stay"
+
+
+@pytest.mark.parametrize("method", [Single(objective="ldam", reweight_after=0.7), RIDE(reweight_after=0.7)])
+def test_reweighting_begins_in_the_epoch_that_is_asked_for(method):
+    phases = [method.phase(LossContext(torch.ones(2), 0, epoch, 10)) for epoch in range(10)]
+    assert phases == [False] * 7 + [True] * 3

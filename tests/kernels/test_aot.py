@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from kernels.own_process import run_alone
 
 
+@pytest.mark.slow
 def test_kernels_compile_ahead_of_time(tmp_path: Path) -> None:
     run_alone("ahead_of_time.py", TRITON_CACHE_DIR=str(tmp_path))

@@ -6,8 +6,10 @@ reasons for a process of its own. By hand: ``TRITON_INTERPRET=1 pytest tests/ker
 
 from __future__ import annotations
 
+import pytest
 from kernels.own_process import run_alone
 
 
+@pytest.mark.slow
 def test_kernels_under_the_interpreter() -> None:
     run_alone("interpreted.py", TRITON_INTERPRET="1")

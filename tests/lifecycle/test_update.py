@@ -13,8 +13,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import CLASSES, write
+from pictures import CLASSES, YAML, write
 from PIL import Image
 
 import incrlt.__main__
-from incrlt.lifecycle import comparing, gate, learned, versions
+from incrlt.experiment import schema
+from incrlt.lifecycle import comparing, gate, learned, update, versions
 
 NEW = ["training.epochs=8"]
 
@@ -137,6 +136,10 @@ def test_an_update_is_compared_with_training_anew(run, monday, capsys, monkeypat
     saved = version.joint["all"] - version.measures["all"]
     told = f"Updating {'cost' if saved > 0 else 'gained'} {abs(saved):.1f} points over all classes and "
     page = versions.report_of(run, 2).read_text()
+    assert f"| before | {version.measures['old_before']:.1f} |  |  |" in page, (
+        "no class has a hundred pictures"
+    )
+    assert f" | {version.measures['few_before']:.1f} |" in page
     for text in (said, page):
         assert told in text and "| all anew | " in text and "| this update | " in text
     capsys.readouterr()
@@ -190,6 +193,32 @@ def test_a_rejected_version_stays_and_does_not_answer(run, monday, capsys):
     assert versions.current(run) == 2 and contents(versions.path_of(run, 2)) == made
 
 
+@pytest.mark.parametrize(
+    ("strategy", "experts", "memory", "told"),
+    [
+        ({"name": "lucir"}, {"name": "single"}, {"per_class": 4}, True),
+        ({"name": "lucir", "class_balanced_finetune": 5}, {"name": "single"}, {"per_class": 4}, False),
+        (
+            {"name": "lucir", "less_forget": 0},
+            {"name": "shike", "classifier_epochs": 2},
+            {"per_class": 4},
+            False,
+        ),
+        ({"name": "lucir"}, {"name": "single"}, None, False),
+        ({"name": "replay"}, {"name": "single"}, {"per_class": 4}, False),
+    ],
+)
+def test_what_may_help_after_a_rejection_is_what_the_run_could_do(tmp_path, strategy, experts, memory, told):
+    """The setting is told only where an update would take it."""
+    values = YAML | {"strategy": strategy, "experts": experts, "memory": memory}
+    values["model"] = {"name": "resnet20", "head": "cosine"}
+    asked = schema.parse(values, with_data=False)
+    (tmp_path / "config.yaml").write_text(asked.resolved_yaml())
+    assert ("strategy.class_balanced_finetune=20" in "".join(update.advice(tmp_path))) is told
+    if told:
+        schema.load(tmp_path / "config.yaml", ["strategy.class_balanced_finetune=20"], with_data=False)
+
+
 def test_rollback_and_forward(run, monday, tmp_path, capsys):
     incrlt_("update", run, monday, "--accept", "none")
     assert incrlt_("rollback", run) == 0
@@ -212,6 +241,7 @@ def test_pictures_that_are_kept_for_testing_are_not_learned(run, tmp_path, capsy
     again = write(tmp_path / "again", {"swan": 5}, first=100)
     assert incrlt_("update", run, again) == 2
     assert "nothing in" in (said := capsys.readouterr().err) and "5 known to this run already" in said
+    assert "left out (first: swan/100.png)" in said
 
 
 def test_a_golden_set_judges(run, monday, tmp_path):
@@ -290,6 +320,7 @@ def test_measures_are_those_worked_out_by_hand():
     assert (found["old_before"], found["old"], found["new"]) == (65.0, 80.0, 75.0)
     assert found["all"] == pytest.approx((70 + 90 + 75) / 3, abs=1e-5)
     assert (found["many_drop"], found["few_drop"], found["medium_drop"]) == (10.0, -40.0, None)
+    assert (found["many_before"], found["few_before"], found["medium_before"]) == (80.0, 50.0, None)
     accepted, said = gate.judge(gate.rule(gate.DEFAULT), found)
     assert not accepted and said[0] == "many_drop is 10.0, and must be <= 5"
     assert "medium_drop<=5 could not be judged" in said[1]
@@ -362,27 +393,35 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_until_it_ends(run, monday, tmp_path):
-    """The whole command in a process of its own, killed without warning again and again."""
+@pytest.mark.timeout(1200)
+def test_killed_at_random_moments_until_it_ends(run, monday, tmp_path, figure):
+    """Twelve kills without warning; wherever the update ends, it has the straight one's bits, and it begins anew."""
     straight = Path(shutil.copytree(run, tmp_path / "straight"))
-    before, chance = contents(run), random.Random(0)
-    command = [sys.executable, "-m", "incrlt", "update", str(run), str(monday), "--accept", "none"]
+    before, chance, kills, ends = contents(run), random.Random(0), 0, 0
     begun = time.monotonic()
-    assert subprocess.run([*command[:4], str(straight), *command[5:]], check=False).returncode == 0
+    assert incrlt_("update", straight, monday, *NEW, "--accept", "none") == 0
     whole = time.monotonic() - begun
-    for _ in range(6):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(chance.uniform(0.4, 1.0) * whole)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    while kills < 12:
+        pid = os.fork()
+        if pid == 0:  # a fork has everything imported
+            try:
+                incrlt_("update", run, monday, *NEW, "--accept", "none")
+            finally:
+                os._exit(0)
+        time.sleep(chance.uniform(0, 0.8) * whole)
+        os.kill(pid, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         assert contents(run) == before
         if (run / "versions" / "0002.json").exists() and versions.find(run, 2).accepted:
-            break
-    else:
-        assert subprocess.run(command, check=False).returncode == 0
+            assert_same(versions.path_of(run, 2), versions.path_of(straight, 2))
+            shutil.rmtree(run / "versions")
+            ends += 1
+    assert incrlt_("update", run, monday, *NEW, "--accept", "none") == 0
+    assert contents(run) == before
     assert_same(versions.path_of(run, 2), versions.path_of(straight, 2))
+    figure(
+        f"{kills} kills of an update, {ends + 1} ends, each the straight one's to the bit, its parent untouched"
+    )
 
 
 def test_files_of_a_version_are_plain_json(run, monday):

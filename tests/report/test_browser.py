@@ -50,6 +50,7 @@ setTimeout(() => document.body.dataset.probe = JSON.stringify({ down, up, left, 
 </script>"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "flags"),
     [(1200, ()), (500, ("--blink-settings=preferredColorScheme=0",))],

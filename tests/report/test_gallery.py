@@ -56,6 +56,8 @@ def run(make_run, tmp_path) -> Path:
         "python -m incrlt.run /home/me/x/experiments/a.yaml --out /big/runs --seed 1 data.root=/d/e"
     )
     environment["platform"] = "Linux-6.1-somebody-x86_64"
+    again = {**environment, "begun": "2026-11-26T19:47:28+00:00", "process": 16639}
+    environment["sessions"] = [again, {**again, "command": "python -m incrlt.run perf/../experiments/a.yaml"}]
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "checkpoints").mkdir()
     return folder
@@ -67,6 +69,12 @@ def test_a_run_is_copied_without_what_is_the_machines(add_run, run, tmp_path):
     assert not (to / "checkpoints").exists()
     environment = json.loads((to / "environment.json").read_text())
     assert environment["command"] == "python -m incrlt.run experiments/a.yaml --seed 1"
+    first, second = environment[
+        "sessions"
+    ]  # a run that was cut off and went on names its places more than once
+    assert (first["command"], first["platform"]) == (environment["command"], "Linux")
+    assert second["command"] == "python -m incrlt.run experiments/a.yaml"
+    assert not {"begun", "process"} & first.keys()
     assert environment["platform"] == "Linux"
     config = yaml.safe_load((to / "config.yaml").read_text())
     assert config["output"]["folder"] == "runs" and config["data"]["root"] is None
@@ -268,19 +276,33 @@ def test_the_question_of_the_tail_is_answered(gallery):
 def test_only_a_run_of_full_length_is_a_reproduction(reproduced):
     """LUCIR+LWS at 160 + 30 epochs: 38.08 / 35.25 beside 39.00 / 35.50; cross entropy's row states no length."""
     table = {line.split(" | ")[0].strip("| "): line for line in reproduced.lines("")}
-    assert "[**reproduced**]" in table["LUCIR+LWS"]
+    assert ">reproduced</a>" in table["LUCIR+LWS"]
     assert "-0.92 / -0.25 (n = 1)" in table["LUCIR+LWS"]
-    assert "not at full length" in table["LUCIR"]
-    assert "not at full length" in table["CE"]
+    assert ">short run</a> alone" in table["LUCIR"]
+    assert ">short run</a> alone" in table["CE"]
+    assert 'experiments/cifar100lt_5tasks.yaml">not run<' in table["LUCIR"]
     counted = [one for own in reproduced.compared().values() for one in own if not reproduced.sets_apart(one)]
     assert {one.run.protocol["holdout"] for one in counted} == {"long-tailed-cil"}
 
 
 @pytest.mark.parametrize(
     ("away", "said"),
-    [((-0.92, -0.25), "**reproduced**"), ((-1.2, 0.3), "short by 1.20"), ((0.4, 1.5), "above by 1.50")],
+    [((-0.92, -0.25), "reproduced"), ((-1.2, 0.3), "short by 1.20"), ((0.4, 1.5), "above by 1.50")],
 )
 def test_what_a_distance_is_called(reproduced, monkeypatch, away, said):
     full = next(own[0] for own in reproduced.compared().values() if not reproduced.sets_apart(own[0]))
     monkeypatch.setattr(reproduced, "distances", lambda _: dict(zip(("average", "last"), away, strict=True)))
     assert reproduced.verdict(full) == said
+
+
+def test_the_gallery_begins_with_full_length_and_marks_short_runs(reproduced):
+    import gallery
+
+    first, *others = [one for one in gallery.runs() if one.run.protocol_name == "lfh-shuffled-10"]
+    assert (first.run.method, first.length, first.short) == ("LUCIR+LWS", (160, 160), "")
+    assert all("instead of 160" in one.short for one in others)
+    assert [one.short for one in gallery.runs() if one.run.name.startswith("cifar100lt_offline_ce")] == [
+        "40 epochs per experience instead of 200 to 400"
+    ]
+    shown = gallery.html("table.html", groups=gallery.by_protocol(gallery.runs()), pages="")
+    assert shown.count('title="30 epochs per experience instead of 160">short<') == 2

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
-import incrlt._compat  # noqa: F401  (before avalanche)
+import incrlt._compat
 
 import pytest
 import torch
 import toy
-from avalanche.models import SimpleMLP
+from avalanche.models import IncrementalClassifier, SimpleMLP
+from torch import nn
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss
 
+import incrlt.models
 from incrlt.errors import UserError
 from incrlt.experts.single import Single
+from incrlt.models.layout import Layout
 from incrlt.strategies import LUCIR, Finetune, Replay
+from incrlt.training.compute import overwriting
 
 
 def sgd(model, lr=0.1):
@@ -141,3 +145,65 @@ def test_the_last_step_of_a_stage_may_diverge_too():
     with pytest.raises(UserError, match=place):
         strategy.train(toy.stream().train_stream[0], eval_streams=[toy.stream().test_stream[:1]])
     assert not evaluated
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (lambda: incrlt.models.build("resnet8", in_channels=1, width=4),
+         r"branches\.0.* of the ExpertNetwork has 4, with which PyTorch writes beyond its memory"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 16, 1, stride=2), nn.Flatten(), nn.Linear(256, 10)),
+         "0 of the Sequential has 1"),
+    ],
+    ids=["network", "foreign"],
+)  # fmt: skip
+def test_channels_last_that_would_overwrite_memory_is_refused(model, sentence):
+    """Aborted the process within sixteen steps: strided 1x1 convolutions of fewer than eight channels, on a CPU."""
+    network = model()
+    with pytest.raises(UserError, match=sentence):
+        Finetune(model=network, optimizer=sgd(network), channels_last=True)
+    Finetune(model=network, optimizer=sgd(network))
+
+
+def test_channels_last_where_nothing_is_overwritten_trains():
+    narrow = Layout(shared="nothing", shortcut="padding")  # without weights in its shortcuts
+    assert overwriting(incrlt.models.build("resnet8", in_channels=1, width=4, layout=narrow)) is None
+    network = incrlt.models.build("resnet8", in_channels=1, width=8)
+    strategy = Finetune(model=network, optimizer=sgd(network), channels_last=True, train_mb_size=32)
+    strategy.train(toy.stream().train_stream[0])
+    assert network.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Inside(nn.Module):
+    """A network in a module of one's own."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, nn.Sequential, Inside], ids=lambda wrap: wrap.__name__
+)
+def test_a_network_in_a_wrapper_is_refused(wrap):
+    """Its heads never grew: the first loss had no class, or Avalanche trained a network that answered [B, 0]."""
+    wrapped = wrap(toy.network())
+    with pytest.raises(
+        UserError, match=r"inside a \w+, and its heads could not grow there; give the bare network"
+    ):
+        Finetune(model=wrapped, optimizer=sgd(wrapped))
+
+
+@pytest.mark.parametrize("wrap", [Inside, nn.DataParallel], ids=lambda wrap: wrap.__name__)
+def test_a_growing_model_of_avalanches_grows_in_a_wrapper(wrap):
+    model = nn.Sequential(nn.Flatten(), IncrementalClassifier(64, 2))
+    wrapped = wrap(model)
+    strategy = Finetune(model=wrapped, optimizer=sgd(wrapped), train_mb_size=32)
+    toy.train(strategy, toy.stream().train_stream[:2])
+    assert model[1].classifier.out_features == 7
+    assert any(
+        model[1].classifier.weight is p for group in strategy.optimizer.param_groups for p in group["params"]
+    )

@@ -12,8 +12,9 @@ from torch import nn
 from incrlt.errors import UserError
 from incrlt.experts import SHIKE, ExpertMethod, Single
 from incrlt.models import build
-from incrlt.strategies import LUCIR
-from incrlt.types import Stage
+from incrlt.models.layout import Layout
+from incrlt.strategies import LUCIR, Finetune
+from incrlt.types import ModelOutput, Stage
 
 
 def trained(**settings):
@@ -107,6 +108,115 @@ def test_an_expert_method_is_told_what_is_wrong_with_it(experts, sentence):
         trained(experts=experts)
 
 
+@dataclass(frozen=True)
+class Asking(Single):
+    """Asks for a layout of one's own, and reads parts of the output without a need."""
+
+    name = "asking"
+    wish: object = None
+    reads: str = "known_features"
+
+    @property
+    def layout(self):
+        return self.wish() if callable(self.wish) else super().layout
+
+    def loss(self, context, output, labels):
+        getattr(output, self.reads)
+        return super().loss(context, output, labels)
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        (
+            lambda: Layout(num_expert=2),
+            r"a layout has no 'num_expert'; it has: .* Did you mean 'num_experts'\?",
+        ),
+        (
+            lambda: Layout(shared="stems"),
+            "shared of a layout is 'stems'; allowed: stem, .* Did you mean 'stem'",
+        ),
+        (lambda: Layout(shortcut="pading"), "shortcut of a layout is 'pading'; .* Did you mean 'padding'"),
+        (lambda: {"num_experts": 2}, "layout of experts Asking is {'num_experts': 2}; return a Layout"),
+    ],
+)
+def test_a_layout_is_told_what_is_wrong_with_it(wish, sentence):
+    """They were a TypeError of dataclasses, a wish that no backbone has, one that was ignored, an AttributeError."""
+    with pytest.raises(UserError, match=sentence):
+        trained(experts=Asking(wish=wish))
+
+
+@pytest.mark.parametrize(
+    ("reads", "head", "need"),
+    [("known_maps", "cosine", "needs_maps"), ("known_cosines", "linear", "needs_cosine"),
+     ("known_scales", "linear", "needs_cosine")],
+)  # fmt: skip
+def test_a_loss_that_reads_what_nobody_asked_for_is_told_the_need(reads, head, need):
+    """They were assertions."""
+    with pytest.raises(
+        UserError, match=f"a loss reads .* Write {need} = True in the class of the strategy or"
+    ):
+        trained(experts=Asking(reads=reads), head=head, margin_ranking=0.0)
+
+
+def test_a_strategy_that_reads_features_of_a_foreign_model_is_told_the_need():
+    with pytest.raises(UserError, match=r"a loss reads features, .* Write needs_network = True"):
+        _ = ModelOutput(torch.zeros(2, 3), torch.zeros(1, 2, 3)).known_features
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"sampler": "class_awre"}, "stage 'own' has sampler 'class_awre'; .* Did you mean 'class_aware'"),
+        ({"data": "exemplar"}, "stage 'own' has data 'exemplar'; .* Did you mean 'exemplars'"),
+        ({"epochs": 2.5}, "stage 'own' has 2.5 epochs; give a whole number"),
+        (
+            {"cache_features": True},
+            "stage 'own' is to store features, and only one with frozen_backbone=True",
+        ),
+    ],
+)
+def test_a_stage_is_told_what_is_wrong_with_it(wrong, sentence):
+    """A misspelt sampler drew uniformly, misspelt data drew from the stream."""
+    with pytest.raises(UserError, match=sentence):
+        Stage("own", **{"epochs": 1, **wrong})
+
+
+class Forgetful(Finetune):
+    """Passes model and optimizer on, and nothing else."""
+
+    def __init__(self, *, own=1.0, model, optimizer, **rest):
+        super().__init__(model=model, optimizer=optimizer)
+
+
+class Keeper(Finetune):
+    """Passes nothing on."""
+
+    def __init__(self, *, own=1.0, **rest):
+        super().__init__()
+
+
+class Whole(LUCIR):
+    """Sets one argument of its base, and passes the others on."""
+
+    def __init__(self, *, own=1.0, margin_ranking=0.0, **rest):
+        super().__init__(margin_ranking=margin_ranking, **rest)
+
+
+def test_arguments_that_a_class_does_not_pass_on_are_named():
+    """Memory, epochs and batch size were dropped without a word; without a model it was a TypeError of the template."""
+    with pytest.raises(
+        UserError,
+        match=r"Forgetful.__init__ took .*train_epochs.* did not pass it on. Write super\(\).__init__\(\*\*rest",
+    ):
+        toy.make(Forgetful, memory=5)
+    with pytest.raises(
+        UserError, match=r"Keeper was made without model and optimizer. .*super\(\).__init__\(\*\*rest"
+    ):
+        toy.make(Keeper, memory=0)
+    assert toy.make(Whole, memory=5, own=2.0).memory is not None
+
+
 class Flat:
     """A backbone that reads nothing of a layout, and whose branches may tell another width than they have."""
 
@@ -123,6 +233,29 @@ class Flat:
         branch = nn.Linear(self.pixels, 64)
         branch.num_features = self.told
         return branch
+
+
+class Text(Flat):
+    """One share, without its comma: ``"stem" in "two_stages, stem"`` and ``"no" in "nothing"`` are both true."""
+
+    shares = "two_stages, stem"
+
+
+class Misspelt(Flat):
+    """Says it reads what there is not."""
+
+    wishes = ("width_facter",)
+
+
+def test_shares_and_wishes_are_words_that_are_known():
+    with pytest.raises(
+        UserError, match=r"Text tells shares 'two_stages, stem'; write several, .*shares = \('stem',\)"
+    ):
+        build(Text, in_channels=1)
+    with pytest.raises(
+        UserError, match=r"tells 'width_facter' among its wishes; .* Did you mean 'width_factor'"
+    ):
+        build(Misspelt, in_channels=1)
 
 
 class Untrue(Flat):

@@ -174,6 +174,31 @@ def test_an_optimizer_that_cannot_step_is_refused_at_once(name, words):
         toy.make(Finetune, memory=0, optimizer=lambda p: getattr(torch.optim, name)(p, lr=1e-3))
 
 
+class Twice(torch.optim.SGD):
+    """Looks at the loss a second time, as SAM does."""
+
+    def step(self, closure=None):
+        assert closure is not None, "the closure does a full forward and backward pass"
+        return super().step(closure)
+
+
+class Demanding(torch.optim.SGD):
+    """Has to be given a closure."""
+
+    def step(self, closure):
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [Twice, Demanding])
+def test_an_optimizer_of_ones_own_that_needs_a_closure_is_one_sentence(kind):
+    """One that takes a closure if there is any shows it at its first step. Before: its own AssertionError."""
+    with pytest.raises(
+        UserError, match=rf"optimizer.* {kind.__name__}, which computes|{kind.__name__} cannot step without a"
+    ):
+        strategy = toy.make(Finetune, memory=0, optimizer=lambda p: kind(p, lr=1e-3))
+        strategy.train(toy.stream().train_stream[0])
+
+
 class Pooled(torch.nn.Module):
     """Normalises over the batch after pooling."""
 
