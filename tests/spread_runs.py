@@ -31,6 +31,7 @@ EXPERTS = {
     "penalty": Single(),
     "ride": RIDE(num_experts=2, reweight_after=0.5),
     "ncl": NCL(num_experts=2),
+    "contrast": NCL(num_experts=2, contrastive=1.0, projection=8, queue=32),
     "shike": SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0),
 }
 
@@ -50,7 +51,16 @@ def doubles(train, labels):
     return as_classification_dataset(data)
 
 
-def benchmark():
+def in_double(model):
+    """Pictures that are augmented are in single precision: let the network and its momentum copies take them."""
+    for part in (model.stem, *model.contrast.key_branches):
+        part.register_forward_pre_hook(lambda _, images: images[0].double())
+
+
+def benchmark(name):
+    """Finished doubles; pictures where a second view is drawn."""
+    if name == "contrast":
+        return toy.stream(remap=False, per_class=7)
     made = benchmark_from_datasets(
         train=[doubles(True, part) for part in toy.parts()],
         test=[doubles(False, part) for part in toy.parts()],
@@ -64,6 +74,8 @@ def run(name, experiences=3):
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(3)
     model = toy.network(layout=experts.layout).double()
+    if name == "contrast":
+        in_double(model)
     recorder = EvaluationRecorder()
     strategy = LUCIR(
         model=model,
@@ -79,7 +91,7 @@ def run(name, experiences=3):
         plugins=[recorder, *([Decay()] if name == "penalty" else [])],
         kernels="reference",
     )
-    stream = benchmark()
+    stream = benchmark(name)
     for t, experience in enumerate(stream.train_stream[:experiences]):
         strategy.train(experience)
         strategy.eval(stream.test_stream[: t + 1])

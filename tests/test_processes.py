@@ -24,55 +24,85 @@ from incrlt.training.compute import Compute
 from incrlt.training.graph import Stepper, obstacle
 
 HERE = Path(__file__).resolve().parent
-SHORT, REST = "single,penalty,ride", "ncl,shike"
+SHORT, REST = "single,penalty,ride,contrast", "ncl,shike"
 TINY = ["data.on_device=true", "training.epochs=1", "training.threads=1", "rebalance=null", "model.width=8"]
 
 
-def environment(rank, size, port):
-    return {
-        **os.environ,
-        "PYTHONPATH": str(HERE.parent),
-        "OMP_NUM_THREADS": "1",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+class Ranks:
+    """The processes of a run, started together; what they print goes to files."""
 
+    def __init__(self, host, size, words, out):
+        self.host = host
+        self.outputs = [out / f"rank-{rank}" for rank in range(size)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        told = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environments = [{**told, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+        order = {"words": words, "environments": environments, "outputs": list(map(str, self.outputs))}
+        self.pids = self._ask(order)["pids"]
 
-def started(size, *words):
-    """What torchrun starts, without torchrun's own seconds."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, *words],
-            env=environment(rank, size, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    def _ask(self, order):
+        self.host.stdin.write(json.dumps(order) + "\n")
+        self.host.stdin.flush()
+        return json.loads(self.host.stdout.readline())
 
+    def send(self, number, *ranks):
+        for rank in ranks or range(len(self.pids)):
+            os.kill(self.pids[rank], number)
 
-def ended(running, timeout=300):
-    said = [process.communicate(timeout=timeout)[0] for process in running]
-    return [process.returncode for process in running], said
+    def ended(self, timeout=300, ranks=None):
+        """Return exit codes and what was printed; None for a process that has not ended, which is killed."""
+        pids = self.pids if ranks is None else [self.pids[rank] for rank in ranks]
+        codes = self._ask({"wait": pids, "seconds": timeout})["codes"]
+        return codes, [path.read_text() for path in self.outputs]
 
-
-def spread(size, names, out, batch_norm="sync"):
-    out.mkdir(exist_ok=True)
-    codes, said = ended(started(size, str(HERE / "spread_runs.py"), names, batch_norm, str(out)))
-    assert codes == [0] * size, said
-    return {name: torch.load(out / f"{name}.pt") for name in names.split(",")}
+    def until_saved(self, folder, number, timeout=600):
+        """Wait for a checkpoint of a number or a later one: two of each experience, from 0; return its number."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            found = [int(path.name.split("-")[0]) for path in folder.glob("quickstart/*/checkpoints/*.pt")]
+            if max(found, default=-1) >= number:
+                return max(found)
+            time.sleep(0.02)
+        self.send(signal.SIGKILL)
+        raise AssertionError(f"no checkpoint {number} within {timeout} s: {self.ended()}")
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return spread(1, SHORT, tmp_path_factory.mktemp("alone"))
+def started(tmp_path_factory):
+    """Start processes as torchrun does, without its own seconds and those of imports."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    host = subprocess.Popen(
+        [sys.executable, str(HERE / "forked_ranks.py")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield lambda size, *words: Ranks(host, size, words, tmp_path_factory.mktemp("ranks"))
+    host.stdin.close()
+    host.wait()
+    host.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def spread(started, tmp_path_factory):
+    """Train strategies of ``spread_runs.py`` in several processes; return what is left, by name."""
+
+    def train(size, names, batch_norm="sync"):
+        out = tmp_path_factory.mktemp("spread")
+        words = [str(HERE / "spread_runs.py"), names, batch_norm, str(out)]
+        codes, said = started(size, *words).ended()
+        assert codes == [0] * size, said
+        return {name: torch.load(out / f"{name}.pt") for name in names.split(",")}
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def alone(spread):
+    return spread(1, SHORT)
 
 
 def check_same(found, expected):
@@ -91,28 +121,31 @@ def check_same(found, expected):
         assert other["terms"] == pytest.approx(one["terms"], rel=1e-9)
 
 
-def test_two_processes_are_one(alone, tmp_path):
-    """LUCIR, a second stage and a router, three experiences, batches of 13 images."""
-    check_same(spread(2, SHORT, tmp_path), alone)
+def test_two_processes_are_one(alone, spread):
+    """LUCIR, a second stage and a router, three experiences, batches of 13 images; contrast with second views."""
+    check_same(spread(2, SHORT), alone)
 
 
 @pytest.mark.soak
-def test_two_processes_are_one_with_the_other_expert_methods(tmp_path):
-    check_same(spread(2, REST, tmp_path / "two"), spread(1, REST, tmp_path / "one"))
+def test_two_processes_are_one_with_the_other_expert_methods(spread):
+    check_same(spread(2, REST), spread(1, REST))
 
 
 @pytest.mark.soak
-def test_three_processes_are_one(alone, tmp_path):
+def test_three_processes_are_one(alone, spread):
     """13 images and 9 do not divide by three, and a last batch has fewer images than there are processes."""
-    check_same(spread(3, "ride", tmp_path), {"ride": alone["ride"]})
+    names = ("ride", "contrast")
+    check_same(spread(3, ",".join(names)), {name: alone[name] for name in names})
 
 
 @pytest.mark.soak
-def test_local_batch_norm_is_another_computation_and_all_processes_agree_on_it(alone, tmp_path):
-    found = spread(2, "single", tmp_path, "local")["single"]
-    key = "stem.conv.weight"
-    assert found["weights"][key].isfinite().all()
-    assert (found["weights"][key] - alone["single"]["weights"][key]).abs().max() > 1e-6
+def test_local_batch_norm_is_another_computation_and_all_processes_agree_on_it(alone, spread):
+    """What they do not agree on is refused after each epoch, momentum copies and their statistics too."""
+    found = spread(2, "single,contrast", "local")
+    for name in found:
+        key = next(key for key in found[name]["weights"] if key.endswith("conv.weight"))
+        assert found[name]["weights"][key].isfinite().all()
+        assert (found[name]["weights"][key] - alone[name]["weights"][key]).abs().max() > 1e-6
 
 
 def run_words(out):
@@ -120,45 +153,38 @@ def run_words(out):
     return [*words, *TINY]
 
 
-def test_a_killed_process_ends_the_others_and_one_process_goes_on(tmp_path):
+@pytest.mark.timeout(1200)
+def test_a_killed_process_ends_the_others_and_one_process_goes_on(started, tmp_path):
     running = started(2, *run_words(tmp_path))
-    log = None
-    for _ in range(600):  # until the first epoch is in the log
-        time.sleep(0.1)
-        log = next(tmp_path.glob("quickstart/*/log.jsonl"), None)
-        if log is not None and '"event": "epoch"' in log.read_text():
-            break
-    running[1].send_signal(signal.SIGKILL)
-    codes, said = ended(running, timeout=90)
+    running.until_saved(tmp_path, 0)
+    running.send(signal.SIGKILL, 1)
+    codes, said = running.ended(timeout=90)
     assert codes == [2, -signal.SIGKILL]
     assert "another process of this run has ended" in said[0]
-    codes, said = ended(started(1, *run_words(tmp_path)))
+    codes, said = started(1, *run_words(tmp_path)).ended()
     assert codes == [0] and "resuming " in said[0]
     (folder,) = tmp_path.glob("quickstart/*")
     assert (folder / "DONE").exists()
     sessions = (folder / "environment.json").read_text()
     assert sessions.count('"processes": "2"') >= 1
-    codes, said = ended(started(2, *run_words(tmp_path)))
+    codes, said = started(2, *run_words(tmp_path)).ended()
     assert codes == [0, 0] and "this run is finished" in said[0] and said[1] == ""
 
 
 @pytest.mark.soak
-def test_a_run_goes_on_with_one_process_and_then_with_three(tmp_path):
+@pytest.mark.timeout(3600)
+def test_a_run_goes_on_with_one_process_and_then_with_three(started, figure, tmp_path):
     """Begun by two, killed; one goes on, killed; three end it: the counts say that nothing was lost or done twice."""
-    before = 0
+    codes, said = started(1, *run_words(tmp_path / "straight")).ended(timeout=900)
+    assert codes == [0], said
+    saved = -1
     for size in (2, 1):
-        running, log = started(size, *run_words(tmp_path)), None
-        for _ in range(900):  # until it has finished an epoch of its own
-            time.sleep(0.1)
-            log = next(tmp_path.glob("quickstart/*/log.jsonl"), None)
-            if log is not None and log.read_text().count('"event": "epoch"') > before:
-                break
-        before = log.read_text().count('"event": "epoch"')
-        for process in running:
-            process.send_signal(signal.SIGKILL)
-        codes, said = ended(running, timeout=90)
+        running = started(size, *run_words(tmp_path))
+        saved = running.until_saved(tmp_path, saved + 2)  # with an epoch of their own
+        running.send(signal.SIGKILL)
+        codes, said = running.ended(timeout=90)
         assert codes == [-signal.SIGKILL] * size, said
-    codes, said = ended(started(3, *run_words(tmp_path)))
+    codes, said = started(3, *run_words(tmp_path)).ended(timeout=900)
     assert codes == [0, 0, 0] and "resuming " in said[0], said
     (folder,) = tmp_path.glob("quickstart/*")
     assert (folder / "DONE").exists()
@@ -166,10 +192,20 @@ def test_a_run_goes_on_with_one_process_and_then_with_three(tmp_path):
     assert [session.get("processes", "1") for session in sessions] == ["2", "1", "3"]
     epochs = [event for event in map(json.loads, (folder / "log.jsonl").open()) if event["event"] == "epoch"]
     assert [event["experience"] for event in epochs] == [0, 1, 2, 3]  # one epoch each
-    assert {event["processes"] for event in epochs} >= {2, 3}
+    assert {event["processes"] for event in epochs} == {1, 2, 3}
     (train, *_) = json.loads((folder / "cost.json").read_text())["stages"]
     assert train["images"] == sum(event["images"] for event in epochs)
     assert train["device_seconds"] == pytest.approx(sum(e["seconds"] * e["processes"] for e in epochs))
+    (straight,) = tmp_path.glob("straight/quickstart/*")
+    found, expected = (
+        json.loads((place / "results.json").read_text())["readouts"]["cnn"]["numbers"]
+        for place in (folder, straight)
+    )
+    apart = {name: abs(found[name] - value) for name, value in expected.items() if value is not None}
+    figure(
+        f"2, 1 and 3 processes, fp32: numbers differ by at most {max(apart.values())} points from one process's"
+    )
+    assert max(apart.values()) < 5  # sums in another order; one image of the smallest group is 1 point
 
 
 HANGING = """
@@ -190,16 +226,14 @@ with processes.joined() as world:
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_ends_the_others_with_a_sentence():
+def test_a_process_that_hangs_ends_the_others_with_a_sentence(started):
     """Not killed, but stopped: its connections stay open and nobody is told."""
-    first, hanging = started(2, "-c", HANGING)
-    try:
-        said = first.communicate(timeout=120)[0]
-    finally:
-        hanging.kill()
-        hanging.communicate()
-    assert first.returncode == 1
-    assert "has not answered for 5 seconds" in said and "the same command goes on from there" in said
+    both = started(2, "-c", HANGING)
+    codes, said = both.ended(timeout=120, ranks=[0])
+    both.send(signal.SIGKILL, 1)
+    both.ended(ranks=[1])
+    assert codes == [1]
+    assert "has not answered for 5 seconds" in said[0] and "the same command goes on from there" in said[0]
 
 
 # ---------------------------------------------------------------------------- parts, in one process

@@ -19,6 +19,7 @@ from incrlt.errors import UserError
 from incrlt.models.facts import Facts
 from incrlt.models.layout import ContrastLayout
 from incrlt.models.precision import at_least_float
+from incrlt.processes import world
 
 Initialise = Callable[[nn.Module], None]
 """Draws the weights of a module anew; used with ``apply``."""
@@ -95,8 +96,11 @@ class MomentumContrast(Facts):
     def keys(self, x: Tensor) -> Tensor:
         """Map images ``[B, c, H, W]`` to the unit vectors of the momentum copies ``[K, B, dim]``, without gradient.
 
-        In training mode the copies normalise by the batch, as the experts do.
+        In training mode the copies normalise by the batch, as the experts do; several processes share out its rows.
         """
+        return world().spread(self._keys, x)
+
+    def _keys(self, x: Tensor) -> Tensor:
         return _projected(self.key_projections, [branch(x) for branch in self.key_branches])
 
     @torch.no_grad()

@@ -339,10 +339,11 @@ def _own_first(of_readouts: Mapping[str, T], config: Json) -> dict[str, T]:
 
 def _evaluations(path: Path, records: Mapping[str, StreamRecord], problems: list[str]) -> EvaluationRecord:
     """Return what was recorded of confidence and experts."""
-    counts = next((record.confusions for record in records.values()), ())
+    record = next(iter(records.values()), None)
+    sizes = [] if record is None else [record.seen_after(t) for t in range(record.num_experiences)]
 
     def wrong(found: EvaluationRecord) -> str | None:
-        reason = misfit(found, [len(matrix) for matrix in counts])
+        reason = misfit(found, sizes)
         return None if reason is None else f"does not fit the counts: {reason}"
 
     lost = "calibration, experts and what the memory holds"

@@ -157,8 +157,8 @@ class Compute:
         beginning = {name: value.cpu() for name, value in network.state_dict().items()}
         network.load_state_dict(self.world.tell(beginning))
         if self.world.batch_norm == "sync":
-            synced(network.stem, self.world)
-            synced(network.branches, self.world)
+            for part in _spread_parts(network):
+                synced(part, self.world)
 
     def draw_alike(self) -> None:
         """Give every process the random states of the first, so that they draw the same numbers."""
@@ -174,7 +174,7 @@ class Compute:
         if self.world.size == 1 or not isinstance(network, ExpertNetwork):
             return
         if self.world.batch_norm == "local":
-            self.world.average([*network.stem.buffers(), *network.branches.buffers()])
+            self.world.average([buffer for part in _spread_parts(network) for buffer in part.buffers()])
         self.world.check_same("the network", network.state_dict().values())
 
     def features(self, network: Network, images: Tensor, *, backbone_trains: bool = True) -> Tensor:
@@ -263,3 +263,9 @@ class Compute:
     def load_state_dict(self, state: State) -> None:
         """Restore the loss scaler."""
         self.scaler.load_state_dict(state)
+
+
+def _spread_parts(network: ExpertNetwork) -> list[nn.Module]:
+    """Return what runs on a process's own rows: the parts whose batch norms see the statistics of all, or of a few."""
+    contrast = [] if network.contrast is None else [network.contrast.key_branches]
+    return [network.stem, network.branches, *contrast]
