@@ -1,9 +1,9 @@
 """Every experiment on a large data set for a few steps on a tiny tree of its layout: ``make large``.
 
-Each file of ``experiments/`` runs as it is but for what makes it small: pictures of 64 pixels, small batches, one
+Each file of ``experiments/`` runs as it is but for what makes it small: pictures of 32 pixels, small batches, one
 epoch, and made-up weights in a file where it asks for pretrained ones. Two steps of the first experience, and of an
-incremental one two more of the second, with its teacher and its exemplars; pictures are streamed from files. Then what has
-to be refused is asked for. Prints one line each: peak memory is that of the whole process, for these small batches.
+incremental one two more of the second, with its teacher and its exemplars; pictures are streamed from files. Then what
+has to be refused is asked for. Prints one line each: peak memory is that of the whole process, for these small batches.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STARTS = ("imagenet", "inaturalist", "places", "food101", "folder")
 
 STEPS = 2
 SMALL = [
-    "training.epochs=1", "training.warmup_epochs=0", "training.eval_batch_size=64", "benchmark.image_size=64",
+    "training.epochs=1", "training.warmup_epochs=0", "training.eval_batch_size=64", "benchmark.image_size=32",
     "data.hold=stream", "data.workers=1", "device=cpu", "training.precision=fp32",
 ]  # fmt: skip
 FORK = multiprocessing.get_context("fork")
@@ -67,10 +67,10 @@ def files() -> list[Path]:
 
 def made(root: Path) -> Path:
     """Write a tree of each data set and return their folder."""
-    large_trees.imagenet(root, classes=100, images=10)
+    large_trees.imagenet(root, classes=100, images=4)
     large_trees.inaturalist(root)
     large_trees.places(root)
-    large_trees.food(root, classes=101, images=10)
+    large_trees.food(root, classes=101, images=4)
     for number in range(10):
         for part, many in (("train", 8), ("test", 2)):
             own = [f"{part}/class {number}/{k}.jpg" for k in range(many)]
@@ -92,9 +92,9 @@ def words(path: Path, root: Path) -> list[str]:
             f"data.feature_cache='{root / 'features'}'",
             *_later(experiment),
         ]
-    found.append(f"training.batch_size={96 if several else 4}")
+    found.append(f"training.batch_size={48 if several else 4}")
     if experiment.benchmark.imbalance_ratio is not None:
-        found.append("benchmark.imbalance_ratio=10")
+        found.append("benchmark.imbalance_ratio=4")
     if experiment.model.pretrained is not None:
         found.append(f"model.pretrained='{_weights(experiment.model.name, root)}'")
     return [*found, *_later(experiment)]
