@@ -9,7 +9,7 @@ ARGS ?=
 BIN := .venv/bin/python
 PIP := $(BIN) -m pip install $(PIP_ARGS)
 
-.PHONY: help run test soak check bench docs gpu clean
+.PHONY: help run test soak large check bench docs gpu clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make bench  speed measurements of perf/"
 	@echo "make docs   documentation into docs/_build/html"
 	@echo "make soak   the long tests: kills, damaged files, several processes"
+	@echo "make large  every experiment on large data sets, a few steps on tiny trees: peak memory, what is refused"
 	@echo "make gpu    the tests that need a CUDA device"
 	@echo "make clean  caches and builds (.venv and runs stay)"
 
@@ -42,6 +43,9 @@ docs: .venv/.installed-docs
 
 soak: .venv/.installed-test
 	$(BIN) -m pytest -q --soak -m soak $(ARGS)
+
+large: .venv/.installed-test .venv/.installed-timm
+	$(BIN) tests/large_runs.py $(ARGS)
 
 gpu: .venv/.installed-test
 	$(BIN) -m pytest -q -m gpu $(ARGS)

@@ -40,7 +40,7 @@ def photographs(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-LARGE = ("imagenet", "inaturalist", "food101")
+LARGE = ("imagenet", "inaturalist", "food101", "places")
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,7 @@ def large_sets(tmp_path_factory) -> Path:
     large_trees.imagenet(root, classes=100, images=100)
     large_trees.inaturalist(root)
     large_trees.food(root, classes=101, images=100)
+    large_trees.places(root)
     return root
 
 

@@ -10,6 +10,7 @@ import shutil
 import weakref
 from pathlib import Path
 
+import large_trees
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,14 @@ experts: {name: ncl, num_experts: 2}
 memory: {per_class: 3}
 rebalance: {name: lws, epochs: 1}
 training: {epochs: 2, batch_size: 12, precision: fp32, threads: 1, eval_batch_size: 8}
+device: cpu
+"""
+LARGE_YAML = """\
+benchmark: {dataset: places-lt, protocol: offline, image_size: 16, augmentation: imagenet}
+model: {name: resnet8, width: 4, head: linear}
+strategy: {name: finetune}
+memory: null
+training: {epochs: 1, batch_size: 4, precision: fp32, threads: 1}
 device: cpu
 """
 SAME_BYTES = (
@@ -292,3 +301,16 @@ def test_a_run_skips_what_is_broken_and_learns_what_the_clean_folder_has(
     capsys.readouterr()
     assert skipping(root, "--skip-broken") == 0
     assert "finished" in capsys.readouterr().out
+
+
+def test_a_run_on_a_large_set_tells_which_split_it_had(tmp_path: Path) -> None:
+    """Before: protocol.json was silent, and two runs on other lists of one name looked alike in it."""
+    large_trees.places(tmp_path)
+    (tmp_path / "page.yaml").write_text(LARGE_YAML)
+    words = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([str(tmp_path / "page.yaml"), *words]) == 0
+    [run] = (done.parent for done in (tmp_path / "out").glob("page/*/DONE"))
+    told = "this is another split than the published one (Places_LT_train.txt, Places_LT_test.txt: unknown fingerprint)"
+    assert json.loads((run / "protocol.json").read_text())["split"] == told
+    page = " ".join(html.unescape((run / "report.html").read_text()).split())
+    assert page.count(told) >= 2  # among the facts of the head, and in the protocol

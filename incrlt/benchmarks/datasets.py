@@ -38,6 +38,7 @@ class ImageData:
         std: Per-channel standard deviation for normalisation.
         where: How pictures from files are held and why, for people; empty for the others.
         account: How many files there were, and what was left out and why; empty for the others.
+        split: Of a large data set, whether its lists are those that were published; empty for the others.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ImageData:
     std: tuple[float, ...]
     where: str = ""
     account: str = ""
+    split: str = ""
 
 
 def load(name: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> ImageData:
@@ -185,10 +187,10 @@ def read_folder(
 ) -> ImageData:
     """Read the pictures of a folder that was listed; see :func:`load_folder`."""
     pictures = held(Listed.of(found), holding or Holding(), progress)
-    mean, std = _of_histogram(torch.from_numpy(pictures.histogram))
+    (mean, std), split = _of_histogram(torch.from_numpy(pictures.histogram)), ""
     if isinstance(found, large.LargeFolder):
         known = facts.info(found.dataset)
-        mean, std = known.mean, known.std
+        mean, std, split = known.mean, known.std, found.split
     return ImageData(
         found.name,
         pictures.train,
@@ -200,6 +202,7 @@ def read_folder(
         std,
         pictures.where,
         found.account + (f" ({found.left_out})" if found.left_out else ""),
+        split,
     )
 
 

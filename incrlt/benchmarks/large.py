@@ -85,10 +85,12 @@ class LargeFolder(ImageFolder):
     Args:
         dataset: Its name.
         head: Class id of the class whose pictures are the head's of a tail that is cut.
+        split: Whether its lists are those that were published, or what its tail is cut from, in words.
     """
 
     dataset: str = ""
     head: int = 0
+    split: str = ""
 
     @property
     def name(self) -> str:
@@ -185,7 +187,7 @@ def scan(
     pictures = sum(map(len, train)) + sum(map(len, test))
     told = f"{pictures:,} pictures; {found.account}"
     head = subset_order(order, len(names))[0] if dataset == "imagenet-subset-lt" else 0
-    return LargeFolder(place, size, names, train, test, told, dataset=dataset, head=head)
+    return LargeFolder(place, size, names, train, test, told, dataset=dataset, head=head, split=found.account)
 
 
 def how_to_get(dataset: str, place: Path) -> str:

@@ -22,6 +22,7 @@ from incrlt.data import boxes
 from incrlt.data.draw import Draw
 from incrlt.data.pictures import ColourJitter, Cutout, RandomBlur, RandomGrey, RandomRotation
 from incrlt.data.policy import AutoAugment
+from incrlt.data.rand import RandAugment
 from incrlt.errors import UserError, did_you_mean
 
 OUTSIDE = -1
@@ -210,7 +211,7 @@ class RandomFlip:
 
 
 AxisOp = Pad | CentreCrop | RandomCrop | RandomResizedCrop | RandomFlip
-PictureOp = RandomRotation | AutoAugment | Cutout | ColourJitter | RandomGrey | RandomBlur
+PictureOp = RandomRotation | AutoAugment | RandAugment | Cutout | ColourJitter | RandomGrey | RandomBlur
 Op = AxisOp | PictureOp
 
 
@@ -506,6 +507,10 @@ def _imagenet_jitter(height: int, width: int) -> tuple[Op, ...]:
     return *_imagenet(height, width), ColourJitter(0.4, 0.4, 0.4, 0.0, p=1.0)
 
 
+def _imagenet_randaugment(height: int, width: int) -> tuple[Op, ...]:
+    return *_imagenet_jitter(height, width), RandAugment()
+
+
 def _places(height: int, width: int) -> tuple[Op, ...]:
     crop_height, crop_width = _crop_of(height, width)
     window = min(13, 2 * min(crop_height, crop_width) - 1)
@@ -532,6 +537,7 @@ NAMED: dict[str, Callable[[int, int], tuple[Op, ...]]] = {
     "simclr": _simclr,
     "imagenet": _imagenet,
     "imagenet-jitter": _imagenet_jitter,
+    "imagenet-randaugment": _imagenet_randaugment,
     "places": _places,
 }
 """Augmentations by name: image height and width to the training operations.
@@ -541,11 +547,12 @@ then a random resized crop with torchvision's default ranges); ``shift`` is for 
 ``crop-rotate-flip`` is RIDE's (up to 15 degrees either way), ``autoaugment-cutout`` that of NCL and SHIKE, with
 their grey fill of 128 and a hole half as wide as the image; ``simclr`` is NCL's second, contrastive view.
 ``imagenet`` is that of the large data sets, whose pictures are stored as squares of 256 pixels: a random resized crop
-of 224 and a flip; ``imagenet-jitter`` adds the colour jitter of .4 of Kang, RIDE and SADE; ``places`` is NCL's.
+of 224 and a flip; ``imagenet-jitter`` adds the colour jitter of .4 of Kang, RIDE and SADE; ``imagenet-randaugment`` is
+NCL's, which adds two operations of timm's RandAugment to that; ``places`` is NCL's for Places.
 The crop is cut from the stored square, not from the whole picture, as the official code does: a stated deviation.
 """
 
-CROPPED = frozenset({"imagenet", "imagenet-jitter", "places"})
+CROPPED = frozenset({"imagenet", "imagenet-jitter", "imagenet-randaugment", "places"})
 """Augmentations whose pictures are evaluated by their central 7/8: Resize(256), CenterCrop(224)."""
 
 

@@ -41,6 +41,21 @@ def shear_down(slope: Tensor, width: int) -> Tensor:
     return _matrix(one, zero, zero, slope, one, slope * (width / 2))
 
 
+def shear_right(slope: Tensor, height: int) -> Tensor:
+    """Return the matrices that shift each row right by its distance from the upper border times -slope.
+
+    Args:
+        slope: Float [G], pixels per pixel.
+        height: Height of the image, pixels.
+
+    Returns:
+        float32 [G, 2, 3], as :func:`rotation`.
+    """
+    slope = slope.double()
+    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
+    return _matrix(one, slope, slope * (height / 2), zero, one, zero)
+
+
 def shift(right: Tensor, down: Tensor) -> Tensor:
     """Return the matrices of shifts by pixels.
 

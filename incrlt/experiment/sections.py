@@ -60,6 +60,7 @@ Augmentation = Literal[
     "simclr",
     "imagenet",
     "imagenet-jitter",
+    "imagenet-randaugment",
     "places",
 ]
 

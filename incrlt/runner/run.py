@@ -165,6 +165,7 @@ class Run:
         self.image_shape = tuple(data.train_images.shape[1:])
         self.thumbnails = _first_images(data, resolved)
         self.pictures = "; ".join(text for text in (data.account, data.where) if text)
+        self._protocol = resolved.describe() | ({"split": data.split} if data.split else {})
         self._keep = kept.of_data(data, resolved)
         self.validation = _validation(experiment, data, resolved)
         recorders = [self.recorder, self.routing]
@@ -236,7 +237,7 @@ class Run:
         self.folder.write_text("config.yaml", self.experiment.resolved_yaml())
 
     def _write_protocol(self) -> None:
-        self.folder.write_json("protocol.json", self.resolved.describe())
+        self.folder.write_json("protocol.json", self._protocol)
 
     def _machine(self) -> dict[str, Any]:
         """Return the environment and what "auto" became on it."""
@@ -303,7 +304,7 @@ class Run:
         damaged = {sentence.split()[0] for sentence in noticed}
         other = {
             "config.yaml": not resume.is_own_config(folder, self.experiment),
-            "protocol.json": not resume.is_own_protocol(folder, self.resolved.describe()),
+            "protocol.json": not resume.is_own_protocol(folder, self._protocol),
         }
         for name, write in (("config.yaml", self._write_config), ("protocol.json", self._write_protocol)):
             if name in damaged or other[name]:
