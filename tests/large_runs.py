@@ -104,7 +104,11 @@ def _later(experiment: Any) -> list[str]:
     """Return the overrides that make stages after the first short."""
     short = {"classifier_epochs": 1, "classifier_warmup": 0}
     asked = experiment.experts.hyper_parameters
-    return [f"experts.{key}={value}" for key, value in short.items() if key in asked]
+    stages = [name for name in ("rebalance", "router") if getattr(experiment, name) is not None]
+    return [
+        *(f"experts.{key}={value}" for key, value in short.items() if key in asked),
+        *(f"{name}.epochs=1" for name in stages),
+    ]
 
 
 def _weights(name: str, root: Path) -> Path:
