@@ -63,6 +63,8 @@ class Tables(Sequence[Counts]):
 
     def __init__(self, held: Iterable[Counts | Cells] = ()) -> None:
         self.held = tuple(held)
+        self._hits: dict[int, Hits] = {}  # a report asks for them hundreds of times
+        self._tested: dict[int, Counts] = {}
 
     def __len__(self) -> int:
         return len(self.held)
@@ -88,12 +90,11 @@ class Tables(Sequence[Counts]):
         return (one.size, one.size) if isinstance(one, Cells) else one.shape
 
     def hits(self, t: int) -> Hits:
-        """Return the cells that are not 0."""
-        one = self.held[t]
-        if isinstance(one, Cells):
-            return Hits(*np.divmod(one.places, one.size), one.images)
-        true, predicted = np.nonzero(one)
-        return Hits(true, predicted, one[true, predicted])
+        """Return the cells that are not 0, read-only."""
+        t = range(len(self))[t]
+        if t not in self._hits:
+            self._hits[t] = Hits(*map(_read_only, _hits(self.held[t])))
+        return self._hits[t]
 
     def rows(self, t: int) -> Iterator[Counts]:
         """Yield int64 [C_t] for each class: what its images were taken for."""
@@ -129,12 +130,28 @@ class Tables(Sequence[Counts]):
         return summed(true[true == predicted], images[true == predicted], one.size)
 
     def tested(self, t: int) -> Counts:
-        """Return the test images of each class, int64 [C_t]."""
-        one = self.held[t]
-        if not isinstance(one, Cells):
-            found: Counts = one.sum(axis=1)
-            return found
-        return summed(one.places // one.size, one.images, one.size)
+        """Return the test images of each class, int64 [C_t], read-only."""
+        t = range(len(self))[t]
+        if t not in self._tested:
+            one = self.held[t]
+            many = (
+                summed(self.hits(t).true, one.images, one.size) if isinstance(one, Cells) else one.sum(axis=1)
+            )
+            self._tested[t] = _read_only(many)
+        return self._tested[t]
+
+
+def _hits(one: Counts | Cells) -> Hits:
+    if isinstance(one, Cells):
+        return Hits(*np.divmod(one.places, one.size), one.images)
+    true, predicted = np.nonzero(one)
+    return Hits(true, predicted, one[true, predicted])
+
+
+def _read_only(values: Counts) -> Counts:
+    view = values.view()
+    view.setflags(write=False)
+    return view
 
 
 def summed(classes: Counts, images: Counts, size: int) -> Counts:

@@ -119,3 +119,19 @@ def test_a_recorder_of_many_classes_counts_the_same(monkeypatch):
         assert np.array_equal(one.confusions["cnn"][0], whole.confusions["cnn"][0])
     assert isinstance(older.confusions["cnn"].held[0], Cells)
     assert whole.confusions["cnn"][0].sum() > 10
+
+
+def test_what_is_worked_out_once_is_found_from_both_ends_and_cannot_be_changed(monkeypatch):
+    """Sums and cells are kept with the table: whoever changed them would change every later number."""
+    matrices, *both = records(monkeypatch)
+    for record in both:
+        tables = record.tables
+        assert tables.hits(-1) is tables.hits(2)
+        assert tables.tested(-3) is tables.tested(0)
+        assert np.array_equal(tables.tested(0), matrices[0].sum(axis=1))
+        with pytest.raises(ValueError, match="read-only"):
+            tables.tested(0)[0] = 1
+        with pytest.raises(ValueError, match="read-only"):
+            tables.hits(0).images[0] = 1
+        with pytest.raises(IndexError):
+            tables.hits(3)
