@@ -17,7 +17,7 @@ from incrlt.experiment import schema
 from incrlt.experiment.plan import plan
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-FROM_FILES = ("folder", "food101", "imagenet", "inaturalist")
+FROM_FILES = ("folder", "food101", "imagenet", "inaturalist", "places")
 """Beginnings of files that look for pictures on the disk."""
 FILES = sorted(path for path in EXPERIMENTS.glob("*.yaml") if not path.stem.startswith(FROM_FILES))
 MUTANTS = 500

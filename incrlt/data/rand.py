@@ -128,7 +128,10 @@ class RandAugment:
         ):
             matrices = own.where((operation == OPERATIONS.index(name))[:, None, None], matrices)
         places = geometry.maps(matrices, height, width)[:, None].expand(-1, images.shape[1], -1)
-        outside = images.new_tensor(self.fill[: images.shape[1]])[None, :, None].expand(len(images), -1, -1)
+        greys = [
+            images.new_full((len(images), 1), grey) for grey in self.fill[: images.shape[1]]
+        ]  # nothing to copy over
+        outside = torch.stack(greys, 1)
         return torch.cat([images.flatten(2), outside], 2).gather(2, places).view_as(images)
 
 

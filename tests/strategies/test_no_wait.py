@@ -19,7 +19,7 @@ from avalanche.core import SupervisedPlugin
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from incrlt.data import augment, colour, pictures, policy
+from incrlt.data import augment, colour, pictures, policy, rand
 from incrlt.data.tensors import TensorBatches
 from incrlt.errors import UserError
 from incrlt.experiment.methods import load_class, names
@@ -149,7 +149,7 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(colour, "_histograms", histograms)
     monkeypatch.setattr(ops, "_cannot_ask", lambda logits, backend: True)
     monkeypatch.setattr(closed_form, "_nth_largest", nth_largest)
-    for module in (pictures, policy):
+    for module in (pictures, policy, rand):
         monkeypatch.setattr(module, "on_chosen", on_chosen)
 
 
