@@ -62,7 +62,7 @@ class Foo(Base):
         train_epochs: int = 1,
         **template,
     ):
-        pass
+        self.rest = template
 '''
 
 EXPERT = '''
