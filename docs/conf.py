@@ -54,8 +54,11 @@ nitpick_ignore_regex = [
 
 autosummary_generate = ["api.rst"]
 autosummary_context = {
-    # A package within a package has a page of its own.
-    "packages": [path.parent.name for path in Path(incrlt.__file__).parent.glob("*/*/__init__.py")]
+    # A package within a package has a page of its own; a module elsewhere may have its name.
+    "packages": [
+        f"incrlt.{path.parent.parent.name}.{path.parent.name}"
+        for path in Path(incrlt.__file__).parent.glob("*/*/__init__.py")
+    ]
 }
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
