@@ -14,6 +14,21 @@ from incrlt.errors import UserError
 _RED, _GREEN, _BLUE = 0.2989, 0.587, 0.114  # luma of ITU-R BT.601, with torchvision's digits
 
 
+def whole_levels(images: Tensor) -> Tensor:
+    """Return uint8 images of their own: floats are rounded."""
+    return images.round().clamp_(0, 255).byte() if images.is_floating_point() else images.clone()
+
+
+def replaced(images: Tensor, tables: Tensor) -> Tensor:
+    """Look each image's grey levels up in its table.
+
+    Args:
+        images: uint8 [B, C, H, W].
+        tables: [B, 256], whole levels.
+    """
+    return tables.gather(1, images.flatten(1).long()).to(images.dtype).view_as(images)
+
+
 def grey(images: Tensor) -> Tensor:
     """Return the luma [B, 1, H, W] of RGB images, cut to whole levels for uint8; grey images stay.
 

@@ -21,9 +21,9 @@ def rotation(degrees: Tensor) -> Tensor:
         float32 [G, 2, 3]: from output to source position, in pixels from the centre (x, y).
     """
     angle = degrees.double().deg2rad()
-    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    cosine, sine = angle.cos(), angle.sin()
     # An image turned counter-clockwise is read clockwise; the vertical axis points down.
-    return _matrix(cosine, -sine, zero, sine, cosine, zero)
+    return _matrix(cosine, -sine, 0, sine, cosine, 0)
 
 
 def shear_down(slope: Tensor, width: int) -> Tensor:
@@ -37,8 +37,7 @@ def shear_down(slope: Tensor, width: int) -> Tensor:
         float32 [G, 2, 3], as :func:`rotation`.
     """
     slope = slope.double()
-    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
-    return _matrix(one, zero, zero, slope, one, slope * (width / 2))
+    return _matrix(1, 0, 0, slope, 1, slope * (width / 2))
 
 
 def shear_right(slope: Tensor, height: int) -> Tensor:
@@ -52,8 +51,7 @@ def shear_right(slope: Tensor, height: int) -> Tensor:
         float32 [G, 2, 3], as :func:`rotation`.
     """
     slope = slope.double()
-    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
-    return _matrix(one, slope, slope * (height / 2), zero, one, zero)
+    return _matrix(1, slope, slope * (height / 2), 0, 1, 0)
 
 
 def shift(right: Tensor, down: Tensor) -> Tensor:
@@ -66,13 +64,14 @@ def shift(right: Tensor, down: Tensor) -> Tensor:
     Returns:
         float32 [G, 2, 3], as :func:`rotation`.
     """
-    right, down = right.double(), down.double()
-    one, zero = torch.ones_like(right), torch.zeros_like(right)
-    return _matrix(one, zero, -right, zero, one, -down)
+    return _matrix(1, 0, -right.double(), 0, 1, -down.double())
 
 
-def _matrix(*entries: Tensor) -> Tensor:
-    return torch.stack(entries, 1).float().view(-1, 2, 3)
+def _matrix(*entries: Tensor | int) -> Tensor:
+    """Return float32 [G, 2, 3] of entries float64 [G], or of numbers, which are those of every matrix."""
+    like = next(entry for entry in entries if isinstance(entry, Tensor))
+    rows = [entry if isinstance(entry, Tensor) else torch.full_like(like, entry) for entry in entries]
+    return torch.stack(rows, 1).float().view(-1, 2, 3)
 
 
 def maps(matrices: Tensor, height: int, width: int) -> Tensor:
@@ -98,13 +97,17 @@ def maps(matrices: Tensor, height: int, width: int) -> Tensor:
     return (row * width + column).masked_fill_(~inside, height * width).long().flatten(1)
 
 
-def look_up(images: Tensor, places: Tensor, fill: int) -> Tensor:
+def look_up(images: Tensor, places: Tensor, fill: int | tuple[int, ...]) -> Tensor:
     """Read the pixels that maps ask for.
 
     Args:
         images: [B, C, H, W].
         places: int64 [B, H * W], see :func:`maps`.
-        fill: Grey level shown outside.
+        fill: Grey level shown outside, of all channels or of each; levels beyond C are left out.
     """
-    padded = torch.nn.functional.pad(images.flatten(2), (0, 1), value=fill)
+    greys = (fill,) * images.shape[1] if isinstance(fill, int) else fill[: images.shape[1]]
+    outside = torch.stack(
+        [images.new_full((len(images), 1), grey) for grey in greys], 1
+    )  # none is copied over
+    padded = torch.cat([images.flatten(2), outside], 2)
     return padded.gather(2, places[:, None].expand(-1, images.shape[1], -1)).view_as(images)

@@ -99,7 +99,7 @@ class AutoAugment:
             images: See :meth:`paint`.
             choice: What was drawn.
         """
-        images = images.round().clamp_(0, 255).byte() if images.is_floating_point() else images.clone()
+        images = colour.whole_levels(images)
         tables = _tables(*images.shape[-2:], images.device)
         for turn in range(2):
             step = tables.step[choice.policy, turn, choice.positive[turn].long()]
@@ -114,7 +114,7 @@ class AutoAugment:
             return geometry.look_up(some, tables.maps[row], self.fill)
 
         def replace(some: Tensor, row: Tensor) -> Tensor:
-            return tables.levels[row].gather(1, some.flatten(1).long()).view_as(some)
+            return colour.replaced(some, tables.levels[row])
 
         group = tables.group[step]
         images = on_chosen(images, group == _GROUPS["move"], move, tables.map_row[step])

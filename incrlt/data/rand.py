@@ -10,6 +10,7 @@ from torch import Tensor
 
 from incrlt.data import colour, geometry
 from incrlt.data.draw import Draw, on_chosen
+from incrlt.data.policy import BLENDS, WHOLE
 
 OPERATIONS: Final = (
     "stretch", "equalise", "invert", "rotate", "posterise", "solarise", "solarise-add", "colour", "contrast",
@@ -19,8 +20,6 @@ OPERATIONS: Final = (
 MOVES: Final = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 LEVELS: Final = ("invert", "posterise", "solarise", "solarise-add", "brightness")
 """Those that replace each grey level by another one, whatever is around it."""
-BLENDS: Final = {"colour": colour.saturation, "contrast": colour.contrast, "sharpness": colour.sharpness}
-WHOLE: Final = {"stretch": colour.stretch, "equalise": colour.equalise}
 HIGHEST: Final = 10.0
 """The largest magnitude."""
 HALF: Final = 128
@@ -89,7 +88,7 @@ class RandAugment:
             images: See :meth:`paint`.
             choice: What was drawn.
         """
-        images = images.round().clamp_(0, 255).byte() if images.is_floating_point() else images.clone()
+        images = colour.whole_levels(images)
         for turn in range(len(choice.operation)):
             share = choice.magnitude[turn].double() / HIGHEST  # as a Python number is
             signed = share.where(choice.positive[turn], -share)
@@ -127,12 +126,7 @@ class RandAugment:
             ("translate_y", geometry.shift(zero, (0.45 * height * signed).trunc())),
         ):
             matrices = own.where((operation == OPERATIONS.index(name))[:, None, None], matrices)
-        places = geometry.maps(matrices, height, width)[:, None].expand(-1, images.shape[1], -1)
-        greys = [
-            images.new_full((len(images), 1), grey) for grey in self.fill[: images.shape[1]]
-        ]  # nothing to copy over
-        outside = torch.stack(greys, 1)
-        return torch.cat([images.flatten(2), outside], 2).gather(2, places).view_as(images)
+        return geometry.look_up(images, geometry.maps(matrices, height, width), self.fill)
 
 
 def _strength(share: Tensor) -> Tensor:
@@ -157,4 +151,4 @@ def _replace(images: Tensor, operation: Tensor, share: Tensor) -> Tensor:
     table = levels.expand(len(images), -1)
     for name, own in tables.items():
         table = own.where((operation == OPERATIONS.index(name))[:, None], table)
-    return table.gather(1, images.flatten(1).long()).to(images.dtype).view_as(images)
+    return colour.replaced(images, table)
