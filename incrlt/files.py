@@ -8,8 +8,9 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from incrlt.errors import UserError
 
@@ -102,17 +103,28 @@ def read_text(path: str | os.PathLike[str], most: int, errors: str = "strict") -
         OSError: It cannot be read.
         ValueError: It is no UTF-8, no ordinary file (a pipe would be waited for), or too large.
     """
-    with open(path, "rb", opener=without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no ordinary file")
+    with ordinary(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return content.decode("utf-8", errors)
 
 
-def without_waiting(path: str, flags: int) -> int:
-    """Open a file as an ``opener`` that does not wait for the writer of a pipe."""
+@contextlib.contextmanager
+def ordinary(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open an ordinary file for reading; a pipe is not waited for.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no ordinary file.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no ordinary file")
+        yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -136,3 +148,12 @@ def parsed_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def event_of(line: str) -> dict[str, Any] | None:
+    """Return what a line of a log says; None where it is damaged, or the last one of a run that is writing."""
+    try:
+        event = parsed_json(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

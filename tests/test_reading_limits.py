@@ -14,12 +14,11 @@ from incrlt import files
 from incrlt.benchmarks.looking import _noted
 from incrlt.errors import UserError
 from incrlt.experiment import rates
-from incrlt.files import parsed_json, read_json
+from incrlt.files import event_of, parsed_json, read_json
 from incrlt.lifecycle import versions
 from incrlt.lifecycle.answers import Row, as_csv
 from incrlt.runner import kept
 from incrlt.runner.folder import RunFolder
-from incrlt.sweep.task import _event
 from incrlt.sweep.work import _known
 
 PACKAGE = Path(files.__file__).parent
@@ -95,7 +94,7 @@ def test_what_cannot_is_one_sentence(tmp_path, bomb):
 
 def test_a_line_of_a_log_that_is_a_bomb_is_passed_over(tmp_path):
     """Before: a RecursionError ended the sweep that looked how far its runs are, and the run that goes on."""
-    assert _event(DEEP) == {}
+    assert event_of(DEEP) is None
     folder = RunFolder.__new__(RunFolder)
     folder.log_path = tmp_path / "log.jsonl"
     (tmp_path / "log.jsonl").write_text(f'{{"event": "epoch"}}\n{DEEP}\n{json.dumps({"event": "end"})}\n')

@@ -197,10 +197,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: It is no finished run, or damaged.
         """
-        from incrlt.runner.resume import read_json
+        from incrlt.runner.resume import read_mapping
 
         place = Path(folder)
-        own = read_json(place / "estimator.json")
+        own = read_mapping(place / "estimator.json")
         found = cls(**own.get("parameters", {}))
         found.learned_ = models.read(versions.path_of(place, versions.current(place)))
         labels = own.get("labels", {})

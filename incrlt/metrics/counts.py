@@ -47,9 +47,9 @@ class Cells:
     places: Counts
     images: Counts
 
-    def dense(self) -> Counts:
-        """Return int64 [C, C]; 800 MB at 10,000 classes."""
-        table = np.zeros(self.size * self.size, dtype=np.int64)
+    def dense(self, dtype: npt.DTypeLike = np.int64) -> npt.NDArray[Any]:
+        """Return [C, C]; 800 MB of int64 at 10,000 classes."""
+        table = np.zeros(self.size * self.size, dtype=dtype)
         table[self.places] = self.images
         return table.reshape(self.size, self.size)
 
@@ -213,13 +213,13 @@ def as_counts(values: npt.ArrayLike, name: str) -> Counts:
 
 def smallest(values: Counts) -> npt.NDArray[Any]:
     """Return the counts in the smallest unsigned type that holds them: 4x less to compress."""
-    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
+    return values.astype(_smallest_type(values))
+
+
+def _smallest_type(values: Counts) -> np.dtype[Any]:
+    return np.min_scalar_type(int(values.max(initial=0)))
 
 
 def stored(one: Counts | Cells) -> npt.NDArray[Any]:
     """Return the array that a file holds: int64, or of a large table the smallest type, an eighth to unpack."""
-    if not isinstance(one, Cells):
-        return one
-    table = np.zeros(one.size * one.size, dtype=np.min_scalar_type(int(one.images.max(initial=0))))
-    table[one.places] = one.images
-    return table.reshape(one.size, one.size)
+    return one.dense(_smallest_type(one.images)) if isinstance(one, Cells) else one

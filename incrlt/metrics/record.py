@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.files import read_json, without_waiting, write_atomic
+from incrlt.files import ordinary, read_json, write_atomic
 from incrlt.metrics.counts import Cells, Counts, Hits, Tables, as_counts, as_tables, held, stored
 
 ROUTED = "routed"
@@ -169,9 +168,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         Exception: One of :data:`UNREADABLE`; ValueError where the file is no ordinary one, or larger unpacked than
             :data:`LARGEST_ARRAYS`: a few kilobytes can stand for many gigabytes.
     """
-    with open(path, "rb", opener=without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no ordinary file")
+    with ordinary(path) as file:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > LARGEST_ARRAYS:

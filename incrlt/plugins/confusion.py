@@ -15,7 +15,7 @@ from torch import Tensor
 from incrlt.benchmarks.identity import labels_of
 from incrlt.errors import UserError
 from incrlt.metrics import StreamRecord
-from incrlt.metrics.counts import Cells, Tables
+from incrlt.metrics.counts import Tables
 from incrlt.plugins.counting import Counting, loaded, saved
 from incrlt.plugins.steps import Steps
 from incrlt.roles import State, Strategy
@@ -125,9 +125,7 @@ class ConfusionRecorder(SupervisedPlugin):
         if (
             self.class_ids
             and not self._inside_training
-            and not any(
-                table.images.size if isinstance(table, Cells) else table.any() for table in tables.values()
-            )
+            and not any(Tables([table]).tested(0).any() for table in tables.values())
         ):
             warnings.warn(
                 f"{type(self).__name__} drops the evaluation after experience {self._experience}: it showed no image "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from incrlt.metrics import StreamRecord, class_groups
+from incrlt.metrics import class_groups
 from incrlt.metrics.calibration import Reliability, reliability_by_group
 from incrlt.metrics.experts import Values, disagreement, expert_accuracy
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name
@@ -87,14 +87,10 @@ def expert_rows(run: Run) -> dict[int, tuple[list[Values], list[Values]]]:
     if record is None:
         return {}
     return {
-        t: expert_accuracy(right, _tested(record, t), record.images_of_class)
+        t: expert_accuracy(right, record.tested_after(t), record.images_of_class)
         for t, right in run.evaluations.series("right").items()
         if t < record.num_experiences
     }
-
-
-def _tested(record: StreamRecord, t: int) -> np.ndarray:
-    return record.tested_after(t)
 
 
 def expert_bars(run: Run) -> Figure | None:
@@ -140,7 +136,7 @@ def disagreements(run: Run) -> Figure | None:
     if record is None:
         return None
     found = {
-        t: disagreement(differ, _tested(record, t), record.images_of_class)
+        t: disagreement(differ, record.tested_after(t), record.images_of_class)
         for t, differ in run.evaluations.series("disagree").items()
         if t < record.num_experiences
     }

@@ -17,7 +17,7 @@ import incrlt
 from incrlt import manifest
 from incrlt.errors import UserError
 from incrlt.experiment.yamltext import BROKEN
-from incrlt.files import LARGEST_JSON, LARGEST_LOG, parsed_json, read_text
+from incrlt.files import LARGEST_JSON, LARGEST_LOG, event_of, read_text
 from incrlt.metrics import StreamRecord, load_records, main_readout, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
@@ -387,7 +387,7 @@ def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:
         state = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({_first_line(error)})"
         problems.append(f"{path.name} {state}: {_LOSS[path.name]}.")
         return ()
-    events = [_event(line) for line in lines if line.strip()]
+    events = [event_of(line) for line in lines if line.strip()]
     good = tuple(event for event in events if event)
     if len(good) < len(events):
         problems.append(
@@ -410,14 +410,6 @@ def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
         problems.append(f"{path.name} is damaged ({_first_line(error)}): the router's figures are not shown.")
         return ()
     return tuple(rows)
-
-
-def _event(line: str) -> Json | None:
-    try:
-        event = parsed_json(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None
 
 
 def number(value: Any) -> float | None:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 import incrlt
 from incrlt.errors import UserError
-from incrlt.files import LARGEST_LOG, parsed_json, read_text, remove_leftovers, write_atomic
+from incrlt.files import LARGEST_LOG, event_of, read_text, remove_leftovers, write_atomic
 from incrlt.metrics import StreamRecord, save_classes, save_confusions, spent, write_results
 from incrlt.processes import world
 from incrlt.runner.memory import peak_memory
@@ -145,10 +145,9 @@ class RunFolder:
     def _events(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the log; one that was damaged while the run was not running is passed over."""
         for line in read_text(self.log_path, LARGEST_LOG, "replace").splitlines():
-            with contextlib.suppress(ValueError):
-                event = parsed_json(line)
-                if isinstance(event, dict):
-                    yield event
+            event = event_of(line)
+            if event is not None:
+                yield event
 
     def close(self) -> None:
         """Let go of the folder, whatever has become of it meanwhile."""

@@ -14,8 +14,7 @@ from incrlt.errors import UserError
 from incrlt.experiment.sections import DOES_NOT_CHANGE_RESULTS, Experiment
 from incrlt.experiment.yamlfile import leaves
 from incrlt.experiment.yamltext import BROKEN
-from incrlt.files import read_json as read_json_file
-from incrlt.files import read_text
+from incrlt.files import read_json, read_text
 from incrlt.manifest import Manifest
 from incrlt.metrics.routing import SWEEP_FILE
 from incrlt.words import counted
@@ -129,14 +128,14 @@ def is_own_config(folder: Path, experiment: Experiment) -> bool:
 
 def is_own_protocol(folder: Path, description: Mapping[str, Any]) -> bool:
     """Tell whether ``protocol.json`` is the protocol of this run on its data."""
-    found: Any = read_json(folder / "protocol.json")
+    found: Any = read_mapping(folder / "protocol.json")
     return bool(found == json.loads(json.dumps(description)))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
     """Return a mapping in a small JSON file, {} where there is none or it is damaged."""
     try:
-        content = read_json_file(path, LARGEST)
+        content = read_json(path, LARGEST)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -198,7 +198,9 @@ class Run:
             batch = self.experiment.training.batch_size
             work = batch * cost.macs(self.strategy.model, self.image_shape)
         restart = self.options.resume == "restart"
-        before = None if restart else resume.read_json(self.folder.path / "environment.json").get("threads")
+        before = (
+            None if restart else resume.read_mapping(self.folder.path / "environment.json").get("threads")
+        )
         chosen = choose_threads(None, work, known, cores(), before)
         torch.set_num_threads(chosen.number)
         return chosen
@@ -317,7 +319,7 @@ class Run:
 
     def _note_session(self, where: str, noticed: list[str]) -> None:
         """Say in ``environment.json`` that this process took over, and warn where that may change rounding."""
-        known = resume.read_json(self.folder.path / "environment.json")
+        known = resume.read_mapping(self.folder.path / "environment.json")
         machine = self._machine()
         sessions = known.get("sessions")
         earlier = sessions if isinstance(sessions, list) else []

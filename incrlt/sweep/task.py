@@ -15,7 +15,7 @@ from incrlt.errors import UserError
 from incrlt.experiment import schema
 from incrlt.experiment.plan import plan
 from incrlt.experiment.sections import Experiment
-from incrlt.files import LARGEST_LOG, parsed_json, read_text
+from incrlt.files import LARGEST_LOG, event_of, read_text
 
 Cell = tuple[tuple[str, object], ...]
 """Keys with the values that they have here."""
@@ -164,7 +164,7 @@ def progress(task: Task) -> Progress:
     spent: list[float] = []
     before: float | None = None
     for line in text.splitlines():
-        event = _event(line)
+        event = event_of(line) or {}
         kind = event.get("event")
         if kind in ("epoch", "experience"):
             found.by_experience[event["experience"]] = _accuracy(event)
@@ -176,14 +176,6 @@ def progress(task: Task) -> Progress:
     found.seconds_per_epoch = found.seconds / len(spent) if spent else None
     found.finished = (folder / "DONE").is_file()
     return found
-
-
-def _event(line: str) -> dict[str, Any]:
-    try:
-        event = parsed_json(line)
-    except ValueError:  # the last line of a run that is writing
-        return {}
-    return event if isinstance(event, dict) else {}
 
 
 def _accuracy(event: Mapping[str, Any]) -> float | None:
