@@ -8,21 +8,15 @@ that ended it; null: still running, and killed now).
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import runpy
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
-import plotly.graph_objects  # noqa: F401  (so that a fork need not)
-import sklearn.datasets  # noqa: F401
-import torch
-from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: F401
-
-import incrlt.runner.run  # noqa: F401
+from forked import end_after, serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # toy.py, as for a file that is run
 
@@ -40,26 +34,16 @@ def run(words: list[str]) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
-def child(words: list[str], environment: dict[str, str], output: str) -> None:
-    code = 1
+def child(words: list[str], environment: dict[str, str]) -> int:
+    os.environ.update(environment)
+    os.close(0)
     try:
-        os.environ.update(environment)
-        with open(output, "wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        os.close(0)
         run(words)
-        code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             sys.stderr.write(f"{end.code}\n")
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 def start(words: list[str], environments: list[dict[str, str]], outputs: list[str]) -> list[int]:
@@ -67,7 +51,7 @@ def start(words: list[str], environments: list[dict[str, str]], outputs: list[st
     for environment, output in zip(environments, outputs, strict=True):
         pids.append(os.fork())
         if pids[-1] == 0:
-            child(words, environment, output)
+            end_after(functools.partial(child, words, environment), output)
     return pids
 
 
@@ -90,7 +74,4 @@ def answer(order: dict) -> dict:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a fork must not inherit a pool of threads
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
-        sys.stdout.flush()
+    serve(answer)

@@ -14,21 +14,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
 import resource
 import signal
-import sys
 import time
-import traceback
 from pathlib import Path
 
-import plotly.graph_objects  # noqa: F401  (so that a fork need not)
-import sklearn.datasets  # noqa: F401
-import torch
+from forked import end_after, serve
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-import incrlt.runner.run  # noqa: F401
 from incrlt.run import main
 
 
@@ -105,32 +99,22 @@ def size_of_process() -> int:
     return int(pages) * resource.getpagesize()
 
 
-def child(args: list[str], output: str, kill: dict | None, limits: dict | None = None, patience=0) -> None:
-    with open(output, "wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def child(args: list[str], kill: dict | None, limits: dict | None = None, patience=0) -> int:
     prepare(kill or {})
     for name, most in (limits or {}).items():
         most = most if most > 0 else size_of_process() - most
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     signal.alarm(patience)
-    code = 1
-    try:
-        code = main(args)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    return main(args)
 
 
 def run(order: dict) -> dict:
     begun = time.perf_counter()
-    Path(order["output"]).parent.mkdir(parents=True, exist_ok=True)
+    output = order.pop("output")
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid == 0:
-        child(**order)
+        end_after(functools.partial(child, **order), output)
     if order["kill"] and "seconds" in order["kill"]:
         time.sleep(order["kill"]["seconds"])
         os.kill(pid, signal.SIGKILL)  # harmless when the run has ended: it has not been waited for
@@ -139,7 +123,4 @@ def run(order: dict) -> dict:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a fork must not inherit a pool of threads
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(run(json.loads(line))) + "\n")
-        sys.stdout.flush()
+    serve(run)

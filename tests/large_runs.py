@@ -22,6 +22,7 @@ from typing import Any
 import large_trees
 import timm
 import torch
+from experiment_files import FOLDER, FROM_PICTURES
 
 from incrlt.console import Console
 from incrlt.errors import UserError
@@ -31,10 +32,6 @@ from incrlt.runner.options import RunOptions
 from incrlt.runner.run import execute
 from incrlt.training.template import IncrTemplate
 from incrlt.words import size
-
-FOLDER = Path(__file__).resolve().parent.parent / "experiments"
-STARTS = ("imagenet", "inaturalist", "places", "food101", "folder")
-"""What the names of experiments on large data sets, and on photographs of one's own, begin with."""
 
 STEPS = 2
 SMALL = [
@@ -58,11 +55,6 @@ REFUSED: list[tuple[str, list[str]]] = [
 
 class EnoughError(Exception):
     """All steps that are wanted are done."""
-
-
-def files() -> list[Path]:
-    """Return the experiments that are run, by name."""
-    return sorted(path for path in FOLDER.glob("*.yaml") if path.stem.startswith(STARTS))
 
 
 def made(root: Path) -> Path:
@@ -191,7 +183,7 @@ def refused(name: str, overrides: list[str], root: Path) -> tuple[bool, str]:
 def absent() -> list[tuple[str, list[str]]]:
     """Return one experiment of each data set, asked for where there is none."""
     first: dict[str, str] = {}
-    for path in files():
+    for path in FROM_PICTURES:
         first.setdefault(schema.load(path, with_data=False).benchmark.dataset, path.stem)
     return [(name, []) for name in first.values()]
 
@@ -202,7 +194,7 @@ def main() -> int:
     say(f"{'experiment':42} {'steps':>7}  {'peak':>8}  {'time':>7}")
     with tempfile.TemporaryDirectory() as folder:
         root = made(Path(folder))
-        chosen = [path for path in files() if all(part in path.stem for part in sys.argv[1:])]
+        chosen = [path for path in FROM_PICTURES if all(part in path.stem for part in sys.argv[1:])]
         for path in chosen:
             well, line = tried(path, root)
             good &= well

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from experiment_files import FOLDER, OF_TENSORS
 
 from incrlt.errors import UserError
 from incrlt.experiment import schema
 from incrlt.experiment.plan import plan
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-FROM_FILES = ("folder", "food101", "imagenet", "inaturalist", "places")
-"""Beginnings of files that look for pictures on the disk."""
-FILES = sorted(path for path in EXPERIMENTS.glob("*.yaml") if not path.stem.startswith(FROM_FILES))
 MUTANTS = 500
 BATCH = 250
 
@@ -175,7 +172,7 @@ def mutant(seed: int) -> bytes:
     past the YAML parser.
     """
     rng = random.Random(seed)
-    path = rng.choice(FILES)
+    path = rng.choice(OF_TENSORS)
     spelled_out = seed % 2 == 0
     text: str | bytes = (
         schema.load(path).resolved_yaml() if spelled_out else without_comments(path.read_text())
@@ -195,7 +192,7 @@ def without_comments(text: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("fuzz") / "experiments"
-    shutil.copytree(EXPERIMENTS, target)
+    shutil.copytree(FOLDER, target)
     return target
 
 
@@ -233,6 +230,6 @@ def test_mutated_overrides_are_experiments_or_user_errors():
     for _ in range(200):
         override = f"{rng.choice(keys)}{rng.choice(['=', '', '=='])}{rng.choice(VALUES)}"
         try:
-            schema.load(EXPERIMENTS / "quickstart.yaml", [override])
+            schema.load(FOLDER / "quickstart.yaml", [override])
         except UserError as error:
             assert str(error)

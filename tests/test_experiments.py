@@ -8,13 +8,12 @@ from pathlib import Path
 import large_trees
 import pytest
 import yaml
+from experiment_files import FILES, FOLDER, LARGE
 
 from incrlt.experiment import schema, yamlfile
 from incrlt.experiment.plan import plan
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "experiments"
-FILES = sorted(FOLDER.glob("*.yaml"))
 BASES = sorted((FOLDER / "_base").glob("*.yaml"))
 NAMES = [path.stem for path in FILES]
 
@@ -40,9 +39,6 @@ def photographs(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-LARGE = ("imagenet", "inaturalist", "food101", "places")
-
-
 @pytest.fixture(scope="session")
 def large_sets(tmp_path_factory) -> Path:
     """Trees of tiny pictures in the layouts of the large data sets."""
@@ -58,7 +54,7 @@ def large_sets(tmp_path_factory) -> Path:
 def large_data(request, monkeypatch):
     """Where files on large data sets look for them."""
     path = getattr(request.node, "callspec", None) and request.node.callspec.params.get("path")
-    if path is not None and path.parent == FOLDER and path.stem.startswith(LARGE):
+    if path in LARGE:
         pytest.importorskip("timm")
         monkeypatch.setenv("INCRLT_DATA", str(request.getfixturevalue("large_sets")))
 

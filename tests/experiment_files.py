@@ -1,0 +1,19 @@
+"""The files of ``experiments/``, told apart by where their pictures come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from incrlt.benchmarks.facts import names
+from incrlt.experiment import schema
+from incrlt.experiment.sections import FROM_FILES
+
+FOLDER = Path(__file__).resolve().parent.parent / "experiments"
+FILES = sorted(FOLDER.glob("*.yaml"))
+_DATASETS = {path: schema.load(path, with_data=False).benchmark.dataset for path in FILES}
+
+FROM_PICTURES = [path for path in FILES if _DATASETS[path] in FROM_FILES]
+"""Those that look for pictures on the disk."""
+OF_TENSORS = [path for path in FILES if path not in FROM_PICTURES]
+LARGE = [path for path in FROM_PICTURES if _DATASETS[path] in names()]
+"""Those on a large data set, and not on photographs of one's own."""
