@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,14 @@ FIRST = ("model", "optimizer", "criterion")
 """Arguments that may be given by position, in this order."""
 
 
-_ARRIVED: list[set[str]] = []
-"""Of each constructor at work, what its bases' constructors have been given."""
+class _AtWork(threading.local):
+    """Of each constructor at work in a thread, what its bases' constructors have been given."""
+
+    def __init__(self) -> None:
+        self.arrived: list[set[str]] = []
+
+
+_AT_WORK = _AtWork()
 
 
 def by_name(init: Callable[..., None]) -> Callable[..., None]:
@@ -37,13 +44,13 @@ def by_name(init: Callable[..., None]) -> Callable[..., None]:
         name = type(self).__name__
         given = {**_placed(name, args, settings), **settings}
         _check_needed(name, [key for key in needed if key not in given])
-        for names in _ARRIVED:
+        for names in _AT_WORK.arrived:
             names.update(given)
-        _ARRIVED.append(set())
+        _AT_WORK.arrived.append(set())
         try:
             init(self, **given)
         finally:
-            arrived = _ARRIVED.pop()
+            arrived = _AT_WORK.arrived.pop()
         rest_given = [key for key in given if key not in parameters]
         if rest_given and arrived.isdisjoint(rest_given):
             raise UserError(
@@ -64,7 +71,7 @@ def _noting(init: Callable[..., None], places: Sequence[str]) -> Callable[..., N
 
     @functools.wraps(init)
     def noting(self: Any, *args: Any, **settings: Any) -> None:
-        for names in _ARRIVED:
+        for names in _AT_WORK.arrived:
             names.update(settings, places[: len(args)])
         init(self, *args, **settings)
 

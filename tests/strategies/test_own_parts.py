@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -234,6 +236,33 @@ def test_arguments_that_a_class_does_not_pass_on_are_named():
     network = toy.network()
     assert Above(model=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1), own=3.0).own == 3.0
     assert toy.make(Above, memory=5).memory is not None
+
+
+class Slow(Finetune):
+    """Says when its constructor has begun, or its base is made, and waits before it goes on."""
+
+    def __init__(self, *, begun=None, made=None, go_on=None, **rest):
+        if begun is not None:
+            begun.set()
+            assert go_on.wait(60)
+        super().__init__(**rest)
+        if made is not None:
+            made.set()
+            assert go_on.wait(60)
+
+
+def test_strategies_made_in_two_threads_do_not_see_each_other():
+    """The one that ended first looked at what had arrived at the other's base, which was nothing yet."""
+    made, begun, done = threading.Event(), threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(toy.make, Slow, memory=5, made=made, go_on=begun)
+        assert made.wait(60)
+        second = threads.submit(toy.make, Slow, memory=5, begun=begun, go_on=done)
+        try:
+            assert isinstance(first.result(), Slow)
+        finally:
+            done.set()
+        assert isinstance(second.result(), Slow)
 
 
 class Flat:
