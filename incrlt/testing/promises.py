@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from dataclasses import FrozenInstanceError, dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Case(Protocol):
@@ -63,6 +63,19 @@ def expect(kept: bool, found: str) -> None:
     """
     if not kept:
         raise AssertionError(found)
+
+
+def expect_frozen(part: Any) -> None:
+    """Expect that nothing can be set on an object.
+
+    Raises:
+        AssertionError: An attribute could be set.
+    """
+    try:
+        part.anything = 1
+    except (FrozenInstanceError, AttributeError):
+        return
+    raise AssertionError("an attribute could be set")
 
 
 def promise(advice: str) -> Callable[[Callable[[C], None]], Promise[C]]:
