@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from incrlt.experiment.expressions import NotPlainError, is_plain, plain
 from incrlt.experiment.fields import ALIASES, LONGEST_TUPLE
+from incrlt.files import Plain
 
 BOUNDS: Final = frozenset({"ge", "gt", "le", "lt", "min_length", "max_length"})
 """Arguments of ``Field`` that are read from source."""
@@ -99,7 +100,7 @@ def _tuple(kinds: list[Any], variadic: bool) -> Any:
     return Annotated[many, Field(strict=False, max_length=LONGEST_TUPLE)]
 
 
-def _rules(node: ast.expr) -> dict[str, Any] | None:
+def _rules(node: ast.expr) -> Plain | None:
     """Return the bounds that ``Field(ge=1)`` spells; None for any other call."""
     if not isinstance(node, ast.Call) or last_word(node.func) != "Field" or node.args:
         return None

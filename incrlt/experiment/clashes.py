@@ -27,13 +27,14 @@ from incrlt.experiment.sections import (
 )
 from incrlt.experiment.sizes import too_large
 from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
+from incrlt.files import Plain
 
 NARROWEST_CHANNELS_LAST: Final = 8
 """Channels below which strided 1x1 convolutions, the shortcuts of a resnet, overwrite memory in channels-last order on
 a CPU (torch 2.14, under glibc's checks: 3 to 7 abort within twenty steps, 8 do not)."""
 
 
-class Answers(dict[str, Any]):
+class Answers(Plain):
     """A section as conditions see it: what it does not have is nothing."""
 
     def __contains__(self, key: object) -> bool:
@@ -296,10 +297,10 @@ def _unmet(declared: Declared, entry: Entry, experiment: Experiment) -> list[str
     return [_needs(declared, need, needs[need], lacks) for need, lacks in lacking.items()]
 
 
-def _seen(experiment: Experiment, methods: Mapping[Kind, tuple[Declared, Entry]]) -> dict[str, Any]:
+def _seen(experiment: Experiment, methods: Mapping[Kind, tuple[Declared, Entry]]) -> Plain:
     """Return the experiment as conditions see it: sections by name, methods with their traits."""
     values = experiment.model_dump()
-    seen: dict[str, Any] = {
+    seen: Plain = {
         key: Answers(value or {}) if value is None or isinstance(value, dict) else value
         for key, value in values.items()
     }

@@ -15,6 +15,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from incrlt.files import Plain
+
 LARGEST_POWER: Final = 64
 """Largest exponent in a default; ``10 ** 10 ** 10`` would take all memory."""
 
@@ -91,7 +93,7 @@ def evaluate(text: str, names: Mapping[str, Any]) -> Any:
     return plain(_parsed(text), names)
 
 
-def grounds(text: str, names: Mapping[str, Any]) -> dict[str, Any]:
+def grounds(text: str, names: Mapping[str, Any]) -> Plain:
     """Return which names made a true condition true, with their values: those of the first true part of an ``or``.
 
     Example:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from incrlt.experiment import explain, methods
 from incrlt.experiment.annotations import live
+from incrlt.files import Plain
 
 
 class Values(BaseModel):
@@ -78,7 +79,7 @@ def _model(name: str, given: Mapping[str, Any], is_parameter: Callable[[str], bo
     """Return the model of all hyper-parameters among the annotations; none of them has to be given."""
     known = {key: (live(annotation), None) for key, annotation in given.items()}
     kept = {key: rule for key, rule in known.items() if rule[0] is not None and is_parameter(key)}
-    fields: dict[str, Any] = kept
+    fields: Plain = kept
     return create_model(name, __base__=Values, **fields)
 
 

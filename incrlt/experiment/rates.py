@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from incrlt.errors import UserError
-from incrlt.files import cache_folder, read_json, write_atomic
+from incrlt.files import Plain, cache_folder, read_json, write_atomic
 from incrlt.words import duration
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def told(experiment: Experiment, work: float) -> dict[str, str]:
 
 def _file(experiment: Experiment) -> Path:
     values = experiment.resolved()
-    kind: dict[str, Any] = {name: _without_lengths(values[name]) for name in WHOLE}
+    kind: Plain = {name: _without_lengths(values[name]) for name in WHOLE}
     kind |= {name: {key: values[name][key] for key in keys} for name, keys in PARTS.items()}
     told = json.dumps({"machine": platform.node(), **kind}, sort_keys=True, default=str)
     return cache_folder("rates") / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"

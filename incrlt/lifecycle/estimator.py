@@ -18,6 +18,7 @@ from incrlt.benchmarks.datasets import statistics
 from incrlt.errors import UserError
 from incrlt.experiment import schema
 from incrlt.experiment.sections import Experiment
+from incrlt.files import Plain
 from incrlt.lifecycle import learned as models
 from incrlt.lifecycle import versions
 from incrlt.lifecycle.answers import Answerer
@@ -134,7 +135,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             raise UserError("there are no pictures to learn from; give at least one.")
         if before is None:
             before = self._begun(images)
-            self._labels: dict[str, Any] = {}
+            self._labels: Plain = {}
         named = _names(labels, self._labels)
         order = tuple(str(label) for label in _sorted(named.values()))
         names = tuple(str(label) for label in labels)
@@ -226,7 +227,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         seen = [self.learned_.facts.seen[self._place[str(label)]] for label in self.classes_.tolist()]
         self.n_pictures_seen_ = np.asarray(seen)
 
-    def _plain(self) -> dict[str, Any]:
+    def _plain(self) -> Plain:
         return {
             name: dict(v) if isinstance(v, Mapping) else v for name, v in self.get_params(deep=False).items()
         }
@@ -243,7 +244,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             "rebalance": self.rebalance,
             "router": self.router,
         }
-        values: dict[str, Any] = {
+        values: Plain = {
             name: {"name": entry} if isinstance(entry, str) else None if entry is None else dict(entry)
             for name, entry in named.items()
         }
@@ -301,7 +302,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         entries = tuple(listing.Entry(Path(path), f"{place}: {path}") for place, path in enumerate(paths))
         return reading.read(listing.Listing(Path("paths"), entries), shape, twice=True).images
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Plain:
         """Leave out what is made anew when it is asked for."""
         return {name: value for name, value in super().__getstate__().items() if name != "_answerer"}
 
@@ -332,7 +333,7 @@ def _of(y: Any, number: int) -> list[Any]:
     return labels
 
 
-def _names(labels: Sequence[Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def _names(labels: Sequence[Any], known: Mapping[str, Any]) -> Plain:
     """Return the labels by their names, as classes are told apart."""
     found = dict(known)
     for label in labels:

@@ -9,12 +9,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from incrlt.files import Plain
+
 FILE: Final = "cost.json"
 BETWEEN, EVALUATION = "between the stages", "evaluation"
 """Rows beside the stages: herding, set-up and checkpoints; evaluation after every experience."""
 
 
-def spent(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def spent(events: Iterable[Mapping[str, Any]]) -> list[Plain]:
     """Return one row per stage, in the order they first ran, then what lies between them, then evaluation.
 
     Args:
@@ -29,7 +31,7 @@ def spent(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     lines = list(events)
     ends = {event.get("experience"): event for event in lines if event.get("event") == "experience"}
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Plain] = {}
     for event in lines:
         if event.get("event") == "epoch":
             row = rows.setdefault(str(event.get("stage")), _empty(str(event.get("stage"))))
@@ -44,13 +46,13 @@ def spent(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [*rows.values(), *(row for row in (between, evaluation) if row["device_seconds"] > 0)]
 
 
-def _empty(stage: str) -> dict[str, Any]:
+def _empty(stage: str) -> Plain:
     zeros = {"epochs": 0, "device_seconds": 0.0, "images": 0, "multiply_adds": 0, "peak_bytes": None}
     return {"stage": stage, **zeros}
 
 
 def _add(
-    row: dict[str, Any],
+    row: Plain,
     event: Mapping[str, Any],
     seconds: str,
     images: float | None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from incrlt.errors import UserError, did_you_mean, shown
 from incrlt.families import PREFIX
+from incrlt.files import Plain
 from incrlt.models.backbones.timm_backbone import TimmBackbone
 from incrlt.models.layout import SHARED, Layout
 from incrlt.models.named import class_named, name_of
@@ -148,7 +149,7 @@ def backbone_of(
     return name, _made(name, cls, dict(in_channels=in_channels, width=width, last_relu=last_relu, **settings))
 
 
-def _made(name: str, cls: Any, settings: dict[str, Any]) -> Backbone:
+def _made(name: str, cls: Any, settings: Plain) -> Backbone:
     missing = [part for part in ("shares", "stem", "branch") if not hasattr(cls, part)]
     if missing:
         raise UserError(

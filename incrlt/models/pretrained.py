@@ -18,6 +18,7 @@ from torch import Tensor
 from incrlt import weights
 from incrlt.errors import UserError, short, shown
 from incrlt.families import NOT_IN_TIMM, PREFIX
+from incrlt.files import Plain
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Pretrained:
             "networks take pictures in colour, and branches of their own width"
         )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Plain:
         """Return which weights these are, as plain data."""
         return {"file": self.path.name, "sha256": self.digest, "network": self.name}
 

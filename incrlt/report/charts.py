@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from incrlt.files import Plain
 from incrlt.metrics import StreamRecord, class_rows
 from incrlt.metrics.confusion import group_confusion as confusion_by_group
 from incrlt.metrics.forgetting import drop_from_best
@@ -19,7 +20,7 @@ from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.numbers import nested
 from incrlt.report.reading import Json, Run, number
 
-Figure = dict[str, Any]
+Figure = Plain
 Series = Sequence[float | None]
 
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -425,7 +426,7 @@ def learning_rate(run: Run) -> Figure | None:
     return figure([trace], "epoch of the run", "learning rate", **layout)
 
 
-def _terms(event: Json) -> dict[str, Any]:
+def _terms(event: Json) -> Plain:
     terms = event.get("terms")
     if isinstance(terms, dict) and terms:
         return terms

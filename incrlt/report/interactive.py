@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 from incrlt.report.page import _FOLDER, contents
 from incrlt.report.reading import Run, read_run
 
@@ -39,7 +40,7 @@ def figures(run: Run | str | os.PathLike[str]) -> dict[str, Figure]:
     return {name: Figure(_concrete(_with_texts(chart))) for name, chart in charts.items()}
 
 
-def _with_texts(chart: dict[str, Any]) -> dict[str, Any]:
+def _with_texts(chart: Plain) -> Plain:
     """Give every cell of a heat map the text of its column, and of its row, as the page's script does."""
     meta = chart["layout"].get("meta", {})
     columns, rows = meta.get("columns"), meta.get("rows")

@@ -17,7 +17,7 @@ import incrlt
 from incrlt import manifest
 from incrlt.errors import UserError
 from incrlt.experiment.yamltext import BROKEN
-from incrlt.files import LARGEST_JSON, LARGEST_LOG, event_of, read_text
+from incrlt.files import LARGEST_JSON, LARGEST_LOG, Plain, event_of, read_text
 from incrlt.metrics import StreamRecord, load_records, main_readout, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
@@ -25,7 +25,7 @@ from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 from incrlt.report.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
 from incrlt.written import cut
 
-Json = dict[str, Any]
+Json = Plain
 T = TypeVar("T")
 
 LARGEST_YAML = 300_000

@@ -11,6 +11,7 @@ from torch import nn
 
 from incrlt.errors import UserError, did_you_mean, shown
 from incrlt.families import FAMILIES, NOT_IN_TIMM, PREFIX, family_of
+from incrlt.files import Plain
 from incrlt.models import timm_cuts as cuts
 from incrlt.models.layout import Layout
 from incrlt.models.parts import Chain, TellingChain, strided
@@ -88,7 +89,7 @@ class TimmBackbone:
         if not timm.is_model(bare):
             known = timm.list_models()
             raise UserError(f"timm {timm.__version__} knows no {shown(bare)}.{did_you_mean(bare, known)}")
-        extra: dict[str, Any] = {**settings}
+        extra: Plain = {**settings}
         if planes != PLANES:
             extra["channels"] = planes
         if self.family == "vit":
