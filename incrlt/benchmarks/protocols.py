@@ -377,7 +377,7 @@ def resolve(protocol: Protocol, labels: npt.ArrayLike) -> ResolvedProtocol:
     return ResolvedProtocol(protocol, train, held, left.astype(np.int64), before)
 
 
-def _with_facts(dataset: str, num_classes: int | None, rule: Mapping[str, Any]) -> Plain:
+def _with_facts(dataset: str, num_classes: int | None, rule: Plain) -> Plain:
     """Fill in what the dataset decides, unless the caller has decided it."""
     rule = {key: value for key, value in rule.items() if value is not None}
     if num_classes is not None:

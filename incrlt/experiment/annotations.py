@@ -40,14 +40,14 @@ def spelled(annotation: str | ast.expr | None) -> Any | None:
     return None if kind is type(None) else kind
 
 
-def live(annotation: Any) -> Any | None:
+def live(annotation: object) -> Any | None:
     """Return the type of an annotation of a class in memory, text or not; None where it is no hyper-parameter's."""
     if isinstance(annotation, str):
         return spelled(annotation)
     return _live(annotation)
 
 
-def _live(annotation: Any) -> Any | None:
+def _live(annotation: object) -> object | None:
     if annotation in (*ALIASES.values(), type(None)) or get_origin(annotation) is Literal:
         return annotation
     origin, parts = get_origin(annotation), get_args(annotation)
@@ -92,7 +92,7 @@ def _subscript(word: str, inner: ast.expr) -> Any | None:
     return None
 
 
-def _tuple(kinds: list[Any], variadic: bool) -> Any:
+def _tuple(kinds: list[object], variadic: bool) -> Any:
     """A tuple that YAML may give as a list; its items are still held strictly."""
     if not variadic:
         return Annotated[types.GenericAlias(tuple, tuple(kinds)), Field(strict=False)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from incrlt import weights
 from incrlt.errors import UserError
@@ -322,18 +322,18 @@ def _lacks(need: str, experiment: Experiment) -> str | None:
     return missing[need]
 
 
-def _needs(declared: Declared, need: str, because: Mapping[str, Any], lacks: str) -> str:
+def _needs(declared: Declared, need: str, because: Mapping[str, object], lacks: str) -> str:
     settings = " and ".join(f"{key} {_value(value)}" for key, value in because.items())
     off = [(key, value) for key, value in because.items() if isinstance(value, (bool, int, float))]
     other = ", or " + ", ".join(f"{declared.kind}.{key}: {_off(value)}" for key, value in off) if off else ""
     return f"{declared.place}{' with ' if settings else ''}{settings} needs {NEEDS[need]}; {lacks}{other}."
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else show(value)
 
 
-def _off(value: Any) -> str:
+def _off(value: object) -> str:
     return "false" if isinstance(value, bool) else "0"
 
 

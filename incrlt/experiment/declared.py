@@ -197,7 +197,7 @@ class Declared:
         stages = [self._stage(line, values) for line in told]
         return [stage for stage in stages if stage.epochs]
 
-    def _stage(self, line: Any, values: Settings) -> LaterStage:
+    def _stage(self, line: object, values: Settings) -> LaterStage:
         if not isinstance(line, tuple) or len(line) != 3 or line[2] not in DATA:
             raise self._wrong(
                 f"later_stages holds {line!r}; each is (name, epochs, {' or '.join(map(repr, DATA))})"

@@ -152,7 +152,7 @@ def schema(kind: Kind, name: str, root: Path = PACKAGE) -> type[Entry]:
         for key, (annotation, default) in declared.parameters.items()
     }
 
-    def fill(values: Any) -> Any:
+    def fill(values: object) -> Any:
         return {**declared.usual(values), **values} if isinstance(values, dict) else values
 
     validators: Plain = {"fill": model_validator(mode="before")(fill)}

@@ -16,7 +16,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from incrlt.errors import UserError
 from incrlt.files import Plain, cache_folder, read_json, write_atomic
@@ -37,7 +37,7 @@ LENGTHS: Final = ("epochs", "class_balanced_finetune")
 """Settings of methods that say how long something lasts, not how fast it is."""
 
 
-def note(experiment: Experiment, hardware: str, stages: Sequence[Mapping[str, Any]]) -> Path | None:
+def note(experiment: Experiment, hardware: str, stages: Sequence[Plain]) -> Path | None:
     """Write how fast a finished run was; return the file, None where nothing can be said or written.
 
     Args:
@@ -85,7 +85,7 @@ def _file(experiment: Experiment) -> Path:
     return cache_folder("rates") / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
 
 
-def _without_lengths(section: Any) -> Any:
+def _without_lengths(section: object) -> object:
     if not isinstance(section, Mapping):
         return section
     return {key: value for key, value in section.items() if key not in LENGTHS}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -155,7 +155,7 @@ class Benchmark(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_meant(cls, values: Any) -> Any:
+    def _as_meant(cls, values: object) -> object:
         """Give a folder its own tail, read ``list`` as one, and write ``experiences`` as order and sizes."""
         if not isinstance(values, dict):
             return values
@@ -169,7 +169,7 @@ class Benchmark(Section):
         return values
 
 
-def _experiences(values: Mapping[str, Any], given: Any) -> Plain:
+def _experiences(values: Plain, given: Any) -> Plain:
     """Return ``[[cat, dog], [heron]]`` as order and sizes, ``[5, 3, 1]`` as sizes.
 
     Raises:
@@ -365,7 +365,7 @@ def _entry(kind: Kind, *, optional: bool = False, usual: str | None = None) -> P
     return PlainValidator(validate)
 
 
-def _no_name(kind: Kind, value: Any, optional: bool) -> str:
+def _no_name(kind: Kind, value: object, optional: bool) -> str:
     known = methods.names(kind) or ["my_pkg.my_mod:MyClass"]
     given = explain.show(value)
     if isinstance(value, dict):

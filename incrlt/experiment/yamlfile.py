@@ -48,7 +48,7 @@ def read(path: str | Path) -> Plain:
     return _read_chain(Path(path), ())
 
 
-def merge(base: Mapping[str, Any], child: Mapping[str, Any]) -> Plain:
+def merge(base: Mapping[str, object], child: Mapping[str, object]) -> Plain:
     """Lay ``child`` over ``base``: sections key by key, everything else as a whole.
 
     A section whose ``name`` changes starts afresh, and of keys that replace one another (``per_class`` and
@@ -68,7 +68,7 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any]) -> Plain:
     return merged
 
 
-def leaves(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(settings: Mapping[Any, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every value of nested settings with its name, ``section.key``.
 
     Example:
@@ -137,7 +137,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> Plain:
     return merge(_read_chain(base, chain), content)
 
 
-def _base_of(path: Path, given: Any) -> Path:
+def _base_of(path: Path, given: object) -> Path:
     if not isinstance(given, str) or not _is_relative_path(given):
         raise UserError(
             f"{path}: 'base' must be the path of one YAML file, relative to this file; got {show(given)}."
@@ -201,5 +201,5 @@ def _listing(folder: Path) -> str:
     return f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return {"list": "a list", "str": "text"}.get(type(value).__name__, f"the single value {show(value)}")

@@ -76,7 +76,7 @@ class StrictLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def _too_much(self, parent: Any) -> str | None:
+    def _too_much(self, parent: object) -> str | None:
         if self._depth > DEEPEST:
             return "it is nested too deeply"
         if isinstance(parent, yaml.MappingNode) and len(parent.value) > MOST_KEYS:
@@ -150,7 +150,7 @@ def parse(text: str, what: str) -> Any:
         raise UserError(f"{what} is not valid YAML: {_reason(error)}.") from error
 
 
-def dump(values: Any) -> str:
+def dump(values: object) -> str:
     """Return plain data as YAML that :func:`parse` reads back to the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 

@@ -70,10 +70,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        strategy: str | Mapping[str, Any] = "lucir",
-        experts: str | Mapping[str, Any] = "single",
-        rebalance: str | Mapping[str, Any] | None = None,
-        router: str | Mapping[str, Any] | None = None,
+        strategy: str | Mapping[str, object] = "lucir",
+        experts: str | Mapping[str, object] = "single",
+        rebalance: str | Mapping[str, object] | None = None,
+        router: str | Mapping[str, object] | None = None,
         memory_per_class: int | None = 20,
         model: str = "resnet32",
         epochs: int = 30,
@@ -81,7 +81,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         lr: float = 0.1,
         image_size: int | None = None,
         augmentation: str | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Mapping[str, object] | None = None,
         skip_broken: bool = False,
         random_state: int = 0,
         device: str = "auto",
@@ -104,7 +104,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ scikit-learn's methods
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: object, y: object = None) -> Self:
         """Learn from nothing, whatever was learned before.
 
         Args:
@@ -118,7 +118,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             self.__dict__.pop(name, None)
         return self.partial_fit(X, y)
 
-    def partial_fit(self, X: Any, y: Any = None, classes: Any = None) -> Self:
+    def partial_fit(self, X: object, y: object = None, classes: object = None) -> Self:
         """Learn one more experience: new classes are appended, known ones learned further.
 
         Args:
@@ -145,7 +145,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         self._tell_classes()
         return self
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: object) -> npt.NDArray[np.float64]:
         """Return the probability of each class ``[N, C]``, columns as ``classes_``.
 
         Raises:
@@ -158,13 +158,13 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         order = [self._place[str(label)] for label in self.classes_.tolist()]
         return found[:, order]
 
-    def predict(self, X: Any) -> Labels:
+    def predict(self, X: object) -> Labels:
         """Return the label of each picture ``[N]``."""
         chances = self.predict_proba(X)
         best: Labels = self.classes_[chances.argmax(1)]
         return best
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+    def score(self, X: object, y: object = None, sample_weight: object = None) -> float:
         """Return the share of right answers; labels may come with ``X``."""
         answerer = self._fitted()
         images, labels = self._pictures(X, y, answerer.learned.facts.preparation.shape)
@@ -271,7 +271,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     def _pictures(
         self, X: Any, y: Any, shape: Sequence[int] | None, labelled: bool = True
-    ) -> tuple[Tensor, list[Any]]:
+    ) -> tuple[Tensor, list[object]]:
         """Return pictures and labels of whatever was given."""
         size = self.image_size or given.DEFAULT_SIZE
         wanted = (3, size, size) if shape is None else shape
@@ -292,7 +292,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             raise UserError("y is missing: these pictures come without labels; give one for each.")
         return images, _of(y, len(images))
 
-    def _of_files(self, place: Path, shape: Sequence[int], labelled: bool) -> tuple[Tensor, list[Any]]:
+    def _of_files(self, place: Path, shape: Sequence[int], labelled: bool) -> tuple[Tensor, list[object]]:
         found = listing.labelled_pictures(place) if labelled else listing.pictures_in(place)
         found.check(self.skip_broken)
         read = reading.read(found, shape, self.skip_broken, twice=not labelled)
@@ -307,17 +307,17 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         return {name: value for name, value in super().__getstate__().items() if name != "_answerer"}
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     """Tell whether it is an array of pictures; one of paths is no array of numbers."""
     return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "uifb")
 
 
-def _is_series(value: Any) -> bool:
+def _is_series(value: object) -> bool:
     """Tell whether it is a column of values: NumPy's or pandas'."""
     return isinstance(value, np.ndarray) or hasattr(value, "to_numpy")
 
 
-def _of(y: Any, number: int) -> list[Any]:
+def _of(y: Any, number: int) -> list[object]:
     """Return labels as plain values, one for each picture."""
     labels = y.tolist() if hasattr(y, "tolist") else list(y)
     if len(labels) != number:
@@ -333,7 +333,7 @@ def _of(y: Any, number: int) -> list[Any]:
     return labels
 
 
-def _names(labels: Sequence[Any], known: Mapping[str, Any]) -> Plain:
+def _names(labels: Sequence[object], known: Mapping[str, object]) -> Plain:
     """Return the labels by their names, as classes are told apart."""
     found = dict(known)
     for label in labels:
@@ -345,7 +345,7 @@ def _names(labels: Sequence[Any], known: Mapping[str, Any]) -> Plain:
     return found
 
 
-def _sorted(labels: Any) -> list[Any]:
+def _sorted(labels: Any) -> list[object]:
     """Return labels in their own order; text and numbers among each other by their names."""
     labels = list(labels)
     try:

@@ -98,7 +98,7 @@ def export(run: Path, folder: Path, version: int | None = None, int8: bool = Fal
     return Exported(folder, files, difference, checked, small)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def _write_json(path: Path, content: object) -> None:
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

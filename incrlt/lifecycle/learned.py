@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -138,11 +138,11 @@ def checkpoint_of(learned: Learned) -> Plain:
     }
 
 
-def _without_momentum(optimizer: Mapping[str, Any]) -> Plain:
+def _without_momentum(optimizer: Mapping[str, object]) -> Plain:
     return {**optimizer, "state": {}}
 
 
-def write(folder: RunFolder, learned: Learned, extra: Mapping[str, Any]) -> Learned:
+def write(folder: RunFolder, learned: Learned, extra: Mapping[str, object]) -> Learned:
     """Write a finished version into its folder: a run folder like any other.
 
     Args:

@@ -250,7 +250,7 @@ def augmentation_of(experiment: Experiment) -> str:
     return chosen.augmentation or own
 
 
-def memory_state(state: Plain, exemplars: Pictures, dataset: Any, names: Sequence[str]) -> Plain:
+def memory_state(state: Plain, exemplars: Pictures, dataset: object, names: Sequence[str]) -> Plain:
     """Return the state of a memory whose pictures have moved into one data set.
 
     Args:
@@ -305,7 +305,7 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
     return torch.tensor(recorder.confusions[main_readout(recorder.confusions)][0])
 
 
-def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:
+def answering(learned: Learned, device: torch.device, recorders: Sequence[object] = ()) -> IncrTemplate:
     """Return the strategy of a model as far as answers need it: without its memory."""
     assert learned.strategy is not None
     strategy = build_strategy(

@@ -52,7 +52,7 @@ def written(architecture: Plain) -> Plain:
     return {**architecture, "layout": layout}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ class BranchModule(Protocol):
 
     num_features: int
 
-    def __call__(self, shared: Any, /) -> Tensor:
+    def __call__(self, shared: object, /) -> Tensor:
         """Map to features ``[B, D]``."""
 
 
@@ -96,9 +96,9 @@ def initialise_of(backbone: Backbone) -> Callable[[nn.Module], None]:
     return found
 
 
-def variants() -> dict[str, tuple[type, Mapping[str, Any]]]:
+def variants() -> dict[str, tuple[type, Plain]]:
     """Return the backbones of the package: name to class and settings."""
-    found: dict[str, tuple[type, Mapping[str, Any]]] = {}
+    found: dict[str, tuple[type, Plain]] = {}
     for file in sorted(FOLDER.glob("[!_]*.py")):
         module = importlib.import_module(f"incrlt.models.backbones.{file.stem}")
         for cls in vars(module).values():
@@ -113,7 +113,7 @@ def backbone_of(
     in_channels: int,
     width: int,
     last_relu: bool,
-    weights: Callable[[Any], None] | None = None,
+    weights: Callable[[nn.Module], None] | None = None,
 ) -> tuple[str, Backbone]:
     """Make a backbone.
 
@@ -130,7 +130,7 @@ def backbone_of(
     Raises:
         UserError: Nothing of this name, or it is no backbone.
     """
-    settings: Mapping[str, Any] = {}
+    settings: Plain = {}
     if isinstance(name, str) and name.startswith(PREFIX):
         return name, TimmBackbone(name, in_channels, width, last_relu, weights)
     if isinstance(name, type):
@@ -149,7 +149,7 @@ def backbone_of(
     return name, _made(name, cls, dict(in_channels=in_channels, width=width, last_relu=last_relu, **settings))
 
 
-def _made(name: str, cls: Any, settings: Plain) -> Backbone:
+def _made(name: str, cls: object, settings: Plain) -> Backbone:
     missing = [part for part in ("shares", "stem", "branch") if not hasattr(cls, part)]
     if missing:
         raise UserError(

@@ -58,7 +58,7 @@ class Facts(nn.Module):
         text = json.dumps({"format": FORMAT, **self.facts()}, default=str)
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: Any) -> None:
+    def set_extra_state(self, state: object) -> None:
         """Do nothing: facts are taken before tensors, not after."""
 
     def _load_from_state_dict(

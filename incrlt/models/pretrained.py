@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from incrlt import weights
 from incrlt.errors import UserError, short, shown
@@ -101,7 +101,7 @@ class Pretrained:
         self._any_names = pretrained.startswith(weights.PACKAGE)
         self._state = read(self.path)
 
-    def __call__(self, model: Any) -> None:
+    def __call__(self, model: nn.Module) -> None:
         """Put the weights into a network of timm that has no classifier; a classifier of theirs is left out.
 
         Raises:

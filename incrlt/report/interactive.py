@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from incrlt.errors import UserError
 from incrlt.files import Plain
@@ -50,7 +50,7 @@ def _with_texts(chart: Plain) -> Plain:
     return {**chart, "data": [{**one, "text": text or [columns] * len(one["z"])} for one in chart["data"]]}
 
 
-def _concrete(value: Any, is_colour: bool = False) -> Any:
+def _concrete(value: object, is_colour: bool = False) -> object:
     """Replace names of colours by the light theme's, under keys that hold colours alone."""
     if isinstance(value, dict):
         return {key: _concrete(inner, bool(_COLOUR.search(key))) for key, inner in value.items()}

@@ -155,7 +155,7 @@ def _sensitivity(key: str, sweep: Sweep, found: Sequence[Setting], runs: Mapping
     return figure(traces, key, title, xaxis=axis, hovermode="closest")
 
 
-def _trace(label: str, points: Sequence[tuple[Any, float, str]], place: int, numeric: bool) -> Figure:
+def _trace(label: str, points: Sequence[tuple[object, float, str]], place: int, numeric: bool) -> Figure:
     return {
         "type": "scatter",
         "mode": "markers",

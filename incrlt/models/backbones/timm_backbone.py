@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -45,7 +45,7 @@ class TimmBackbone:
     in_channels: int
     width: int
     last_relu: bool
-    weights: Callable[[Any], None] | None = None
+    weights: Callable[[nn.Module], None] | None = None
     family: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class TimmBackbone:
             return self._whole()
         return self._stem(layout)
 
-    def branch(self, layout: Layout, expert: int) -> Any:
+    def branch(self, layout: Layout, expert: int) -> nn.Module:
         """Return the own part of an expert, counted from 0."""
         if layout.shared == "all":
             return cuts.PassOn(int(self.whole().num_features))
@@ -73,7 +73,7 @@ class TimmBackbone:
             return self._whole()
         return self._branch(layout, expert)
 
-    def whole(self, planes: tuple[int, ...] = PLANES) -> Any:
+    def whole(self, planes: tuple[int, ...] = PLANES) -> cuts.Timm:
         """Return a network of timm as it is, without its classifier.
 
         Args:
