@@ -17,13 +17,14 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from incrlt import tensorfile
 from incrlt.errors import UserError
 from incrlt.files import remove_leftovers, sync, write_atomic
+from incrlt.roles import State
 from incrlt.words import size
 
 KEPT: Final = 2
@@ -107,7 +108,7 @@ class CheckpointFolder:
             with contextlib.suppress(OSError):  # it costs space, no more
                 old.unlink(missing_ok=True)
 
-    def newest(self, put_aside: bool = False) -> dict[str, Any] | None:
+    def newest(self, put_aside: bool = False) -> State | None:
         """Return the newest checkpoint that can be read, or None; the others are listed in :attr:`damaged`.
 
         Args:

@@ -19,6 +19,8 @@ from rich.table import Table
 from incrlt.words import clock
 from incrlt.written import UNDEFINED, written
 
+Told = Mapping[str, Any]
+"""What a run says of itself by name: an event of its log, a row of its plan or of its table."""
 LINES_PER_STAGE: Final = 5
 """Plain lines per stage where there is no terminal; two stages make ten per experience."""
 PLAIN_WIDTH: Final = 120
@@ -70,7 +72,7 @@ class Console:
         self.close()
         self._err.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True, style="red")
 
-    def banner(self, facts: Mapping[str, object], plan: Sequence[Mapping[str, Any]]) -> None:
+    def banner(self, facts: Mapping[str, object], plan: Sequence[Told]) -> None:
         """Say what is about to run, on what.
 
         Args:
@@ -116,7 +118,7 @@ class Console:
         elif number >= MANY_PICTURES and done * 10 // number > (done - 1) * 10 // number:
             self.plain(f"{done:,} of {number:,} pictures decoded")
 
-    def epoch(self, event: Mapping[str, Any]) -> None:
+    def epoch(self, event: Told) -> None:
         """Show that an epoch is over.
 
         Args:
@@ -129,7 +131,7 @@ class Console:
         elif _is_due(event["epoch"], event["epochs"]):
             self.plain(" | ".join(filter(None, [text, remaining])))
 
-    def experience(self, row: Mapping[str, Any], table: Mapping[str, Mapping[str, Any]]) -> None:
+    def experience(self, row: Told, table: Mapping[str, Told]) -> None:
         """Print the table of an experience that is over.
 
         Args:
@@ -201,7 +203,7 @@ class Console:
         """Say how far that is: experiences have numbers from 0, as everywhere, and a count from 1."""
         return f" ({t + 1}/{len(self._plan)})" if self._plan else ""
 
-    def _epoch_line(self, event: Mapping[str, Any]) -> str:
+    def _epoch_line(self, event: Told) -> str:
         t = event["experience"]
         seen = self._plan[t].get("classes_seen") if t < len(self._plan) else None
         parts = [
@@ -241,7 +243,7 @@ class Clock:
         self._before = 0.0
         self._first: tuple[float, float] | None = None
 
-    def advance(self, event: Mapping[str, Any]) -> float | None:
+    def advance(self, event: Told) -> float | None:
         """Take note of a finished epoch.
 
         Returns:
@@ -299,7 +301,7 @@ def _is_due(epoch: int, epochs: int) -> bool:
     return epoch == epochs or (epoch % step == 0 and epochs - epoch >= step)
 
 
-def _loss(event: Mapping[str, Any]) -> str:
+def _loss(event: Told) -> str:
     terms = event.get("terms") or {}
     total = event.get("loss", sum(terms.values()) if terms else None)
     if total is None:
@@ -308,7 +310,7 @@ def _loss(event: Mapping[str, Any]) -> str:
     return f"loss {total:.4g}" + (f" ({listed})" if len(terms) > 1 else "")
 
 
-def _groups_line(plan: Sequence[Mapping[str, Any]]) -> str | None:
+def _groups_line(plan: Sequence[Told]) -> str | None:
     """Return how many classes and images are many, medium and few, over the whole stream."""
     if not plan or "classes_by_group" not in plan[0]:
         return None
@@ -320,7 +322,7 @@ def _groups_line(plan: Sequence[Mapping[str, Any]]) -> str | None:
     return ", ".join(parts)
 
 
-def _plan_table(plan: Sequence[Mapping[str, Any]], width: int) -> Table:
+def _plan_table(plan: Sequence[Mapping[str, object]], width: int) -> Table:
     """Return the plan as a table of at most ``width`` columns where that can be, one row per experience and a total."""
     wide = _plan_rows(plan, False)
     if _width(*wide) <= width:
@@ -328,14 +330,14 @@ def _plan_table(plan: Sequence[Mapping[str, Any]], width: int) -> Table:
     return _table(*_plan_rows(plan, True), narrow=True)
 
 
-def _plan_rows(plan: Sequence[Mapping[str, Any]], narrow: bool) -> tuple[list[str], list[list[str]]]:
+def _plan_rows(plan: Sequence[Told], narrow: bool) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of the plan; the groups are one column where room is short."""
     many = ["many/med/few"] if narrow else list(GROUPS)
     heads = ["exp.", "new", "seen", "images", "kept", *many, "epochs", "work"]
     if not narrow:
         heads = ["experience", "new classes", "seen", "images", "exemplars", *many, "epochs", "image-epochs"]
 
-    def groups(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    def groups(rows: Sequence[Told]) -> list[str]:
         found = [str(sum(row["classes_by_group"][group] for row in rows)) for group in GROUPS]
         return ["/".join(found)] if narrow else found
 
@@ -383,7 +385,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0, n
     return table
 
 
-def headline(readout: str, numbers: Mapping[str, Any]) -> str:
+def headline(readout: str, numbers: Told) -> str:
     """Return the two numbers that experiment files expect of a run, by the read-out that it answers with.
 
     Args:

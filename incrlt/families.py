@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib.util
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from incrlt.errors import UserError, shown
+from incrlt.files import Plain
 
 PREFIX: Final = "timm:"
 """What names of such networks begin with in ``model.name``."""
@@ -53,9 +54,7 @@ FAMILIES: Final[dict[str, Family]] = {
 }
 """The families, by the name of their cut."""
 
-NOT_IN_TIMM: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "resnet10": ("resnet18", {"layers": (1, 1, 1, 1)})
-}
+NOT_IN_TIMM: Final[dict[str, tuple[str, Plain]]] = {"resnet10": ("resnet18", {"layers": (1, 1, 1, 1)})}
 """Members that timm has no name for: the name of a near one, and what makes it this one. They have no weights."""
 
 _REASON: Final = (

@@ -14,6 +14,9 @@ from typing import Any, BinaryIO, Final
 
 from incrlt.errors import UserError
 
+Plain = dict[str, Any]
+"""Data as YAML and JSON have them, by name; whoever reads a value checks what it is."""
+
 LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 """Names of the files that an interrupted :func:`write_atomic` leaves; another program's files have other names."""
 LARGEST_JSON: Final = 20_000_000
@@ -150,7 +153,7 @@ def parsed_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def event_of(line: str) -> dict[str, Any] | None:
+def event_of(line: str) -> Plain | None:
     """Return what a line of a log says; None where it is damaged, or the last one of a run that is writing."""
     try:
         event = parsed_json(line)

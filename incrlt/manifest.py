@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from incrlt.errors import UserError
-from incrlt.files import read_json, sync, write_atomic
+from incrlt.files import Plain, read_json, sync, write_atomic
 
 FILE: Final = "manifest.json"
 FORMAT: Final = 1
@@ -98,7 +98,7 @@ def read(folder: Path) -> Manifest | None:
         ) from error
 
 
-def _parsed(content: dict[str, Any]) -> Manifest:
+def _parsed(content: Plain) -> Manifest:
     files = {}
     for name, (size, sha256) in content["files"].items():
         parts = PurePosixPath(name).parts

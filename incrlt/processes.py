@@ -53,7 +53,7 @@ class World:
     size: int = 1
     batch_norm: BatchNorm = "sync"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> World:
+    def __deepcopy__(self, memo: dict[int, object]) -> World:
         """There is one world; copies of modules that know it know the same."""
         return self
 
@@ -186,14 +186,14 @@ class _Summed(torch.autograd.Function):
     """A sum over processes, each of which uses it for its own rows."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: object, tensor: Tensor) -> Tensor:
         """Return the sum."""
         total = tensor.clone()
         _all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
         """Sum what the rows of every process say of it."""
         total = gradient.clone()
         _all_reduce(total)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from incrlt.files import Plain
+
 if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
     from incrlt.benchmarks.streams import Benchmark
@@ -19,7 +21,10 @@ __all__ = ["cifar10_lt", "cifar100_lt", "digits_lt", "folder_lt", "from_dataset"
 
 
 def cifar100_lt(
-    protocol: str | Protocol = "lfh-shuffled-10", imbalance_ratio: float = 100, seed: int = 0, **options: Any
+    protocol: str | Protocol = "lfh-shuffled-10",
+    imbalance_ratio: float = 100,
+    seed: int = 0,
+    **options: object,
 ) -> Benchmark:
     """Return long-tailed CIFAR-100 as an Avalanche benchmark; 10,847 of 50,000 training images by default.
 
@@ -43,14 +48,17 @@ def cifar100_lt(
 
 
 def cifar10_lt(
-    protocol: str | Protocol = "lfh-shuffled-5", imbalance_ratio: float = 100, seed: int = 0, **options: Any
+    protocol: str | Protocol = "lfh-shuffled-5",
+    imbalance_ratio: float = 100,
+    seed: int = 0,
+    **options: object,
 ) -> Benchmark:
     """Return long-tailed CIFAR-10, by default 5 classes and then 5 times one; as :func:`cifar100_lt`."""
     return _build("cifar10", protocol, imbalance_ratio, seed, options)
 
 
 def digits_lt(
-    protocol: str | Protocol = "lfh-shuffled-5", imbalance_ratio: float = 10, seed: int = 0, **options: Any
+    protocol: str | Protocol = "lfh-shuffled-5", imbalance_ratio: float = 10, seed: int = 0, **options: object
 ) -> Benchmark:
     """Return long-tailed handwritten digits, embedded in scikit-learn; as :func:`cifar100_lt`.
 
@@ -65,7 +73,7 @@ def folder_lt(
     imbalance_ratio: float | None = None,
     seed: int = 0,
     image_size: int = 32,
-    **options: Any,
+    **options: object,
 ) -> Benchmark:
     """Return pictures of your own as an Avalanche benchmark; class names are the names of their folders.
 
@@ -94,14 +102,14 @@ def folder_lt(
 
 
 def from_dataset(
-    train: Any,
-    test: Any,
+    train: object,
+    test: object,
     protocol: str | Protocol = "lfh-shuffled-5",
     imbalance_ratio: float | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
     image_size: int = 32,
-    **options: Any,
+    **options: object,
 ) -> Benchmark:
     """Return pictures from Python as an Avalanche benchmark, with tail, protocol and hash like the built-in ones.
 
@@ -131,7 +139,7 @@ def from_dataset(
 
 
 def _build(
-    dataset: str, protocol: str | Protocol, imbalance_ratio: float, seed: int, options: dict[str, Any]
+    dataset: str, protocol: str | Protocol, imbalance_ratio: float, seed: int, options: Plain
 ) -> Benchmark:
     from incrlt.benchmarks import datasets, streams
 
@@ -143,12 +151,12 @@ def _build(
     return streams.build(datasets.load(dataset, root, download), rule, augmentation)
 
 
-def _own_augmentation(options: dict[str, Any]) -> Any:
+def _own_augmentation(options: dict[str, object]) -> Any:
     """Take a transform of the user's own out of the options; a name stays, as part of the protocol."""
     return None if isinstance(options.get("augmentation"), str) else options.pop("augmentation", None)
 
 
-def _rule(dataset: str, protocol: str | Protocol, options: dict[str, Any]) -> Protocol:
+def _rule(dataset: str, protocol: str | Protocol, options: Plain) -> Protocol:
     from incrlt.benchmarks.protocols import Protocol
 
     if isinstance(protocol, Protocol):

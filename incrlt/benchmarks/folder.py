@@ -11,7 +11,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, is_read, is_text, labelled_pictures
 from incrlt.benchmarks.testpart import with_tests
@@ -72,7 +71,7 @@ class ImageFolder:
             digest.update(line.encode("utf-8", "surrogateescape"))
         return f"folder-{digest.hexdigest()[:10]}"
 
-    def rule(self, as_it_is: bool) -> dict[str, Any]:
+    def rule(self, as_it_is: bool) -> dict[str, object]:
         """Return the fields of a protocol that the pictures decide.
 
         Args:

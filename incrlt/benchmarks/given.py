@@ -23,7 +23,7 @@ DEFAULT_SIZE = 32
 """Side in pixels to which open pictures are brought where none is asked for."""
 
 
-def of_array(values: Any, shape: Sequence[int] | None = None) -> Tensor:
+def of_array(values: object, shape: Sequence[int] | None = None) -> Tensor:
     """Return pictures of an array as uint8 ``[N, C, H, W]``.
 
     Args:
@@ -108,7 +108,7 @@ def of_pictures(
 
 def of_dataset(
     dataset: Any, shape: Sequence[int] | None = None, size: int = DEFAULT_SIZE
-) -> tuple[Tensor, list[Any]]:
+) -> tuple[Tensor, list[object]]:
     """Return the pictures uint8 ``[N, C, H, W]`` and the labels of a torch data set, each sample read once.
 
     Where the data set has ``classes``, as torchvision's have, whole numbers become those names.
@@ -132,13 +132,13 @@ def of_dataset(
     return of_pictures(pictures, shape, size), labels
 
 
-def _plain(label: Any) -> Any:
+def _plain(label: object) -> object:
     return label.item() if hasattr(label, "item") and getattr(label, "size", None) is not None else label
 
 
 def data_of(
-    train: Any, test: Any, names: Sequence[str] | None, size: int, as_it_is: bool
-) -> tuple[ImageData, dict[str, Any]]:
+    train: object, test: object, names: Sequence[str] | None, size: int, as_it_is: bool
+) -> tuple[ImageData, dict[str, object]]:
     """Return a whole data set from Python, and the fields of a protocol that it decides.
 
     Args:
@@ -178,7 +178,7 @@ def data_of(
 
 
 def _pair(
-    part: Any, shape: Sequence[int] | None, size: int, names: Sequence[str] | None
+    part: object, shape: Sequence[int] | None, size: int, names: Sequence[str] | None
 ) -> tuple[Tensor, list[str]]:
     """Return the pictures of a part and the name of the class of each."""
     if isinstance(part, tuple) and len(part) == 2:

@@ -34,7 +34,7 @@ class Pictures:
 
     def __init__(self) -> None:
         self._stored: list[
-            tuple[Any, ...]
+            tuple[object, ...]
         ] = []  # held, so that no other object gets the place of one in memory
 
     def keys(self, dataset: Any) -> Indices:
@@ -54,7 +54,7 @@ class Pictures:
             len(first) == len(second) and np.array_equal(self.keys(first), self.keys(second))
         )
 
-    def _number(self, parts: tuple[Any, ...]) -> int:
+    def _number(self, parts: tuple[object, ...]) -> int:
         for number, known in enumerate(self._stored):
             if len(known) == len(parts) and all(a is b for a, b in zip(known, parts, strict=True)):
                 return number
@@ -69,27 +69,27 @@ class PastData:
         datasets: Those that are past already, in order.
     """
 
-    def __init__(self, datasets: Iterable[Any] = ()) -> None:
+    def __init__(self, datasets: Iterable[object] = ()) -> None:
         self.pictures = Pictures()
         self._datasets: list[Any] = []
         for dataset in datasets:
             self.add(dataset)
 
-    def add(self, dataset: Any) -> None:
+    def add(self, dataset: object) -> None:
         """Keep a data set, unless all its pictures are here."""
         known = [self.pictures.keys(past) for past in self._datasets]
         if not _in(self.pictures.keys(dataset), known).all():
             self._datasets.append(dataset)
 
-    def beside(self, dataset: Any) -> list[Any]:
+    def beside(self, dataset: object) -> list[object]:
         """Return the past data sets in training mode, without pictures that ``dataset`` has, in order of arrival."""
         return self._without([self.pictures.keys(dataset)])
 
-    def all(self) -> list[Any]:
+    def all(self) -> list[object]:
         """Return the past data sets in training mode, each picture once, in order of arrival."""
         return self._without([])
 
-    def _without(self, taken: list[Indices]) -> list[Any]:
+    def _without(self, taken: list[Indices]) -> list[object]:
         found = []
         for past in self._datasets:
             keys = self.pictures.keys(past)
@@ -123,7 +123,7 @@ def contents(dataset: Any, indices: Indices) -> Tensor:
     return torch.from_numpy(found)
 
 
-def labels_of(dataset: Any) -> Tensor:
+def labels_of(dataset: object) -> Tensor:
     """Return the labels ``[N]`` of a data set without loading its images.
 
     Raises:
@@ -152,7 +152,7 @@ def class_names(experience: Any) -> dict[int, str]:
     return {label: str(by_label[label]) for label in labels if label in by_label}
 
 
-def check_names(known: Mapping[int, str], experience: Any) -> dict[int, str]:
+def check_names(known: Mapping[int, str], experience: object) -> dict[int, str]:
     """Return the class names known so far with those of an experience.
 
     Args:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -103,7 +103,7 @@ class LargeFolder(ImageFolder):
             digest.update(b"\n")
         return f"{self.dataset}@{digest.hexdigest()[:10]}"
 
-    def rule(self, as_it_is: bool) -> dict[str, Any]:
+    def rule(self, as_it_is: bool) -> dict[str, object]:
         """Return the fields of a protocol that the pictures decide; see :meth:`ImageFolder.rule`."""
         if as_it_is:
             return super().rule(as_it_is)

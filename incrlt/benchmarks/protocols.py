@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from incrlt.benchmarks import facts, holdout, longtail, splits
 from incrlt.errors import UserError, did_you_mean
+from incrlt.files import Plain
 
 NAMES = (
     "lfh-shuffled-5",
@@ -83,7 +84,7 @@ class Protocol:
     image_choice: str = "shuffled"
     holdout: str = "none"
     holdout_seed: int = 0
-    memory: Mapping[str, Any] = field(default_factory=lambda: {"per_class": 20}, hash=False)
+    memory: Mapping[str, object] = field(default_factory=lambda: {"per_class": 20}, hash=False)
     augmentation: str = "crop-flip"
     natural_counts: tuple[int, ...] = ()
 
@@ -210,7 +211,7 @@ class Protocol:
             return np.array(self.natural_counts, dtype=np.int64)
         return longtail.class_counts(self.profile, self.num_classes, self.max_images, self.imbalance_ratio)
 
-    def rule(self) -> dict[str, Any]:
+    def rule(self) -> dict[str, object]:
         """Return all fields as plain data for JSON; natural counts only where there are some."""
         values = asdict(self)
         for name in ("classes_per_experience", "class_order", "natural_counts"):
@@ -227,7 +228,7 @@ class Protocol:
         """
         return hashlib.sha256(_canonical(self.rule())).hexdigest()[:12]
 
-    def plan(self) -> list[dict[str, Any]]:
+    def plan(self) -> list[Plain]:
         """Return what each experience brings, without data: see :meth:`ResolvedProtocol.plan`.
 
         The counts are those of the real run (the hold-out included), if every class of the dataset has at
@@ -311,7 +312,7 @@ class ResolvedProtocol:
             for label in classes
         ]
 
-    def plan(self) -> list[dict[str, Any]]:
+    def plan(self) -> list[dict[str, object]]:
         """Return one dict of plain data per experience.
 
         Keys: ``experience``, ``classes`` (class ids by arrival), ``images`` (trained on), ``held_out``,
@@ -320,7 +321,7 @@ class ResolvedProtocol:
         groups = self.groups
         return [self._plan_of(t, own, groups) for t, own in enumerate(self.protocol.ranges)]
 
-    def _plan_of(self, experience: int, own: range, groups: list[str]) -> dict[str, Any]:
+    def _plan_of(self, experience: int, own: range, groups: list[str]) -> dict[str, object]:
         members = {name: [p for p in own if groups[p] == name] for name in longtail.GROUPS}
         return {
             "experience": experience,
@@ -331,7 +332,7 @@ class ResolvedProtocol:
             "images_by_group": {name: int(self.counts[places].sum()) for name, places in members.items()},
         }
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return plain data for ``protocol.json``: the rule, the hash, the counts and the plan."""
         return {
             **self.protocol.rule(),
@@ -376,7 +377,7 @@ def resolve(protocol: Protocol, labels: npt.ArrayLike) -> ResolvedProtocol:
     return ResolvedProtocol(protocol, train, held, left.astype(np.int64), before)
 
 
-def _with_facts(dataset: str, num_classes: int | None, rule: Mapping[str, Any]) -> dict[str, Any]:
+def _with_facts(dataset: str, num_classes: int | None, rule: Plain) -> Plain:
     """Fill in what the dataset decides, unless the caller has decided it."""
     rule = {key: value for key, value in rule.items() if value is not None}
     if num_classes is not None:
@@ -402,7 +403,7 @@ def _check_against_facts(known: facts.DatasetInfo, num_classes: int, max_images:
         )
 
 
-def _plain(rule: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(rule: Mapping[str, object]) -> dict[str, object]:
     """Return a copy that JSON can hold, without the difference between 20 and 20.0."""
     try:
         return json.loads(json.dumps(dict(rule), allow_nan=False), parse_float=_number)
@@ -415,5 +416,5 @@ def _number(text: str) -> int | float:
     return int(value) if value.is_integer() else value
 
 
-def _canonical(value: Any) -> bytes:
+def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")

@@ -76,14 +76,16 @@ def _evaluated(rule: Protocol, augmentation: Callable[[Any], Tensor] | None) -> 
     return rule.augmentation if augmentation is None else "none"
 
 
-def _with_names(benchmark: Any, data: ImageData, resolved: ResolvedProtocol) -> Any:
+def _with_names(benchmark: Any, data: ImageData, resolved: ResolvedProtocol) -> object:
     benchmark.protocol = resolved
     benchmark.class_names = tuple(data.class_names[c] for c in resolved.protocol.class_order)
     benchmark.groups = tuple(resolved.groups)
     return benchmark
 
 
-def _without_some_tests(data: ImageData, resolved: ResolvedProtocol, train: Callable[[Any], Tensor]) -> Any:
+def _without_some_tests(
+    data: ImageData, resolved: ResolvedProtocol, train: Callable[[Any], Tensor]
+) -> object:
     """Return the benchmark of data that have no test pictures of some classes, which ``nc_benchmark`` cannot split.
 
     A test experience without any picture is left out of the test stream.
@@ -120,7 +122,7 @@ def of_parts(
     augmentation: str,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Any:
+) -> object:
     """Return a benchmark whose experiences are given as they are: new classes, known ones, or both, of any number.
 
     Args:
@@ -148,21 +150,21 @@ def of_parts(
     return _known_to_its_streams(benchmark)
 
 
-def _known_to_its_streams(benchmark: Any) -> Any:
+def _known_to_its_streams(benchmark: Any) -> object:
     """Let experiences find their benchmark, and with it the names of classes: Avalanche only does so elsewhere."""
     for stream in benchmark.streams.values():
         stream.benchmark = benchmark
     return benchmark
 
 
-def _kept(data: ImageData, kept: Indices) -> Any:
+def _kept(data: ImageData, kept: Indices) -> object:
     """Return the kept training images, in that order: a view where a copy would hold most of them twice."""
     if isinstance(data.train_images, Tensor) and 2 * len(kept) < len(data.train_images):
         return ImageTensors(data.train_images[kept], data.train_labels[kept])
     return _view(ImageTensors(data.train_images, data.train_labels), kept)
 
 
-def _view(images: ImageTensors, rows: Indices) -> Any:
+def _view(images: ImageTensors, rows: Indices) -> object:
     """Return the pictures at ``rows`` ``[n]``, in that order, without a copy."""
     view: Any = Subset(images, rows.tolist())
     view.targets = images.targets[rows]  # Avalanche looks for them here

@@ -316,7 +316,7 @@ class Augmentation:
         """Whether two calls with the same image may differ."""
         return any(not isinstance(op, Pad | CentreCrop) for op in self.ops)
 
-    def __call__(self, images: Any, *, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, images: object, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the augmented, normalised images.
 
         Args:

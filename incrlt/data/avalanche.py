@@ -85,7 +85,7 @@ class _Loader:
     drop_last: bool
 
 
-def _read_loader(loader: Any) -> _Loader:
+def _read_loader(loader: object) -> _Loader:
     if DistributedHelper.is_distributed:
         raise NotExactError("distributed training splits the data between processes")
     if type(loader) in _MULTI_LOADERS:
@@ -112,7 +112,7 @@ def _read_multi(loader: Any) -> _Loader:
     )
 
 
-def _read_plain(loader: DataLoader[Any]) -> _Loader:
+def _read_plain(loader: DataLoader[object]) -> _Loader:
     _check_collate(loader.collate_fn)
     if type(loader.batch_sampler) is not BatchSampler or loader.batch_size is None:
         raise NotExactError("the DataLoader has a batch sampler of its own")
@@ -128,7 +128,7 @@ def _read_plain(loader: DataLoader[Any]) -> _Loader:
     )
 
 
-def _is_shuffling(sampler: Any) -> bool:
+def _is_shuffling(sampler: object) -> bool:
     if type(sampler) is SequentialSampler:
         return False
     if type(sampler) is not RandomSampler:
@@ -139,13 +139,13 @@ def _is_shuffling(sampler: Any) -> bool:
     return True
 
 
-def _check_collate(collate: Any) -> None:
+def _check_collate(collate: object) -> None:
     if collate is not default_collate:
         name = getattr(collate, "__name__", type(collate).__name__)
         raise NotExactError(f"the samples are joined by a collate function of their own ({name})")
 
 
-def parts_of_loader(loader: Any) -> list[tuple[Any, float]]:
+def parts_of_loader(loader: object) -> list[tuple[Any, float]]:
     """Return the data sets of a loader, each with how many passes over it an epoch makes (1: each image once).
 
     Args:
@@ -190,7 +190,7 @@ class _Part:
     rows: Indices
     places: Indices
     group: str | None = None
-    chain: tuple[Any, ...] = ()
+    chain: tuple[object, ...] = ()
     trouble: str | None = None
 
     def exact(self) -> _Chain:
@@ -209,11 +209,11 @@ class _Part:
 class _Chain:
     """Image transforms and label transforms, innermost first."""
 
-    x: tuple[Any, ...]
-    y: tuple[Any, ...]
+    x: tuple[object, ...]
+    y: tuple[object, ...]
 
 
-def stored_parts(dataset: Any) -> list[tuple[Any, Indices, Indices, tuple[Any, ...]]]:
+def stored_parts(dataset: Any) -> list[tuple[object, Indices, Indices, tuple[object, ...]]]:
     """Return what a data set is made of, in training mode: whatever lies in it, known or not.
 
     Args:
@@ -264,7 +264,7 @@ def _walk_concat(part: _Part, datasets: Sequence[Any]) -> Iterator[_Part]:
             yield from _walk(_inside(part, dataset, rows, part.places[chosen]))
 
 
-def _inside(part: _Part, dataset: Any, rows: Indices, places: Indices) -> _Part:
+def _inside(part: _Part, dataset: object, rows: Indices, places: Indices) -> _Part:
     """Step into a data set; Avalanche hands its transform group only to its own private levels."""
     if isinstance(dataset, AvalancheDataset) and _column_names(dataset):
         part = replace(part, trouble="an Avalanche data set with extra columns lies inside a torch data set")
@@ -288,7 +288,7 @@ def _add_transforms(part: _Part) -> _Part:
     return part
 
 
-def _split(transform: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _split(transform: Any) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Return image transforms and label transforms of Avalanche's multi-argument transforms."""
     if type(transform) is TupleTransform:
         if len(transform.transforms) > 2:
@@ -303,7 +303,7 @@ def _split(transform: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     raise NotExactError(f"transform {type(transform).__name__} may change image and label together")
 
 
-def _split_callable(transform: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _split_callable(transform: object) -> tuple[tuple[object, ...], tuple[object, ...]]:
     if type(transform) in (TupleTransform, MultiParamTransformCallable, MultiParamCompose):
         return _split(transform)
     return (transform,), ()  # what is not known by the translation to take the image alone is refused there
@@ -315,7 +315,7 @@ def _as_indices(indices: Any) -> Indices:
     return np.fromiter((int(index) for index in indices), dtype=np.int64, count=len(indices))
 
 
-def _column_names(dataset: Any) -> list[str]:
+def _column_names(dataset: object) -> list[str]:
     """Return the attributes a data set appends to its samples, in order."""
     if not isinstance(dataset, AvalancheDataset):
         return []
@@ -409,7 +409,7 @@ def _joined(pieces: Sequence[tuple[Images, Indices]]) -> Images:
     return torch.cat(copies) if len(copies) == len(pieces) else JoinedPictures(pieces)
 
 
-def _columns(datasets: Sequence[Any]) -> list[Tensor]:
+def _columns(datasets: Sequence[object]) -> list[Tensor]:
     names = _column_names(datasets[0])
     if any(_column_names(dataset) != names for dataset in datasets):
         raise NotExactError("the joined data sets give different columns")
@@ -443,7 +443,7 @@ def _check_input(augmentation: Augmentation | None, stored: Sequence[Stored], dt
 
 
 def convert(
-    loader: Any,
+    loader: object,
     device: torch.device | str,
     permutation_generator: torch.Generator | None = None,
     augmentation_generator: torch.Generator | None = None,
@@ -489,7 +489,7 @@ def convert(
     )
 
 
-def tensorise(loader: Any, device: torch.device | str, *args: Any, **kwargs: Any) -> TensorBatches | None:
+def tensorise(loader: object, device: torch.device | str, *args: Any, **kwargs: Any) -> TensorBatches | None:
     """Return :func:`convert`'s batches, or None where the loader must be kept (see :func:`explain`)."""
     try:
         return convert(loader, device, *args, **kwargs)
@@ -497,7 +497,9 @@ def tensorise(loader: Any, device: torch.device | str, *args: Any, **kwargs: Any
         return None
 
 
-def explain(loader: Any, device: torch.device | str = "cpu", cache: TensorCache | None = None) -> str | None:
+def explain(
+    loader: object, device: torch.device | str = "cpu", cache: TensorCache | None = None
+) -> str | None:
     """Return why a loader cannot be replaced, or None if it can."""
     try:
         convert(loader, device, cache=cache)
@@ -517,7 +519,7 @@ def class_aware_loader(
     channels_last: bool = False,
     fast: bool = True,
     cache: TensorCache | None = None,
-) -> TensorBatches | DataLoader[Any]:
+) -> TensorBatches | DataLoader[object]:
     """Return a loader of one data set for a later training stage.
 
     Args:
@@ -550,7 +552,7 @@ def class_aware_loader(
     return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=_collate_of(dataset))
 
 
-def _collate_of(dataset: Any) -> Any:
+def _collate_of(dataset: object) -> Any:
     return getattr(dataset, "collate_fn", None) or default_collate
 
 

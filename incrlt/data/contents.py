@@ -22,7 +22,7 @@ UNKNOWN = 0
 """Hash of what cannot be compared: a sample that is another one at each reading, or of an unknown type."""
 
 
-def picture_hashes(dataset: Any, rows: Indices) -> npt.NDArray[np.int64]:
+def picture_hashes(dataset: object, rows: Indices) -> npt.NDArray[np.int64]:
     """Return a 64-bit hash of each picture (or table row), :data:`UNKNOWN` where there is none.
 
     Args:
@@ -46,7 +46,7 @@ def labels_hash(labels: Tensor) -> int:
     return _number(b"labels", labels.to(torch.int64).contiguous().numpy().tobytes())
 
 
-def _as_stored(dataset: Any) -> tuple[Any, bool]:
+def _as_stored(dataset: object) -> tuple[object, bool]:
     """Return the data set without its own transform, and whether its samples are the same at each reading."""
     try:
         return without_transform(dataset)[0], True
@@ -54,7 +54,7 @@ def _as_stored(dataset: Any) -> tuple[Any, bool]:
         return dataset, False
 
 
-def _read(source: Any, row: int) -> Any:
+def _read(source: Any, row: int) -> object:
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)

@@ -50,7 +50,7 @@ class FeatureCache:
         self._stores: dict[tuple[int, int, str], _Store] = {}
         self._held: WeakKeyDictionary[nn.Module, list[Mapping[str, Tensor | None]]] = WeakKeyDictionary()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
+    def __deepcopy__(self, memo: dict[int, object]) -> FeatureCache:
         """Copies of a network share it: what stands still is the same in them."""
         return self
 
@@ -58,7 +58,7 @@ class FeatureCache:
         """Pickle the folder alone."""
         return FeatureCache, (self.folder,)
 
-    def __call__(self, part: nn.Module, images: Tensor) -> Any:
+    def __call__(self, part: nn.Module, images: Tensor) -> object:
         """Return what the part gives of pictures ``[B, c, H, W]``: a tensor or a tuple of them, as it gives it.
 
         Args:
@@ -179,7 +179,7 @@ class _Store:
         for index, key in enumerate(keys):
             self._where[key] = (self._own, first + index)
 
-    def read(self, keys: list[bytes], device: torch.device) -> Any:
+    def read(self, keys: list[bytes], device: torch.device) -> object:
         """Return the features of pictures that are there, in this order."""
         sizes, record = self._sizes, self._record
         rows = np.empty((len(keys), sum(sizes)), dtype=np.uint8)

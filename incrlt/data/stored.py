@@ -47,13 +47,13 @@ class TensorCache:
         """
         self.device = torch.device(device)
         self.max_bytes = max_bytes
-        self._stored: dict[int, tuple[Any, Stored]] = {}  # by id, the least recently used first
+        self._stored: dict[int, tuple[object, Stored]] = {}  # by id, the least recently used first
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave the images out."""
         return {"device": self.device, "max_bytes": self.max_bytes, "_stored": {}}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TensorCache:
+    def __deepcopy__(self, memo: dict[int, object]) -> TensorCache:
         """Return an empty cache of the same kind."""
         return TensorCache(self.device, self.max_bytes)
 
@@ -62,7 +62,7 @@ class TensorCache:
         """Bytes of the images held here and nowhere else."""
         return sum(stored.nbytes for _, stored in self._stored.values())
 
-    def get(self, dataset: Any, rows: Indices) -> Stored:
+    def get(self, dataset: object, rows: Indices) -> Stored:
         """Return the decoded data set, complete at least at ``rows``.
 
         Raises:
@@ -70,7 +70,7 @@ class TensorCache:
         """
         return self.take([(dataset, rows)])[0]
 
-    def take(self, wanted: Sequence[tuple[Any, Indices]]) -> list[Stored]:
+    def take(self, wanted: Sequence[tuple[object, Indices]]) -> list[Stored]:
         """Return several decoded data sets that one loader needs at the same time; one may come twice.
 
         Args:
@@ -87,7 +87,7 @@ class TensorCache:
             found.append(stored)
         return found
 
-    def _use(self, dataset: Any) -> Stored:
+    def _use(self, dataset: object) -> Stored:
         """Return the store of a data set, as the one used last."""
         # The reference to the data set keeps its id from being given to another object.
         entry = self._stored.pop(id(dataset), None) or (dataset, open_stored(dataset, self.device))
@@ -126,7 +126,9 @@ class Stored:
         shared: These are on the device already, or read from a store batch by batch, so that they are not copied.
     """
 
-    def __init__(self, source: Any, transform: Any, device: torch.device, own: Images | None = None) -> None:
+    def __init__(
+        self, source: Any, transform: object, device: torch.device, own: Images | None = None
+    ) -> None:
         self.source = source
         self.transform = transform
         self.device = device
@@ -199,7 +201,7 @@ def open_stored(dataset: Any, device: torch.device) -> Stored:
     return Stored(source, transform, device)
 
 
-def without_transform(dataset: Any) -> tuple[Any, Any]:
+def without_transform(dataset: object) -> tuple[Any, object]:
     """Return a data set whose samples are the same at each reading, and its own transform, or None.
 
     Raises:
@@ -216,7 +218,7 @@ def without_transform(dataset: Any) -> tuple[Any, Any]:
     )
 
 
-def _is_tensor_dataset(dataset: Any) -> bool:
+def _is_tensor_dataset(dataset: object) -> bool:
     """Whether it is torch's TensorDataset or Avalanche's, which differs in giving labels as int."""
     kind = type(dataset)
     return kind is TensorDataset or (
@@ -224,7 +226,7 @@ def _is_tensor_dataset(dataset: Any) -> bool:
     )
 
 
-def _open_tensors(dataset: Any, images: Images, labels: Tensor, device: torch.device) -> Stored:
+def _open_tensors(dataset: object, images: Images, labels: Tensor, device: torch.device) -> Stored:
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise NotExactError(f"the labels are {labels.dtype} {list(labels.shape)}, not one int64 per image")
     stored = Stored(dataset, None, device, images)
@@ -233,7 +235,7 @@ def _open_tensors(dataset: Any, images: Images, labels: Tensor, device: torch.de
     return stored
 
 
-def _open_files(dataset: Any) -> tuple[Any, Any]:
+def _open_files(dataset: Any) -> tuple[object, object]:
     """Take a packaged data set's own transform off, to be applied to batches instead."""
     if getattr(dataset, "target_transform", None) is not None:
         raise NotExactError(f"{type(dataset).__name__} has a target_transform")

@@ -156,7 +156,7 @@ class MappedPictures(PictureStore):
         self._file, self._rows = file, rows
         self._pixels = mapped(file, rows, shape)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle as the place of the pictures."""
         return type(self), (self._file, self._rows, tuple(self.shape[1:]), self.workers)
 
@@ -188,7 +188,11 @@ class StreamedPictures(PictureStore):
     """
 
     def __init__(
-        self, sources: Sequence[Any], shape: Sequence[int], decode: Callable[[Any], Pixels], workers: int = 0
+        self,
+        sources: Sequence[object],
+        shape: Sequence[int],
+        decode: Callable[[Any], Pixels],
+        workers: int = 0,
     ) -> None:
         super().__init__(len(sources), shape, workers)
         self._sources, self._decode = sources, decode

@@ -20,7 +20,7 @@ class UntranslatableError(Exception):
     """A transform has no exact batched counterpart; the message says which and why."""
 
 
-def from_torchvision(transform: Any) -> Augmentation | None:
+def from_torchvision(transform: object) -> Augmentation | None:
     """Translate a torchvision transform (v1 or v2), or a sequence of them.
 
     Known: Compose, Pad, RandomCrop, RandomResizedCrop, RandomHorizontalFlip, the conversions to a float
@@ -36,7 +36,7 @@ def from_torchvision(transform: Any) -> Augmentation | None:
         return None
 
 
-def translate(transforms: Iterable[Any]) -> Augmentation:
+def translate(transforms: Iterable[object]) -> Augmentation:
     """Translate transforms that are applied one after the other.
 
     Args:
@@ -57,14 +57,14 @@ def translate(transforms: Iterable[Any]) -> Augmentation:
     return state.augmentation()
 
 
-def _name(transform: Any) -> str | None:
+def _name(transform: object) -> str | None:
     """Return the class name of a torchvision transform, None for anything else."""
     kind = type(transform)
     known = kind.__module__.startswith("torchvision.transforms.")
     return kind.__name__ if known else None
 
 
-def _flatten(transforms: Iterable[Any]) -> Iterator[Any]:
+def _flatten(transforms: Iterable[Any]) -> Iterator[object]:
     for transform in transforms:
         if transform is None or type(transform) is torch.nn.Identity or _name(transform) == "Identity":
             continue
@@ -87,7 +87,7 @@ class _State:
         self.norm: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self.plain_resize_of: bool | None = None  # is_tensor at a resize without antialias
 
-    def add_pad(self, padding: Any, fill: Any, mode: str) -> None:
+    def add_pad(self, padding: object, fill: object, mode: str) -> None:
         """Append a constant border."""
         if mode != "constant":
             raise UntranslatableError(f"padding mode '{mode}' has no batched counterpart")
@@ -96,7 +96,7 @@ class _State:
             raise UntranslatableError("two paddings with different fill values")
         self.ops.append(Pad(*_sides(padding)))
 
-    def grey(self, fill: Any) -> int:
+    def grey(self, fill: object) -> int:
         """Return a fill value as a grey level 0..255."""
         if self.norm is not None:
             raise UntranslatableError("padding after Normalize shows another value than black")
@@ -187,15 +187,15 @@ def _autoaugment(state: _State, transform: Any) -> None:
     state.ops.append(AutoAugment(state.grey(transform.fill)))
 
 
-def _mode(transform: Any) -> Any:
+def _mode(transform: Any) -> object:
     return getattr(transform.interpolation, "value", transform.interpolation)
 
 
-def _to_tensor(state: _State, transform: Any) -> None:
+def _to_tensor(state: _State, transform: object) -> None:
     state.is_tensor = True
 
 
-def _to_float_tensor(state: _State, transform: Any) -> None:
+def _to_float_tensor(state: _State, transform: object) -> None:
     state.is_tensor = True
     state.is_float = True
 
@@ -215,11 +215,11 @@ def _normalise(state: _State, transform: Any) -> None:
     state.norm = mean, std
 
 
-def _nothing(state: _State, transform: Any) -> None:
+def _nothing(state: _State, transform: object) -> None:
     return None
 
 
-_RULES: dict[str | None, Callable[[_State, Any], None]] = {
+_RULES: dict[str | None, Callable[[_State, object], None]] = {
     "Pad": _pad,
     "RandomCrop": _crop,
     "RandomResizedCrop": _resized_crop,

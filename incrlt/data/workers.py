@@ -9,7 +9,7 @@ from typing import Any
 from incrlt.errors import UserError
 
 
-def close_loader(loader: Any) -> None:
+def close_loader(loader: object) -> None:
     """Stop the workers that a kept loader keeps alive between epochs (``persistent_workers=True``).
 
     The loader stays usable and starts new ones when it is iterated again. A loader with running workers cannot be
@@ -25,7 +25,7 @@ def close_loader(loader: Any) -> None:
             iterator._shutdown_workers()
 
 
-def _torch_loaders(loader: Any, depth: int) -> Iterable[Any]:
+def _torch_loaders(loader: object, depth: int) -> Iterable[Any]:
     if hasattr(loader, "_iterator") and hasattr(loader, "persistent_workers"):
         yield loader
     elif depth and isinstance(loader, list | tuple):

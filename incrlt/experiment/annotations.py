@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from incrlt.experiment.expressions import NotPlainError, is_plain, plain
 from incrlt.experiment.fields import ALIASES, LONGEST_TUPLE
+from incrlt.files import Plain
 
 BOUNDS: Final = frozenset({"ge", "gt", "le", "lt", "min_length", "max_length"})
 """Arguments of ``Field`` that are read from source."""
@@ -39,14 +40,14 @@ def spelled(annotation: str | ast.expr | None) -> Any | None:
     return None if kind is type(None) else kind
 
 
-def live(annotation: Any) -> Any | None:
+def live(annotation: object) -> Any | None:
     """Return the type of an annotation of a class in memory, text or not; None where it is no hyper-parameter's."""
     if isinstance(annotation, str):
         return spelled(annotation)
     return _live(annotation)
 
 
-def _live(annotation: Any) -> Any | None:
+def _live(annotation: object) -> object | None:
     if annotation in (*ALIASES.values(), type(None)) or get_origin(annotation) is Literal:
         return annotation
     origin, parts = get_origin(annotation), get_args(annotation)
@@ -91,7 +92,7 @@ def _subscript(word: str, inner: ast.expr) -> Any | None:
     return None
 
 
-def _tuple(kinds: list[Any], variadic: bool) -> Any:
+def _tuple(kinds: list[object], variadic: bool) -> Any:
     """A tuple that YAML may give as a list; its items are still held strictly."""
     if not variadic:
         return Annotated[types.GenericAlias(tuple, tuple(kinds)), Field(strict=False)]
@@ -99,7 +100,7 @@ def _tuple(kinds: list[Any], variadic: bool) -> Any:
     return Annotated[many, Field(strict=False, max_length=LONGEST_TUPLE)]
 
 
-def _rules(node: ast.expr) -> dict[str, Any] | None:
+def _rules(node: ast.expr) -> Plain | None:
     """Return the bounds that ``Field(ge=1)`` spells; None for any other call."""
     if not isinstance(node, ast.Call) or last_word(node.func) != "Field" or node.args:
         return None

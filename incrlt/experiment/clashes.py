@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from incrlt import weights
 from incrlt.errors import UserError
@@ -27,13 +27,14 @@ from incrlt.experiment.sections import (
 )
 from incrlt.experiment.sizes import too_large
 from incrlt.families import FAMILIES, PREFIX, Family, family_named, family_of
+from incrlt.files import Plain
 
 NARROWEST_CHANNELS_LAST: Final = 8
 """Channels below which strided 1x1 convolutions, the shortcuts of a resnet, overwrite memory in channels-last order on
 a CPU (torch 2.14, under glibc's checks: 3 to 7 abort within twenty steps, 8 do not)."""
 
 
-class Answers(dict[str, Any]):
+class Answers(Plain):
     """A section as conditions see it: what it does not have is nothing."""
 
     def __contains__(self, key: object) -> bool:
@@ -296,10 +297,10 @@ def _unmet(declared: Declared, entry: Entry, experiment: Experiment) -> list[str
     return [_needs(declared, need, needs[need], lacks) for need, lacks in lacking.items()]
 
 
-def _seen(experiment: Experiment, methods: Mapping[Kind, tuple[Declared, Entry]]) -> dict[str, Any]:
+def _seen(experiment: Experiment, methods: Mapping[Kind, tuple[Declared, Entry]]) -> Plain:
     """Return the experiment as conditions see it: sections by name, methods with their traits."""
     values = experiment.model_dump()
-    seen: dict[str, Any] = {
+    seen: Plain = {
         key: Answers(value or {}) if value is None or isinstance(value, dict) else value
         for key, value in values.items()
     }
@@ -321,18 +322,18 @@ def _lacks(need: str, experiment: Experiment) -> str | None:
     return missing[need]
 
 
-def _needs(declared: Declared, need: str, because: Mapping[str, Any], lacks: str) -> str:
+def _needs(declared: Declared, need: str, because: Mapping[str, object], lacks: str) -> str:
     settings = " and ".join(f"{key} {_value(value)}" for key, value in because.items())
     off = [(key, value) for key, value in because.items() if isinstance(value, (bool, int, float))]
     other = ", or " + ", ".join(f"{declared.kind}.{key}: {_off(value)}" for key, value in off) if off else ""
     return f"{declared.place}{' with ' if settings else ''}{settings} needs {NEEDS[need]}; {lacks}{other}."
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else show(value)
 
 
-def _off(value: Any) -> str:
+def _off(value: object) -> str:
     return "false" if isinstance(value, bool) else "0"
 
 

@@ -40,6 +40,7 @@ from typing import Any, Final
 from incrlt.errors import UserError
 from incrlt.experiment.expressions import NotPlainError, evaluate, grounds
 from incrlt.experiment.source import ClassSource
+from incrlt.files import Plain
 
 NEEDS: Final[dict[str, str]] = {
     "cosine": "a cosine head",
@@ -120,13 +121,13 @@ class Declared:
 
     # ------------------------------------------------------------------ what it needs
 
-    def needs(self, settings: Settings) -> dict[str, dict[str, Any]]:
+    def needs(self, settings: Settings) -> dict[str, Plain]:
         """Return what it needs with these hyper-parameters, each with the ones that make it so (none: always).
 
         Example:
             LUCIR with ``mimic_scores`` 2 and no margin ranking gives ``{"cosine": {"mimic_scores": 2}}``.
         """
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Plain] = {}
         for need, condition in self._all("needs").items():
             if need not in NEEDS:
                 raise self._wrong(f"needs {need!r}; known are {', '.join(NEEDS)}")
@@ -155,7 +156,7 @@ class Declared:
         told = self._all("clashes").items()
         return [sentence.format_map(values) for condition, sentence in told if self._value(condition, values)]
 
-    def usual(self, given: Settings) -> dict[str, Any]:
+    def usual(self, given: Settings) -> Plain:
         """Return defaults that follow from other hyper-parameters, of those that are not given."""
         known = {key: default for key, (_, default) in self.parameters.items()} | dict(given)
         told = self._all("usual").items()
@@ -196,7 +197,7 @@ class Declared:
         stages = [self._stage(line, values) for line in told]
         return [stage for stage in stages if stage.epochs]
 
-    def _stage(self, line: Any, values: Settings) -> LaterStage:
+    def _stage(self, line: object, values: Settings) -> LaterStage:
         if not isinstance(line, tuple) or len(line) != 3 or line[2] not in DATA:
             raise self._wrong(
                 f"later_stages holds {line!r}; each is (name, epochs, {' or '.join(map(repr, DATA))})"

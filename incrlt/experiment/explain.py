@@ -70,7 +70,7 @@ def cut(text: str, longest: int = LONGEST_SENTENCE) -> str:
     return f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
 
 
-def sentences(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+def sentences(error: ValidationError, model: type[BaseModel], values: Mapping[str, object]) -> list[str]:
     """Return one sentence per field that is wrong.
 
     Args:
@@ -89,7 +89,7 @@ def sentences(error: ValidationError, model: type[BaseModel], values: Mapping[st
     return list(found.values())
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """Return a value as YAML would name it, short and on one line.
 
     Example:
@@ -107,7 +107,7 @@ def show(value: Any) -> str:
     return repr(value)[:LONGEST]
 
 
-def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+def allowed(annotation: object, metadata: Sequence[object] = ()) -> str:
     """Say in words what a type admits.
 
     Example:
@@ -135,7 +135,7 @@ def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     return WORDS.get(annotation, "another value") + _bounds(metadata)
 
 
-def _items(kinds: tuple[Any, ...]) -> str:
+def _items(kinds: tuple[object, ...]) -> str:
     """Say what a list holds: any number of one kind, or so many of these kinds."""
     if len(kinds) == 1 or kinds[1:] == (...,):
         return f"a list of items that are each {allowed(kinds[0])}"
@@ -143,7 +143,7 @@ def _items(kinds: tuple[Any, ...]) -> str:
     return f"a list of {len(words)} items: {'; '.join(words)}"
 
 
-def _bounds(metadata: Sequence[Any]) -> str:
+def _bounds(metadata: Sequence[object]) -> str:
     """Say the range that constraints leave, however deep they are packed."""
     flat = [rule for item in metadata for rule in (item.metadata if isinstance(item, FieldInfo) else [item])]
     lower = [f">= {rule.ge}" for rule in flat if isinstance(rule, annotated_types.Ge)]
@@ -157,7 +157,7 @@ def _bounds(metadata: Sequence[Any]) -> str:
 
 
 def _locate(
-    model: type[BaseModel], location: Sequence[int | str], values: Any
+    model: type[BaseModel], location: Sequence[int | str], values: object
 ) -> tuple[list[str], FieldInfo | None, type[BaseModel]]:
     """Follow an error's location through the models; what follows a plain field is pydantic's business.
 
@@ -229,13 +229,13 @@ def _below(path: list[str]) -> str:
     return f" in section '{path[-2]}'" if len(path) > 1 else ""
 
 
-def _given(path: list[str], values: Any) -> Any:
+def _given(path: list[str], values: object) -> object:
     for step in path:
         values = values.get(step) if isinstance(values, Mapping) else None
     return values
 
 
-def _hint(path: str, given: Any, field: FieldInfo) -> str:
+def _hint(path: str, given: object, field: FieldInfo) -> str:
     """Return what to do, where there is something cleverer to say than what is allowed."""
     if path == "benchmark.imbalance_ratio" and isinstance(given, (int, float)) and 0 < given < 1:
         return f" It is the largest class over the smallest. Did you mean {1 / given:.6g}?"
@@ -248,7 +248,7 @@ def _hint(path: str, given: Any, field: FieldInfo) -> str:
     return ""
 
 
-def _parts(annotation: Any) -> tuple[Any, ...]:
+def _parts(annotation: object) -> tuple[Any, ...]:
     """Return the members of a union, or what is no union alone; constraints put aside."""
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return tuple(get_args(one)[0] if get_origin(one) is Annotated else one for one in members)

@@ -15,6 +15,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from incrlt.files import Plain
+
 LARGEST_POWER: Final = 64
 """Largest exponent in a default; ``10 ** 10 ** 10`` would take all memory."""
 
@@ -49,7 +51,7 @@ class UnknownNameError(NotPlainError):
     """An expression uses a name that has no value; the message is that name."""
 
 
-def plain(node: ast.expr | None, names: Mapping[str, Any] | None = None) -> Any:
+def plain(node: ast.expr | None, names: Mapping[str, object] | None = None) -> Any:
     """Return the value of an expression.
 
     Args:
@@ -78,7 +80,7 @@ def is_plain(node: ast.expr | None) -> bool:
     return True
 
 
-def evaluate(text: str, names: Mapping[str, Any]) -> Any:
+def evaluate(text: str, names: Mapping[str, object]) -> Any:
     """Return the value of an expression that is given as text.
 
     Raises:
@@ -91,7 +93,7 @@ def evaluate(text: str, names: Mapping[str, Any]) -> Any:
     return plain(_parsed(text), names)
 
 
-def grounds(text: str, names: Mapping[str, Any]) -> dict[str, Any]:
+def grounds(text: str, names: Mapping[str, object]) -> Plain:
     """Return which names made a true condition true, with their values: those of the first true part of an ``or``.
 
     Example:
@@ -118,7 +120,7 @@ def _parsed(text: str) -> ast.expr:
         raise NotPlainError(f"{text!r} is no expression") from error
 
 
-def _value(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
+def _value(node: ast.expr | None, names: Mapping[str, object]) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, (ast.Tuple, ast.List)):
@@ -138,14 +140,14 @@ def _value(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
     raise NotPlainError(f"{ast.unparse(node) if node else 'nothing'} is not plain")
 
 
-def _named(node: ast.Name | ast.Attribute, names: Mapping[str, Any]) -> Any:
+def _named(node: ast.Name | ast.Attribute, names: Mapping[str, object]) -> object:
     holder, key = (names, node.id) if isinstance(node, ast.Name) else (_value(node.value, names), node.attr)
     if not isinstance(holder, Mapping) or key not in holder:
         raise UnknownNameError(ast.unparse(node))
     return holder[key]
 
 
-def _computed(node: ast.UnaryOp | ast.BinOp, names: Mapping[str, Any]) -> Any:
+def _computed(node: ast.UnaryOp | ast.BinOp, names: Mapping[str, object]) -> Any:
     if isinstance(node, ast.UnaryOp):
         value = _value(node.operand, names)
         if isinstance(node.op, ast.Not):
@@ -161,7 +163,7 @@ def _computed(node: ast.UnaryOp | ast.BinOp, names: Mapping[str, Any]) -> Any:
     return _number(ARITHMETIC[type(node.op)](left, right))
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise NotPlainError(f"{value!r} is no number")
     if isinstance(value, float) and not math.isfinite(value):
@@ -169,7 +171,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _decided(node: ast.BoolOp | ast.Compare | ast.IfExp, names: Mapping[str, Any]) -> Any:
+def _decided(node: ast.BoolOp | ast.Compare | ast.IfExp, names: Mapping[str, object]) -> object:
     if isinstance(node, ast.IfExp):
         return _value(node.body if _value(node.test, names) else node.orelse, names)
     if isinstance(node, ast.BoolOp):

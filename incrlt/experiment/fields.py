@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
+
+from incrlt.files import Plain
 
 LARGEST: Final = 1_000_000_000
 """No weight or rate above this makes sense; larger ones are typing errors that would overflow later."""
@@ -76,7 +78,7 @@ def _path(value: str) -> str:
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_path)]
 """A path as text; ``~`` is the home folder."""
 
-ALIASES: Final[dict[str, Any]] = {
+ALIASES: Final[Plain] = {
     "int": int,
     "float": float,
     "bool": bool,

@@ -23,6 +23,7 @@ from incrlt.experiment import source
 from incrlt.experiment.declared import Declared
 from incrlt.experiment.parameters import parameters_of
 from incrlt.experiment.source import PACKAGE, ClassSource
+from incrlt.files import Plain
 
 Kind = Literal["strategy", "experts", "rebalance", "router"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -73,7 +74,7 @@ class Entry(BaseModel):
     name: str = Field(description="Name of the method: its file's name, or my_pkg.my_mod:MyClass.")
 
     @property
-    def hyper_parameters(self) -> dict[str, Any]:
+    def hyper_parameters(self) -> Plain:
         """Everything but the name, ready to be passed to the class as keyword arguments."""
         return self.model_dump(exclude={"name"})
 
@@ -106,7 +107,7 @@ def find(kind: Kind, name: str, root: Path = PACKAGE) -> Declared:
     if ":" in name:
         _check_kind(kind, name, line)
     ancestors = tuple(ancestor for ancestor in line.classes if ancestor.path not in ROOTS.values())
-    facts: dict[str, Any] = {}
+    facts: Plain = {}
     for ancestor in reversed(line.classes):
         facts |= ancestor.facts
     missing = source.missing_imports(cls) if ":" in name else []
@@ -146,15 +147,15 @@ def schema(kind: Kind, name: str, root: Path = PACKAGE) -> type[Entry]:
         raise UserError(
             f"{kind}.name {shown(name, SHOWN)} cannot be made from YAML: {'; '.join(declared.faults)}. Mend that file."
         )
-    fields: dict[str, Any] = {
+    fields: Plain = {
         key: (annotation, Field(default=default, description=declared.help.get(key)))
         for key, (annotation, default) in declared.parameters.items()
     }
 
-    def fill(values: Any) -> Any:
+    def fill(values: object) -> Any:
         return {**declared.usual(values), **values} if isinstance(values, dict) else values
 
-    validators: dict[str, Any] = {"fill": model_validator(mode="before")(fill)}
+    validators: Plain = {"fill": model_validator(mode="before")(fill)}
     return create_model(
         declared.class_name,
         __base__=Entry,

@@ -5,16 +5,17 @@ The figures of ``--dry-run``, of the start banner and of the time that is left. 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from incrlt.experiment.declared import LaterStage
+from incrlt.files import Plain
 
 if TYPE_CHECKING:
     from incrlt.benchmarks.protocols import Protocol
     from incrlt.experiment.sections import Experiment, Memory
 
 
-def plan(experiment: Experiment) -> list[dict[str, Any]]:
+def plan(experiment: Experiment) -> list[Plain]:
     """Return one dict of plain data per experience.
 
     Beside what ``Protocol.plan`` says (``experience``, ``classes``, ``images``, ``held_out`` and the groups):
@@ -30,7 +31,7 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
     protocol = experiment.protocol()
     counts = _counts_by_arrival(protocol)
     strategy, _ = experiment.chosen["strategy"]
-    rows: list[dict[str, Any]] = []
+    rows: list[Plain] = []
     seen = 0
     for row in protocol.plan():
         exemplars = _exemplars(experiment.memory, counts[:seen])

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from incrlt.experiment import explain, methods
 from incrlt.experiment.annotations import live
+from incrlt.files import Plain
 
 
 class Values(BaseModel):
@@ -28,7 +29,7 @@ class Values(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def check_fields(part: Any) -> None:
+def check_fields(part: object) -> None:
     """Refuse a dataclass whose fields lie outside of what their annotations admit; call it in ``__post_init__``.
 
     Args:
@@ -58,7 +59,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
         return _model(init.__qualname__, given, methods.is_parameter)
 
     @functools.wraps(init)
-    def checking(self: Any, *args: Any, **settings: Any) -> None:
+    def checking(self: object, *args: object, **settings: object) -> None:
         _check(type(self), rules(), settings)
         init(self, *args, **settings)
 
@@ -74,15 +75,15 @@ def _is_field(key: str) -> bool:
     return key != "name" and key[0] != "_"
 
 
-def _model(name: str, given: Mapping[str, Any], is_parameter: Callable[[str], bool]) -> type[Values]:
+def _model(name: str, given: Mapping[str, object], is_parameter: Callable[[str], bool]) -> type[Values]:
     """Return the model of all hyper-parameters among the annotations; none of them has to be given."""
     known = {key: (live(annotation), None) for key, annotation in given.items()}
     kept = {key: rule for key, rule in known.items() if rule[0] is not None and is_parameter(key)}
-    fields: dict[str, Any] = kept
+    fields: Plain = kept
     return create_model(name, __base__=Values, **fields)
 
 
-def _check(cls: type, rules: type[Values], values: Mapping[str, Any]) -> None:
+def _check(cls: type, rules: type[Values], values: Mapping[str, object]) -> None:
     given = {name: _plain(values[name]) for name in rules.model_fields if name in values}
     try:
         rules.model_validate(given)
@@ -90,7 +91,7 @@ def _check(cls: type, rules: type[Values], values: Mapping[str, Any]) -> None:
         raise explain.user_error(cls.__name__, explain.sentences(error, rules, given)) from None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return numbers of NumPy and paths as Python's own; only the check sees them so."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)

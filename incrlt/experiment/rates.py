@@ -16,10 +16,10 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from incrlt.errors import UserError
-from incrlt.files import cache_folder, read_json, write_atomic
+from incrlt.files import Plain, cache_folder, read_json, write_atomic
 from incrlt.words import duration
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ LENGTHS: Final = ("epochs", "class_balanced_finetune")
 """Settings of methods that say how long something lasts, not how fast it is."""
 
 
-def note(experiment: Experiment, hardware: str, stages: Sequence[Mapping[str, Any]]) -> Path | None:
+def note(experiment: Experiment, hardware: str, stages: Sequence[Plain]) -> Path | None:
     """Write how fast a finished run was; return the file, None where nothing can be said or written.
 
     Args:
@@ -79,13 +79,13 @@ def told(experiment: Experiment, work: float) -> dict[str, str]:
 
 def _file(experiment: Experiment) -> Path:
     values = experiment.resolved()
-    kind: dict[str, Any] = {name: _without_lengths(values[name]) for name in WHOLE}
+    kind: Plain = {name: _without_lengths(values[name]) for name in WHOLE}
     kind |= {name: {key: values[name][key] for key in keys} for name, keys in PARTS.items()}
     told = json.dumps({"machine": platform.node(), **kind}, sort_keys=True, default=str)
     return cache_folder("rates") / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
 
 
-def _without_lengths(section: Any) -> Any:
+def _without_lengths(section: object) -> object:
     if not isinstance(section, Mapping):
         return section
     return {key: value for key, value in section.items() if key not in LENGTHS}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -38,7 +37,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, with_data: bool = T
     return experiment
 
 
-def parse(values: Mapping[str, Any], where: str = "the experiment", *, with_data: bool = True) -> Experiment:
+def parse(
+    values: Mapping[str, object], where: str = "the experiment", *, with_data: bool = True
+) -> Experiment:
     """Validate a mapping of sections.
 
     Args:

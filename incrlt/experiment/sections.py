@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -32,6 +32,7 @@ from incrlt.experiment import explain, methods, yamltext
 from incrlt.experiment.declared import Declared
 from incrlt.experiment.fields import Count, Fraction, Index, Model, NonNegative, PathText, Positive, Size
 from incrlt.experiment.methods import Entry, Kind
+from incrlt.files import Plain
 
 if TYPE_CHECKING:
     from incrlt.benchmarks.folder import ImageFolder
@@ -64,7 +65,7 @@ Augmentation = Literal[
     "places",
 ]
 
-ADDED_LATER: Final[dict[str, dict[str, Any]]] = {
+ADDED_LATER: Final[dict[str, Plain]] = {
     "model": {"pretrained": None, "train": "all", "adapter_rank": 8, "norm": "train"},
     "experts": {"fusion": True},
     "training": {"lr_stem": None, "lr_branches": None},
@@ -96,7 +97,7 @@ class Section(BaseModel):
     )
 
 
-def _shorthands(schema: dict[str, Any]) -> None:
+def _shorthands(schema: Plain) -> None:
     """Add what a file may write and :meth:`Benchmark._as_meant` reads to the JSON schema."""
     schema["properties"]["dataset"]["enum"].append("list")
     schema["properties"]["experiences"] = {
@@ -154,7 +155,7 @@ class Benchmark(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_meant(cls, values: Any) -> Any:
+    def _as_meant(cls, values: object) -> object:
         """Give a folder its own tail, read ``list`` as one, and write ``experiences`` as order and sizes."""
         if not isinstance(values, dict):
             return values
@@ -168,7 +169,7 @@ class Benchmark(Section):
         return values
 
 
-def _experiences(values: Mapping[str, Any], given: Any) -> dict[str, Any]:
+def _experiences(values: Plain, given: Any) -> Plain:
     """Return ``[[cat, dog], [heron]]`` as order and sizes, ``[5, 3, 1]`` as sizes.
 
     Raises:
@@ -364,7 +365,7 @@ def _entry(kind: Kind, *, optional: bool = False, usual: str | None = None) -> P
     return PlainValidator(validate)
 
 
-def _no_name(kind: Kind, value: Any, optional: bool) -> str:
+def _no_name(kind: Kind, value: object, optional: bool) -> str:
     known = methods.names(kind) or ["my_pkg.my_mod:MyClass"]
     given = explain.show(value)
     if isinstance(value, dict):
@@ -446,7 +447,7 @@ class Experiment(Section):
         from incrlt.benchmarks.protocols import Protocol  # NumPy is not needed to refuse a typing error
 
         b = self.benchmark
-        rule: dict[str, Any] = {
+        rule: Plain = {
             "order_seed": self.seeds.class_order,
             "image_seed": self.seeds.images,
             "profile": b.profile,
@@ -509,7 +510,7 @@ class Experiment(Section):
             return protocol
         return replace(protocol, class_order=subset_order("shuffled", protocol.num_classes))
 
-    def memory_rule(self) -> dict[str, Any]:
+    def memory_rule(self) -> Plain:
         """Return the memory's part of the protocol hash: the budget, and what departs from the usual."""
         if self.memory is None:
             return {}
@@ -517,7 +518,7 @@ class Experiment(Section):
         values = self.memory.model_dump(exclude_none=True)
         return {key: value for key, value in values.items() if key not in usual or usual[key] != value}
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> Plain:
         """Return every field, defaults included, as plain data."""
         return self.model_dump(mode="json")
 

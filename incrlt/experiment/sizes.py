@@ -7,10 +7,11 @@ of 1,024 channels, a batch of 100,000 images on them) is estimated here, from be
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from incrlt.benchmarks import facts
 from incrlt.experiment.sections import Experiment
+from incrlt.files import Plain
 
 MOST_GIGABYTES: Final = 256
 """Memory that an experiment may ask for: more than any accelerator has."""
@@ -40,7 +41,7 @@ def too_large(experiment: Experiment) -> list[str]:
     ]
 
 
-def weights_of(name: str, width: int, experts: dict[str, Any]) -> float:
+def weights_of(name: str, width: int, experts: Plain) -> float:
     """Return about how many weights a network has, experts that share nothing; 0 of one that is not known here.
 
     Args:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from incrlt.errors import UserError
 from incrlt.experiment.expressions import is_plain, plain
+from incrlt.files import Plain
 
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 NO_BASES: Final = frozenset({"object", "ABC", "Generic", "Protocol"})
@@ -316,9 +317,9 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _statements(getattr(line, inner, []))
 
 
-def _bindings(holder: Module) -> dict[str, Any]:
+def _bindings(holder: Module) -> Plain:
     """Return what names mean at a file's top level: a class, (module, name) of an import, or an expression."""
-    found: dict[str, Any] = {}
+    found: Plain = {}
     for line in _statements(holder.tree.body):
         if isinstance(line, ast.ClassDef):
             found[line.name] = line

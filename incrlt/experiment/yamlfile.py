@@ -15,6 +15,7 @@ from typing import Any, Final
 from incrlt.errors import UserError, did_you_mean
 from incrlt.experiment.explain import cut, show
 from incrlt.experiment.yamltext import parse
+from incrlt.files import Plain
 
 LARGEST_FILE: Final = 1_000_000
 """Bytes; an experiment file has a few hundred."""
@@ -32,7 +33,7 @@ NAMED: Final = frozenset({"strategy", "experts", "rebalance", "router"})
 OVERRIDE: Final = re.compile(r"(?P<path>[A-Za-z_]\w*(\.[A-Za-z_]\w*)?)=(?P<value>.*)", re.DOTALL)
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path) -> Plain:
     """Read an experiment file and its bases into one mapping; the key ``base`` is gone from it.
 
     Args:
@@ -47,7 +48,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return _read_chain(Path(path), ())
 
 
-def merge(base: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], child: Mapping[str, object]) -> Plain:
     """Lay ``child`` over ``base``: sections key by key, everything else as a whole.
 
     A section whose ``name`` changes starts afresh, and of keys that replace one another (``per_class`` and
@@ -67,7 +68,7 @@ def merge(base: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def leaves(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(settings: Mapping[Any, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every value of nested settings with its name, ``section.key``.
 
     Example:
@@ -81,7 +82,7 @@ def leaves(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def overrides(pairs: Sequence[str]) -> dict[str, Any]:
+def overrides(pairs: Sequence[str]) -> Plain:
     """Turn ``section.key=value`` into a mapping to be merged over a file; values are YAML.
 
     Raises:
@@ -91,7 +92,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
         >>> overrides(["training.epochs=2", "strategy={name: icarl}"])
         {'training': {'epochs': 2}, 'strategy': {'name': 'icarl'}}
     """
-    given: dict[str, Any] = {}
+    given: Plain = {}
     for pair in pairs:
         match = OVERRIDE.fullmatch(pair)
         if match is None or match["path"] == "base":
@@ -109,7 +110,7 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def _merge_section(section: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _merge_section(section: str, old: Plain, new: Plain) -> Plain:
     if section in NAMED and "name" in new and new["name"] != old.get("name"):
         return dict(new)
     dropped: set[str] = set()
@@ -119,7 +120,7 @@ def _merge_section(section: str, old: dict[str, Any], new: dict[str, Any]) -> di
     return {**{key: value for key, value in old.items() if key not in dropped}, **new}
 
 
-def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+def _read_chain(path: Path, children: tuple[Path, ...]) -> Plain:
     """Read a file over its base; ``children`` are the files that led here."""
     content = _read_one(path)
     if "base" not in content:
@@ -136,7 +137,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     return merge(_read_chain(base, chain), content)
 
 
-def _base_of(path: Path, given: Any) -> Path:
+def _base_of(path: Path, given: object) -> Path:
     if not isinstance(given, str) or not _is_relative_path(given):
         raise UserError(
             f"{path}: 'base' must be the path of one YAML file, relative to this file; got {show(given)}."
@@ -152,7 +153,7 @@ def _is_relative_path(given: str) -> bool:
     return bool(given.strip()) and "\0" not in given and not Path(given).is_absolute()
 
 
-def _read_one(path: Path) -> dict[str, Any]:
+def _read_one(path: Path) -> Plain:
     content = parse(_text(path), str(path))
     if content is None:
         raise UserError(f"{path} is empty. Start from a file in experiments/.")
@@ -200,5 +201,5 @@ def _listing(folder: Path) -> str:
     return f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return {"list": "a list", "str": "text"}.get(type(value).__name__, f"the single value {show(value)}")

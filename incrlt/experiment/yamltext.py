@@ -14,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 
 LARGEST_TEXT: Final = 1_000_000
 """Characters; an experiment file has a few hundred."""
@@ -55,7 +56,7 @@ class StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2 and without doubled keys and bombs."""
 
     # The pure-Python loader is used on purpose: the C one overflows its stack on deeply nested input.
-    yaml_implicit_resolvers: dict[str, Any] = {  # noqa: RUF012  (PyYAML's own name and kind)
+    yaml_implicit_resolvers: Plain = {  # noqa: RUF012  (PyYAML's own name and kind)
         first: [(tag, pattern) for tag, pattern in patterns if tag not in OLD_TAGS]
         for first, patterns in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -75,7 +76,7 @@ class StrictLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def _too_much(self, parent: Any) -> str | None:
+    def _too_much(self, parent: object) -> str | None:
         if self._depth > DEEPEST:
             return "it is nested too deeply"
         if isinstance(parent, yaml.MappingNode) and len(parent.value) > MOST_KEYS:
@@ -149,7 +150,7 @@ def parse(text: str, what: str) -> Any:
         raise UserError(f"{what} is not valid YAML: {_reason(error)}.") from error
 
 
-def dump(values: Any) -> str:
+def dump(values: object) -> str:
     """Return plain data as YAML that :func:`parse` reads back to the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 

@@ -11,13 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.runner.kept import Pictures
 
 FILE: Final = "all_experts_int8.onnx"
@@ -64,11 +64,11 @@ class _Exemplars:
 
     def __init__(self, pictures: Pictures) -> None:
         rows = np.unique(np.linspace(0, len(pictures) - 1, min(CALIBRATED, len(pictures))).astype(int))
-        self._left: Iterator[dict[str, Any]] = (
+        self._left: Iterator[Plain] = (
             {"pixels": pictures.images[row : row + 1].numpy()} for row in rows.tolist()
         )
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> Plain | None:
         """Return the next picture; None after the last."""
         return next(self._left, None)
 

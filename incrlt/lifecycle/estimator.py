@@ -18,6 +18,7 @@ from incrlt.benchmarks.datasets import statistics
 from incrlt.errors import UserError
 from incrlt.experiment import schema
 from incrlt.experiment.sections import Experiment
+from incrlt.files import Plain
 from incrlt.lifecycle import learned as models
 from incrlt.lifecycle import versions
 from incrlt.lifecycle.answers import Answerer
@@ -69,10 +70,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        strategy: str | Mapping[str, Any] = "lucir",
-        experts: str | Mapping[str, Any] = "single",
-        rebalance: str | Mapping[str, Any] | None = None,
-        router: str | Mapping[str, Any] | None = None,
+        strategy: str | Mapping[str, object] = "lucir",
+        experts: str | Mapping[str, object] = "single",
+        rebalance: str | Mapping[str, object] | None = None,
+        router: str | Mapping[str, object] | None = None,
         memory_per_class: int | None = 20,
         model: str = "resnet32",
         epochs: int = 30,
@@ -80,7 +81,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         lr: float = 0.1,
         image_size: int | None = None,
         augmentation: str | None = None,
-        settings: Mapping[str, Any] | None = None,
+        settings: Mapping[str, object] | None = None,
         skip_broken: bool = False,
         random_state: int = 0,
         device: str = "auto",
@@ -103,7 +104,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ scikit-learn's methods
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: object, y: object = None) -> Self:
         """Learn from nothing, whatever was learned before.
 
         Args:
@@ -117,7 +118,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             self.__dict__.pop(name, None)
         return self.partial_fit(X, y)
 
-    def partial_fit(self, X: Any, y: Any = None, classes: Any = None) -> Self:
+    def partial_fit(self, X: object, y: object = None, classes: object = None) -> Self:
         """Learn one more experience: new classes are appended, known ones learned further.
 
         Args:
@@ -134,7 +135,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             raise UserError("there are no pictures to learn from; give at least one.")
         if before is None:
             before = self._begun(images)
-            self._labels: dict[str, Any] = {}
+            self._labels: Plain = {}
         named = _names(labels, self._labels)
         order = tuple(str(label) for label in _sorted(named.values()))
         names = tuple(str(label) for label in labels)
@@ -144,7 +145,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         self._tell_classes()
         return self
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: object) -> npt.NDArray[np.float64]:
         """Return the probability of each class ``[N, C]``, columns as ``classes_``.
 
         Raises:
@@ -157,13 +158,13 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         order = [self._place[str(label)] for label in self.classes_.tolist()]
         return found[:, order]
 
-    def predict(self, X: Any) -> Labels:
+    def predict(self, X: object) -> Labels:
         """Return the label of each picture ``[N]``."""
         chances = self.predict_proba(X)
         best: Labels = self.classes_[chances.argmax(1)]
         return best
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+    def score(self, X: object, y: object = None, sample_weight: object = None) -> float:
         """Return the share of right answers; labels may come with ``X``."""
         answerer = self._fitted()
         images, labels = self._pictures(X, y, answerer.learned.facts.preparation.shape)
@@ -226,7 +227,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         seen = [self.learned_.facts.seen[self._place[str(label)]] for label in self.classes_.tolist()]
         self.n_pictures_seen_ = np.asarray(seen)
 
-    def _plain(self) -> dict[str, Any]:
+    def _plain(self) -> Plain:
         return {
             name: dict(v) if isinstance(v, Mapping) else v for name, v in self.get_params(deep=False).items()
         }
@@ -243,7 +244,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             "rebalance": self.rebalance,
             "router": self.router,
         }
-        values: dict[str, Any] = {
+        values: Plain = {
             name: {"name": entry} if isinstance(entry, str) else None if entry is None else dict(entry)
             for name, entry in named.items()
         }
@@ -270,7 +271,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     def _pictures(
         self, X: Any, y: Any, shape: Sequence[int] | None, labelled: bool = True
-    ) -> tuple[Tensor, list[Any]]:
+    ) -> tuple[Tensor, list[object]]:
         """Return pictures and labels of whatever was given."""
         size = self.image_size or given.DEFAULT_SIZE
         wanted = (3, size, size) if shape is None else shape
@@ -291,7 +292,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             raise UserError("y is missing: these pictures come without labels; give one for each.")
         return images, _of(y, len(images))
 
-    def _of_files(self, place: Path, shape: Sequence[int], labelled: bool) -> tuple[Tensor, list[Any]]:
+    def _of_files(self, place: Path, shape: Sequence[int], labelled: bool) -> tuple[Tensor, list[object]]:
         found = listing.labelled_pictures(place) if labelled else listing.pictures_in(place)
         found.check(self.skip_broken)
         read = reading.read(found, shape, self.skip_broken, twice=not labelled)
@@ -301,22 +302,22 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         entries = tuple(listing.Entry(Path(path), f"{place}: {path}") for place, path in enumerate(paths))
         return reading.read(listing.Listing(Path("paths"), entries), shape, twice=True).images
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Plain:
         """Leave out what is made anew when it is asked for."""
         return {name: value for name, value in super().__getstate__().items() if name != "_answerer"}
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     """Tell whether it is an array of pictures; one of paths is no array of numbers."""
     return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "uifb")
 
 
-def _is_series(value: Any) -> bool:
+def _is_series(value: object) -> bool:
     """Tell whether it is a column of values: NumPy's or pandas'."""
     return isinstance(value, np.ndarray) or hasattr(value, "to_numpy")
 
 
-def _of(y: Any, number: int) -> list[Any]:
+def _of(y: Any, number: int) -> list[object]:
     """Return labels as plain values, one for each picture."""
     labels = y.tolist() if hasattr(y, "tolist") else list(y)
     if len(labels) != number:
@@ -332,7 +333,7 @@ def _of(y: Any, number: int) -> list[Any]:
     return labels
 
 
-def _names(labels: Sequence[Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def _names(labels: Sequence[object], known: Mapping[str, object]) -> Plain:
     """Return the labels by their names, as classes are told apart."""
     found = dict(known)
     for label in labels:
@@ -344,7 +345,7 @@ def _names(labels: Sequence[Any], known: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _sorted(labels: Any) -> list[Any]:
+def _sorted(labels: Any) -> list[object]:
     """Return labels in their own order; text and numbers among each other by their names."""
     labels = list(labels)
     try:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import incrlt
 from incrlt.benchmarks.longtail import GROUPS, groups
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.lifecycle import eightbit, learned, versions
 from incrlt.lifecycle.answers import Answerer
 from incrlt.lifecycle.example import EXAMPLE
@@ -98,11 +98,11 @@ def export(run: Path, folder: Path, version: int | None = None, int8: bool = Fal
     return Exported(folder, files, difference, checked, small)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def _write_json(path: Path, content: object) -> None:
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _preparation(model: Learned, answerer: Answerer, experts: Sequence[str]) -> dict[str, Any]:
+def _preparation(model: Learned, answerer: Answerer, experts: Sequence[str]) -> Plain:
     router = answerer.network.router
     routed = router is not None and answerer.by_head
     return {
@@ -209,7 +209,7 @@ def check(folder: Path, answerer: Answerer, experts: Sequence[str]) -> tuple[flo
         return 0.0, 0
     expected = answerer(pictures)
     own = expected.probabilities.numpy()
-    namespace: dict[str, Any] = {"__file__": str(folder / "example.py"), "__name__": "example"}
+    namespace: Plain = {"__file__": str(folder / "example.py"), "__name__": "example"}
     exec(compile(EXAMPLE, "example.py", "exec"), namespace)  # the very program that the user gets
     found = [_in_batches(pictures, namespace["answer"])]
     if experts:

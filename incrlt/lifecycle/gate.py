@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +71,7 @@ def rule(text: str) -> tuple[Condition, ...]:
     return tuple(conditions)
 
 
-def measures(before: Any, after: Any, seen: Sequence[int]) -> dict[str, float | None]:
+def measures(before: object, after: object, seen: Sequence[int]) -> dict[str, float | None]:
     """Return what a rule may ask for, from the answers of two versions to the same test pictures.
 
     Args:
@@ -102,7 +102,7 @@ def measures(before: Any, after: Any, seen: Sequence[int]) -> dict[str, float | 
     return found
 
 
-def _accuracy(counts: Any) -> npt.NDArray[np.float64]:
+def _accuracy(counts: object) -> npt.NDArray[np.float64]:
     matrix = np.asarray(counts, dtype=np.int64)
     total = matrix.sum(1)
     return np.where(total > 0, 100.0 * np.diag(matrix) / np.maximum(total, 1), np.nan)

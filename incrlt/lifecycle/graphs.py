@@ -112,7 +112,7 @@ class LaterExpert(nn.Module):
         return logits, answer, _score(self.network, self.k, answer, features)
 
 
-def _expert(network: ExpertNetwork, k: int, shared: Any) -> tuple[Tensor, Tensor]:
+def _expert(network: ExpertNetwork, k: int, shared: object) -> tuple[Tensor, Tensor]:
     """Return the logits ``[B, C]`` and features ``[B, D]`` of one expert."""
     features = network.branches[k](shared)
     head: Any = network.final_heads[k]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -13,6 +13,7 @@ from incrlt.checkpoint import CheckpointFolder, one_sentence
 from incrlt.errors import UserError
 from incrlt.experiment import schema
 from incrlt.experiment.sections import Experiment
+from incrlt.files import Plain
 from incrlt.manifest import Keeper
 from incrlt.metrics import StreamRecord
 from incrlt.plugins.evaluation import EvaluationRecorder
@@ -43,17 +44,17 @@ class Learned:
 
     experiment: Experiment
     facts: Facts
-    strategy: dict[str, Any] | None
-    recorder: dict[str, Any] | None
+    strategy: Plain | None
+    recorder: Plain | None
     exemplars: Pictures
     tests: Pictures
     seconds: float = 0.0
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Plain:
         """Write the experiment as values: the classes of its sections are made when they are asked for."""
         return {**vars(self), "experiment": self.experiment.resolved()}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Plain) -> None:
         """Restore :meth:`__getstate__`."""
         experiment = schema.parse(state["experiment"], with_data=False)
         self.__dict__.update(state | {"experiment": experiment})
@@ -125,7 +126,7 @@ def read(folder: Path, tests: bool = True) -> Learned:
     )
 
 
-def checkpoint_of(learned: Learned) -> dict[str, Any]:
+def checkpoint_of(learned: Learned) -> Plain:
     """Return what a checkpoint of a finished version holds: no momentum, since every experience begins without."""
     assert learned.strategy is not None
     strategy = {**learned.strategy, "optimizer": _without_momentum(learned.strategy["optimizer"])}
@@ -137,11 +138,11 @@ def checkpoint_of(learned: Learned) -> dict[str, Any]:
     }
 
 
-def _without_momentum(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+def _without_momentum(optimizer: Mapping[str, object]) -> Plain:
     return {**optimizer, "state": {}}
 
 
-def write(folder: RunFolder, learned: Learned, extra: Mapping[str, Any]) -> Learned:
+def write(folder: RunFolder, learned: Learned, extra: Mapping[str, object]) -> Learned:
     """Write a finished version into its folder: a run folder like any other.
 
     Args:

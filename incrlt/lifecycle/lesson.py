@@ -21,6 +21,7 @@ from incrlt.benchmarks.identity import contents
 from incrlt.data.tensors import ImageTensors
 from incrlt.errors import UserError
 from incrlt.experiment.sections import Experiment
+from incrlt.files import Plain
 from incrlt.lifecycle.learned import Learned, labels_of
 from incrlt.metrics import main_readout
 from incrlt.plugins import saved_exemplars
@@ -139,7 +140,7 @@ class Lesson:
                 group.pop("initial_lr", None)
                 group.update(own)  # the state brings the settings of the run, and an update may have others
 
-    def resume(self, state: dict[str, Any]) -> None:
+    def resume(self, state: Plain) -> None:
         """Go on from what :meth:`state` returned in another process."""
         self.recorder.load_state_dict(state["recorder"])
         with _own_randomness(self.device):
@@ -147,7 +148,7 @@ class Lesson:
             self._random = global_state(self.device)
         self._seconds_before = float(state["seconds"])
 
-    def state(self, trained: bool = False) -> dict[str, Any]:
+    def state(self, trained: bool = False) -> Plain:
         """Return everything a later process needs to go on bit-exactly."""
         return {
             "strategy": self.strategy.state_dict(trained),
@@ -249,9 +250,7 @@ def augmentation_of(experiment: Experiment) -> str:
     return chosen.augmentation or own
 
 
-def memory_state(
-    state: dict[str, Any], exemplars: Pictures, dataset: Any, names: Sequence[str]
-) -> dict[str, Any]:
+def memory_state(state: Plain, exemplars: Pictures, dataset: object, names: Sequence[str]) -> Plain:
     """Return the state of a memory whose pictures have moved into one data set.
 
     Args:
@@ -306,7 +305,7 @@ def measure(learned: Learned, tests: Pictures, device: torch.device | None = Non
     return torch.tensor(recorder.confusions[main_readout(recorder.confusions)][0])
 
 
-def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] = ()) -> IncrTemplate:
+def answering(learned: Learned, device: torch.device, recorders: Sequence[object] = ()) -> IncrTemplate:
     """Return the strategy of a model as far as answers need it: without its memory."""
     assert learned.strategy is not None
     strategy = build_strategy(
@@ -324,7 +323,7 @@ def answering(learned: Learned, device: torch.device, recorders: Sequence[Any] =
 class _own_randomness:  # noqa: N801  (reads as the statement it is)
     """Leave the caller's random states as they were; inside, go on from states of one's own."""
 
-    def __init__(self, device: torch.device, inside: dict[str, Any] | None = None) -> None:
+    def __init__(self, device: torch.device, inside: Plain | None = None) -> None:
         self._device, self._inside = device, inside
 
     def __enter__(self) -> None:

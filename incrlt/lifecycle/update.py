@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -22,7 +22,7 @@ from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite
 from incrlt.console import Console
 from incrlt.errors import UserError
 from incrlt.experiment import schema
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.lifecycle import comparing, gate, learned, versions
 from incrlt.lifecycle.learned import CHECKPOINTS, CONFIG_FILE, Learned, labels_of
 from incrlt.lifecycle.lesson import Batch, Lesson, measure
@@ -381,7 +381,7 @@ def _begins(parent: Learned, batch: Batch, version: Version) -> str:
     )
 
 
-def _event(strategy: IncrTemplate) -> dict[str, Any]:
+def _event(strategy: IncrTemplate) -> Plain:
     return epoch_event(strategy, 0)
 
 

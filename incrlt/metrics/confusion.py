@@ -6,10 +6,9 @@ images of the old and of the new classes by what they were predicted as; each se
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from incrlt.files import Plain
 from incrlt.metrics.counts import Hits, summed
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import known, mean_known, percent
@@ -67,7 +66,7 @@ def group_confusion(record: StreamRecord) -> dict[str, dict[str, float | None]]:
     }
 
 
-def negatives(record: StreamRecord, most: int) -> list[list[dict[str, Any]]]:
+def negatives(record: StreamRecord, most: int) -> list[list[Plain]]:
     """Return, per seen class, the wrong classes its test images are taken for after the last experience.
 
     Args:

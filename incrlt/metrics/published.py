@@ -18,6 +18,7 @@ import yaml
 from incrlt.errors import UserError
 from incrlt.experiment import methods
 from incrlt.experiment.methods import Kind
+from incrlt.files import Plain
 from incrlt.written import UNDEFINED, written
 
 COMPARED_WITH = {
@@ -80,7 +81,7 @@ def parse(text: str) -> tuple[PublishedRow, ...]:
     return tuple(_row(row) for row in yaml.safe_load(text))
 
 
-def _row(row: Mapping[str, Any]) -> PublishedRow:
+def _row(row: Plain) -> PublishedRow:
     known = {"protocol", "method", "status", "note", "epochs", *COMPARED_WITH}
     unknown = [str(key) for key in row if key not in known]
     if unknown:

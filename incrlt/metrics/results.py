@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.metrics.record import StreamRecord
 from incrlt.metrics.summary import CONVENTIONS, class_rows, experience_rows, summarise
 
@@ -24,7 +24,7 @@ def write_results(
     folder: str | os.PathLike[str],
     records: Mapping[str, StreamRecord],
     extra: Mapping[str, object] | None = None,
-) -> dict[str, Any]:
+) -> Plain:
     """Write the three result files, each whole or not at all.
 
     Args:

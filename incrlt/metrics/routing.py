@@ -11,13 +11,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from incrlt.errors import UserError
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.metrics.counts import Counts
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name, class_groups
 from incrlt.metrics.numbers import Floats, known, mean_known, percent
@@ -132,7 +131,7 @@ def routing_rows(
     experience_of_class: npt.ArrayLike,
     images_of_class: npt.ArrayLike,
     macs: Sequence[Sequence[float]],
-) -> list[dict[str, Any]]:
+) -> list[Plain]:
     """Return one row per experience: computation, and mean number of experts by group and age.
 
     Args:
@@ -264,8 +263,8 @@ def _costs(macs: Sequence[float], num_experts: int) -> Floats:
 
 def write_routing(
     folder: str | os.PathLike[str],
-    rows: Sequence[dict[str, Any]],
-    curve: Sequence[dict[str, Any]] | None = None,
+    rows: Sequence[Plain],
+    curve: Sequence[Plain] | None = None,
 ) -> None:
     """Write routing.csv and routing_sweep.csv, each whole or not at all.
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
+
+from incrlt.files import Plain
 
 FILE: Final = "cost.json"
 BETWEEN, EVALUATION = "between the stages", "evaluation"
 """Rows beside the stages: herding, set-up and checkpoints; evaluation after every experience."""
 
 
-def spent(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def spent(events: Iterable[Mapping[str, object]]) -> list[Plain]:
     """Return one row per stage, in the order they first ran, then what lies between them, then evaluation.
 
     Args:
@@ -29,7 +31,7 @@ def spent(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     lines = list(events)
     ends = {event.get("experience"): event for event in lines if event.get("event") == "experience"}
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Plain] = {}
     for event in lines:
         if event.get("event") == "epoch":
             row = rows.setdefault(str(event.get("stage")), _empty(str(event.get("stage"))))
@@ -44,18 +46,18 @@ def spent(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [*rows.values(), *(row for row in (between, evaluation) if row["device_seconds"] > 0)]
 
 
-def _empty(stage: str) -> dict[str, Any]:
+def _empty(stage: str) -> Plain:
     zeros = {"epochs": 0, "device_seconds": 0.0, "images": 0, "multiply_adds": 0, "peak_bytes": None}
     return {"stage": stage, **zeros}
 
 
 def _add(
-    row: dict[str, Any],
-    event: Mapping[str, Any],
+    row: Plain,
+    event: Mapping[str, object],
     seconds: str,
     images: float | None,
     macs: str,
-    end: Mapping[str, Any],
+    end: Mapping[str, object],
 ) -> None:
     """Add a line to a row; what one line does not know, the row does not."""
     row["device_seconds"] += _seconds(event, seconds)
@@ -68,18 +70,18 @@ def _add(
     row["peak_bytes"] = peak if row["peak_bytes"] is None else max(row["peak_bytes"], peak or 0)
 
 
-def _images(event: Mapping[str, Any]) -> float | None:
+def _images(event: Mapping[str, object]) -> float | None:
     images, speed = _number(event.get("images")), _number(event.get("images_per_second"))
     if images is None and speed is not None:
         return speed * _seconds(event, "seconds") / (_number(event.get("processes")) or 1)
     return images
 
 
-def _seconds(event: Mapping[str, Any], name: str) -> float:
+def _seconds(event: Mapping[str, object], name: str) -> float:
     return (_number(event.get(name)) or 0.0) * (_number(event.get("processes")) or 1)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """Return a finite number that is not negative, None for everything else that a file may hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

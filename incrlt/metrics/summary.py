@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from incrlt.files import Plain
 from incrlt.metrics.accuracy import (
     CONVENTION_NAMES,
     accuracy_matrix,
@@ -54,7 +53,7 @@ CONVENTIONS: dict[str, str] = {
 """What each number means. Values are percent (accuracies, confusions) or percentage points (differences)."""
 
 
-def summarise(record: StreamRecord) -> dict[str, Any]:
+def summarise(record: StreamRecord) -> Plain:
     """Return every metric of one read-out as plain data.
 
     Args:
@@ -109,7 +108,7 @@ def _numbers(record: StreamRecord, steps: dict[str, list[float | None]]) -> dict
     return numbers
 
 
-def experience_rows(record: StreamRecord) -> list[dict[str, Any]]:
+def experience_rows(record: StreamRecord) -> list[Plain]:
     """Return one row per experience: its number, the classes seen, and every per-experience value."""
     steps = per_experience(record)
     return [
@@ -122,7 +121,7 @@ def experience_rows(record: StreamRecord) -> list[dict[str, Any]]:
     ]
 
 
-def class_rows(record: StreamRecord) -> list[dict[str, Any]]:
+def class_rows(record: StreamRecord) -> list[Plain]:
     """Return one row per seen class: arrival, images, group, age, accuracies and forgetting in percent.
 
     ``accuracy_on_arrival``, ``accuracy_best`` and ``accuracy_last`` are None for a class without test images,

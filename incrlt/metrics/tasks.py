@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from incrlt.files import Plain
 from incrlt.metrics.accuracy import accuracy_matrix, class_accuracy
 from incrlt.metrics.counts import Counts, summed
 from incrlt.metrics.forgetting import drop_from_best
@@ -26,7 +27,7 @@ HALF = 0.5
 NOTHING = 1e-9
 """Points: what rounding alone may leave of a difference that is none."""
 
-Row = dict[str, Any]
+Row = Plain
 
 
 def task_rows(record: StreamRecord) -> list[Row]:

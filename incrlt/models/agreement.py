@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 
 
 def classes_of(class_ids: Any) -> list[int]:
@@ -20,7 +21,7 @@ def classes_of(class_ids: Any) -> list[int]:
     return list(class_ids)
 
 
-def check_architecture(saved: dict[str, Any] | None, own: dict[str, Any]) -> None:
+def check_architecture(saved: Plain | None, own: Plain) -> None:
     """Refuse what would load without a word and answer something else; other differences show in names and shapes.
 
     Args:
@@ -42,7 +43,7 @@ def check_architecture(saved: dict[str, Any] | None, own: dict[str, Any]) -> Non
             )
 
 
-def written(architecture: dict[str, Any]) -> dict[str, Any]:
+def written(architecture: Plain) -> Plain:
     """Return an architecture as checkpoints hold it: older code reads those where no method combines its own way."""
     layout = dict(architecture.get("layout") or {})
     if "combination" not in layout or layout["combination"] is not None:
@@ -51,11 +52,11 @@ def written(architecture: dict[str, Any]) -> dict[str, Any]:
     return {**architecture, "layout": layout}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _silent(architecture: dict[str, Any]) -> dict[str, Any]:
+def _silent(architecture: Plain) -> Plain:
     name = str(architecture.get("name"))
     return {
         "name": name if ":" in name else "of the package",  # a backbone of the user's own may be anything

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from incrlt.errors import UserError, did_you_mean, shown
 from incrlt.families import PREFIX
+from incrlt.files import Plain
 from incrlt.models.backbones.timm_backbone import TimmBackbone
 from incrlt.models.layout import SHARED, Layout
 from incrlt.models.named import class_named, name_of
@@ -26,7 +27,7 @@ class BranchModule(Protocol):
 
     num_features: int
 
-    def __call__(self, shared: Any, /) -> Tensor:
+    def __call__(self, shared: object, /) -> Tensor:
         """Map to features ``[B, D]``."""
 
 
@@ -95,9 +96,9 @@ def initialise_of(backbone: Backbone) -> Callable[[nn.Module], None]:
     return found
 
 
-def variants() -> dict[str, tuple[type, Mapping[str, Any]]]:
+def variants() -> dict[str, tuple[type, Plain]]:
     """Return the backbones of the package: name to class and settings."""
-    found: dict[str, tuple[type, Mapping[str, Any]]] = {}
+    found: dict[str, tuple[type, Plain]] = {}
     for file in sorted(FOLDER.glob("[!_]*.py")):
         module = importlib.import_module(f"incrlt.models.backbones.{file.stem}")
         for cls in vars(module).values():
@@ -112,7 +113,7 @@ def backbone_of(
     in_channels: int,
     width: int,
     last_relu: bool,
-    weights: Callable[[Any], None] | None = None,
+    weights: Callable[[nn.Module], None] | None = None,
 ) -> tuple[str, Backbone]:
     """Make a backbone.
 
@@ -129,7 +130,7 @@ def backbone_of(
     Raises:
         UserError: Nothing of this name, or it is no backbone.
     """
-    settings: Mapping[str, Any] = {}
+    settings: Plain = {}
     if isinstance(name, str) and name.startswith(PREFIX):
         return name, TimmBackbone(name, in_channels, width, last_relu, weights)
     if isinstance(name, type):
@@ -148,7 +149,7 @@ def backbone_of(
     return name, _made(name, cls, dict(in_channels=in_channels, width=width, last_relu=last_relu, **settings))
 
 
-def _made(name: str, cls: Any, settings: dict[str, Any]) -> Backbone:
+def _made(name: str, cls: object, settings: Plain) -> Backbone:
     missing = [part for part in ("shares", "stem", "branch") if not hasattr(cls, part)]
     if missing:
         raise UserError(

@@ -9,17 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 from incrlt.models.facts import Facts
 from incrlt.models.layout import ContrastLayout
 from incrlt.models.precision import at_least_float
 from incrlt.processes import world
+from incrlt.roles import State
 
 Initialise = Callable[[nn.Module], None]
 """Draws the weights of a module anew; used with ``apply``."""
@@ -75,11 +76,11 @@ class MomentumContrast(Facts):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Plain:
         """How the copies follow and what counts as a key: no tensor tells."""
         return asdict(self.layout)
 
-    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+    def take_facts(self, facts: Plain, state: State, prefix: str) -> None:
         """Refuse the state of an encoder that works in another way."""
         for name, value in self.facts().items():
             if facts.get(name) != value:

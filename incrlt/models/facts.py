@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
+from incrlt.roles import State
 
 FORMAT = 1
 """Raised whenever facts can no longer be read by the code of before."""
@@ -27,11 +29,11 @@ SUFFIX = "_extra_state"
 class Facts(nn.Module):
     """A module whose state says more than tensors; base of network, heads, router and momentum encoder."""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Plain:
         """Return what the state must say, as data that JSON holds."""
         raise NotImplementedError
 
-    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+    def take_facts(self, facts: Plain, state: State, prefix: str) -> None:
         """Become what the facts say, before the tensors are loaded; called with nothing changed yet.
 
         Args:
@@ -44,7 +46,7 @@ class Facts(nn.Module):
         """
         raise NotImplementedError
 
-    def take_older(self, state: dict[str, Any], prefix: str) -> None:
+    def take_older(self, state: State, prefix: str) -> None:
         """Check a state without facts, from before they were written; by default it is taken as it is.
 
         Raises:
@@ -56,14 +58,14 @@ class Facts(nn.Module):
         text = json.dumps({"format": FORMAT, **self.facts()}, default=str)
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: Any) -> None:
+    def set_extra_state(self, state: object) -> None:
         """Do nothing: facts are taken before tensors, not after."""
 
     def _load_from_state_dict(
         self,
-        state_dict: dict[str, Any],
+        state_dict: State,
         prefix: str,
-        local_metadata: dict[str, Any],
+        local_metadata: State,
         strict: bool,
         missing_keys: list[str],
         unexpected_keys: list[str],
@@ -81,7 +83,7 @@ class Facts(nn.Module):
             missing_keys.remove(key)
 
 
-def read(told: Any, owner: str) -> dict[str, Any]:
+def read(told: Any, owner: str) -> Plain:
     """Return the facts that :meth:`Facts.get_extra_state` wrote.
 
     Args:
@@ -103,15 +105,15 @@ def read(told: Any, owner: str) -> dict[str, Any]:
             f"the state of this {owner} was written by a newer incrlt (format {written}, this one reads {FORMAT}); "
             "update incrlt."
         )
-    found: dict[str, Any] = facts
+    found: Plain = facts
     return found
 
 
-def tensors_alone(state: dict[str, Any]) -> dict[str, Any]:
+def tensors_alone(state: State) -> State:
     """Return a state without facts, as checkpoints keep it: they say the same in words of their own."""
     return {name: value for name, value in state.items() if not name.endswith(SUFFIX)}
 
 
-def facts_alone(state: dict[str, Any]) -> dict[str, Any]:
+def facts_alone(state: State) -> Plain:
     """Return the facts of a state."""
     return {name: value for name, value in state.items() if name.endswith(SUFFIX)}

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 from incrlt.losses.proxies import local_similarity
 from incrlt.models.facts import Facts
 from incrlt.models.layout import Layout
+from incrlt.roles import State
 
 ALIGNMENT = 16
 """Row capacity is a multiple of this: tensor cores and 16-byte loads want it."""
@@ -102,11 +104,11 @@ class GrowingHead(Facts):
         self.num_classes = num_classes
         return replaced
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Plain:
         """The number of rows in use: storage is padded, its shape does not tell."""
         return {"num_classes": self.num_classes}
 
-    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+    def take_facts(self, facts: Plain, state: State, prefix: str) -> None:
         """Grow or shrink to the rows of the state; parameters stay the objects that an optimizer may hold."""
         count: Any = facts.get("num_classes")
         weight = state.get(prefix + "weight")
@@ -122,7 +124,7 @@ class GrowingHead(Facts):
             setattr(self, name, old)
         self.num_frozen = kept
 
-    def take_older(self, state: dict[str, Any], prefix: str) -> None:
+    def take_older(self, state: State, prefix: str) -> None:
         """Refuse rows where nobody has said how many of them are classes."""
         if not self.num_classes and prefix + "weight" in state:
             raise UserError(

@@ -171,7 +171,7 @@ def calibrate(network: Routable, batches: Iterable[Tensor]) -> None:
     router.calibrate(torch.cat(scores, dim=1))
 
 
-def _number(name: str, value: Any) -> float | None:
+def _number(name: str, value: object) -> float | None:
     """Return an option as a float; True counts as 1 and nan compares as false: both would answer what was not meant."""
     one = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if one is None:
@@ -299,7 +299,7 @@ def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: 
     return answers.final(used), used
 
 
-def _expert(network: Routable, branch: Any, head: Any, shared: Shared) -> tuple[Tensor, Tensor]:
+def _expert(network: Routable, branch: object, head: object, shared: Shared) -> tuple[Tensor, Tensor]:
     """Return logits ``[n, C]`` as in evaluation and features ``[n, D]`` of one expert, fp32 under autocast too."""
     features = at_least_float(branch(shared))
     logits, _ = head(features)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from incrlt.errors import UserError, did_you_mean
+from incrlt.files import Plain
 
 Shared = Literal["stem", "two_stages", "nothing", "all"]
 Shortcut = Literal["projection", "padding"]
@@ -40,7 +41,7 @@ class Combination:
 
     method: str
     """Class, as ``my_pkg.my_mod:MyClass``."""
-    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    settings: Plain = field(default_factory=dict, hash=False)
     """Its hyper-parameters."""
 
 
@@ -112,12 +113,12 @@ class Layout:
         if self.shortcut == "padding" and self.shared != "nothing" and self.width_factor < 0.5:
             raise UserError("a padding shortcut cannot lose channels: width_factor must be at least 0.5.")
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """Return everything as plain data; :func:`layout_of` reads it."""
         return asdict(self)
 
 
-def layout_of(plain: dict[str, Any]) -> Layout:
+def layout_of(plain: Plain) -> Layout:
     """Return the layout that :meth:`Layout.plain` wrote; fields that it does not name have their defaults."""
     values = dict(plain)
     for name, part in (("contrast", ContrastLayout), ("combination", Combination)):

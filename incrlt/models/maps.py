@@ -18,7 +18,7 @@ Maps = tuple[Tensor, ...]
 """One map per stage, first stage first."""
 
 
-def with_maps(part: nn.Module, x: Any) -> tuple[Any, Maps]:
+def with_maps(part: nn.Module, x: object) -> tuple[Any, Maps]:
     """Run a stem or a branch and return its result and its maps.
 
     Raises:

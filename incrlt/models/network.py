@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 from incrlt.models.agreement import check_architecture, classes_of, written
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.facts import SUFFIX, Facts, facts_alone, read, tensors_alone
@@ -21,6 +22,7 @@ from incrlt.models.maps import Maps, of_experts, with_maps
 from incrlt.models.precision import at_least_float
 from incrlt.models.router import SETTINGS, Router
 from incrlt.models.standing import Standing
+from incrlt.roles import State
 from incrlt.types import Combine, ModelOutput
 
 KEPT = "kept_"
@@ -97,9 +99,9 @@ class ExpertNetwork(Facts):
         self.grouped = False
         self.class_ids: list[int] = []
         self.class_names: dict[int, str] | None = None
-        self.architecture: dict[str, Any] = {}
+        self.architecture: Plain = {}
         self.normalisation: dict[str, list[float]] | None = None
-        self.pretrained: dict[str, Any] | None = None
+        self.pretrained: Plain | None = None
         self.standing = Standing()
         self.kept_features: Callable[[nn.Module, Tensor], Any] | None = None
         self._run_grouped = GroupedRun()
@@ -409,7 +411,7 @@ class ExpertNetwork(Facts):
         """Return what :meth:`remember` keeps under a name, None where nothing is; it may be changed in place."""
         return self._buffers.get(KEPT + name)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Plain:
         """Classes with their names, normalisation and architecture; heads and router tell their own."""
         names = None if self.class_names is None else sorted(self.class_names.items())
         return {
@@ -419,7 +421,7 @@ class ExpertNetwork(Facts):
             "architecture": self.architecture,
         }
 
-    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+    def take_facts(self, facts: Plain, state: State, prefix: str) -> None:
         """Know the classes of the state and attach its router; heads grow by themselves."""
         class_ids, names = classes_of(facts.get("class_ids")), facts.get("class_names")
         check_architecture(facts.get("architecture"), self.architecture)
@@ -431,7 +433,7 @@ class ExpertNetwork(Facts):
         self._keep_what(state, prefix)
         self.normalisation = facts.get("normalisation") or self.normalisation
 
-    def take_older(self, state: dict[str, Any], prefix: str) -> None:
+    def take_older(self, state: State, prefix: str) -> None:
         """Refuse heads of classes that nobody has named."""
         if not self.class_ids and any(name.startswith(prefix + "heads.") for name in state):
             raise UserError(
@@ -440,7 +442,7 @@ class ExpertNetwork(Facts):
                 "incrlt.models.load."
             )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return classes, tensors and the settings of the router, plain data only."""
         names = {} if self.class_names is None else {"class_names": dict(self.class_names)}
         return {
@@ -452,7 +454,7 @@ class ExpertNetwork(Facts):
             "tensors": tensors_alone(self.state_dict()),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Restore :meth:`state`: grow or shrink the heads to it, attach or drop the router.
 
         Raises:
@@ -468,7 +470,7 @@ class ExpertNetwork(Facts):
         self.router = self._router_of(state.get("router"))
         self.load_state_dict({**facts_alone(self.state_dict()), **state["tensors"]})
 
-    def _keep_what(self, state: dict[str, Any], prefix: str) -> None:
+    def _keep_what(self, state: State, prefix: str) -> None:
         """Make room for what the methods of the state remember, and forget what it does not hold."""
         start = prefix + KEPT
         told = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
@@ -482,7 +484,7 @@ class ExpertNetwork(Facts):
         self.class_names = self.class_names if names is None and class_ids == self.class_ids else names
         self.class_ids = class_ids
 
-    def _router_of(self, settings: dict[str, Any] | None) -> Router | None:
+    def _router_of(self, settings: Plain | None) -> Router | None:
         """Build a router where the network's parameters are, without touching the global random state."""
         if settings is None:
             return None

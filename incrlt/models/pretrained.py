@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from incrlt import weights
 from incrlt.errors import UserError, short, shown
 from incrlt.families import NOT_IN_TIMM, PREFIX
+from incrlt.files import Plain
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Pretrained:
         self._any_names = pretrained.startswith(weights.PACKAGE)
         self._state = read(self.path)
 
-    def __call__(self, model: Any) -> None:
+    def __call__(self, model: nn.Module) -> None:
         """Put the weights into a network of timm that has no classifier; a classifier of theirs is left out.
 
         Raises:
@@ -132,7 +133,7 @@ class Pretrained:
             "networks take pictures in colour, and branches of their own width"
         )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Plain:
         """Return which weights these are, as plain data."""
         return {"file": self.path.name, "sha256": self.digest, "network": self.name}
 

@@ -6,15 +6,15 @@ Wang et al., ICLR 2021, section 3.3; official code frank-xwang/RIDE-LongTailReco
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 from incrlt.losses.routing import running_means
 from incrlt.models.facts import Facts
+from incrlt.roles import State
 from incrlt.types import Combine
 
 TABLE_SIZE = 4096
@@ -85,15 +85,15 @@ class Router(Facts):
         self.register_buffer("mean_square", torch.zeros(()))
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Plain:
         """Arguments that build a router like this one."""
         return {name: getattr(self, name) for name in SETTINGS}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Plain:
         """The settings: not all of them show in the shape of a tensor."""
         return self.settings
 
-    def take_facts(self, facts: dict[str, Any], state: dict[str, Any], prefix: str) -> None:
+    def take_facts(self, facts: Plain, state: State, prefix: str) -> None:
         """Refuse the state of a router that decides in another way."""
         for name, value in self.settings.items():
             if facts.get(name) != value:

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from incrlt.models.facts import tensors_alone
 from incrlt.models.layout import layout_of
 from incrlt.models.network import ExpertNetwork
 from incrlt.models.router import Router
+from incrlt.roles import State
 
 LARGEST_NAMES = 100_000_000
 """Bytes of the largest file of class names that is read."""
@@ -66,7 +66,7 @@ def load(run_folder: str | Path) -> ExpertNetwork:
     return network.eval()
 
 
-def _check_manifest(folder: Path, state: Mapping[str, Any]) -> None:
+def _check_manifest(folder: Path, state: Mapping[str, object]) -> None:
     """Warn of a file that this reads and that is not what was written; refuse a checkpoint of another run."""
     try:
         found = manifest.read(folder)
@@ -85,7 +85,7 @@ def _check_manifest(folder: Path, state: Mapping[str, Any]) -> None:
         raise UserError(f"the newest checkpoint in {folder} differs from its manifest: it is of another run.")
 
 
-def _check_sizes(saved: Mapping[str, Any]) -> None:
+def _check_sizes(saved: State) -> None:
     """Refuse an architecture that its own tensors contradict, before a network of that size is made.
 
     No number that describes a network is larger than the numbers it holds, so none needs more time than they do.
@@ -110,14 +110,18 @@ class _NoDraws(TorchFunctionMode):
     """Leaves out drawing first weights: where there are no numbers, torch would load a compiler for it, for seconds."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: object,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
 
-def _check_numbers(value: Any, most: int, name: str = "it") -> None:
+def _check_numbers(value: object, most: int, name: str = "it") -> None:
     """Raise where a number inside nested settings is larger than ``most``."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -129,7 +133,7 @@ def _check_numbers(value: Any, most: int, name: str = "it") -> None:
         raise ValueError(f"{name} is too large for the tensors that are there")
 
 
-def _grown(saved: Mapping[str, Any]) -> ExpertNetwork:
+def _grown(saved: State) -> ExpertNetwork:
     """Return a network of the saved architecture with heads of the saved classes, its numbers yet to come."""
     settings = dict(saved["architecture"])
     network = build(layout=layout_of(settings.pop("layout")), **settings)
@@ -139,7 +143,7 @@ def _grown(saved: Mapping[str, Any]) -> ExpertNetwork:
     return network
 
 
-def _built(saved: Mapping[str, Any]) -> ExpertNetwork:
+def _built(saved: Mapping[str, object]) -> ExpertNetwork:
     with torch.random.fork_rng(devices=[]):  # first weights are thrown away: they must cost no random numbers
         network = _grown({**saved, "class_ids": []})
     network.load_state(dict(saved))

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from incrlt.errors import UserError
 from incrlt.models.maps import Maps
 
+Timm = Any
+"""A network of timm; which parts it has is its family's business."""
 SOURCES = (4, 8, 16)
 """By how much the maps that SHIKE's experts fuse are smaller than the picture."""
 
@@ -79,7 +81,7 @@ class Pyramid:
     channels: tuple[int, ...]
 
 
-def resnet(model: Any, last_activation: bool) -> Pyramid:
+def resnet(model: Timm, last_activation: bool) -> Pyramid:
     """Cut a ResNet: the ReLU after the last addition of each stage is the stage's."""
     layers = (model.layer1, model.layer2, model.layer3, model.layer4)
     stages = tuple(
@@ -91,7 +93,7 @@ def resnet(model: Any, last_activation: bool) -> Pyramid:
     return Pyramid(entry, stages, model.global_pool, model.num_features, (2, 3), (0, 1, 2), channels)
 
 
-def convnext(model: Any, last_activation: bool) -> Pyramid:
+def convnext(model: Timm, last_activation: bool) -> Pyramid:
     """Cut a ConvNeXt: no activation ends its stages, a norm follows the pooling."""
     stages = tuple(Stage(stage) for stage in model.stages)
     channels = tuple(info["num_chs"] for info in model.feature_info)
@@ -99,7 +101,7 @@ def convnext(model: Any, last_activation: bool) -> Pyramid:
     return Pyramid(model.stem, stages, end, model.num_features, (2, 3), (0, 1, 2), channels)
 
 
-def efficientnet(model: Any, last_activation: bool) -> Pyramid:
+def efficientnet(model: Timm, last_activation: bool) -> Pyramid:
     """Cut an EfficientNet: seven stages without an activation at their ends, and the last convolution with one."""
     last = Stage(nn.Sequential(model.conv_head, model.bn2), _taken(model.bn2, "act"))
     stages = (*(Stage(block) for block in model.blocks), last)
@@ -109,7 +111,7 @@ def efficientnet(model: Any, last_activation: bool) -> Pyramid:
     return Pyramid(entry, stages, model.global_pool, model.num_features, (3, 5), (1, 2, 4), channels)
 
 
-PYRAMIDS: dict[str, Callable[[Any, bool], Pyramid]] = {
+PYRAMIDS: dict[str, Callable[[Timm, bool], Pyramid]] = {
     "resnet": resnet,
     "convnext": convnext,
     "efficientnet": efficientnet,
@@ -125,7 +127,7 @@ CLASSES = {
 """The class in timm that a family's members are made of: a name that fits and another class cannot be cut so."""
 
 
-def _taken(block: Any, name: str) -> nn.Module:
+def _taken(block: object, name: str) -> nn.Module:
     """Take an activation out of a block and return it."""
     act: nn.Module = getattr(block, name)
     setattr(block, name, nn.Identity())
@@ -234,7 +236,7 @@ class TransformerStem(nn.Module):
         blocks: How many blocks are shared.
     """
 
-    def __init__(self, model: Any, blocks: int) -> None:
+    def __init__(self, model: Timm, blocks: int) -> None:
         super().__init__()
         model.blocks = model.blocks[:blocks]
         for name in ("norm", "fc_norm", "head_drop", "head"):
@@ -264,7 +266,7 @@ class TransformerBranch(nn.Module):
         blocks: How many blocks the stem has.
     """
 
-    def __init__(self, model: Any, blocks: int) -> None:
+    def __init__(self, model: Timm, blocks: int) -> None:
         super().__init__()
         model.blocks = model.blocks[blocks:]
         model.patch_embed = model.pos_drop = model.patch_drop = model.norm_pre = model.head = nn.Identity()
@@ -299,7 +301,7 @@ class PassOn(nn.Module):
         return features, ()
 
 
-def transformer_cut(model: Any, shared: str) -> int:
+def transformer_cut(model: Timm, shared: str) -> int:
     """Return how many blocks of a ViT are shared: two thirds, or five sixths of them."""
     depth = len(model.blocks)
     return round(depth * (2 / 3 if shared == "stem" else 5 / 6))

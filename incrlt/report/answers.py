@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jinja2
 from markupsafe import Markup
@@ -18,7 +18,7 @@ MOST: Final = 500
 _FOLDER = Path(__file__).parent
 
 
-def write_answers(path: Path, facts: Mapping[str, Any], cards: Sequence[Mapping[str, Any]]) -> Path:
+def write_answers(path: Path, facts: Mapping[str, object], cards: Sequence[Mapping[str, object]]) -> Path:
     """Write the page, one file that opens offline.
 
     Args:

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from incrlt.files import Plain
 from incrlt.metrics import StreamRecord, class_rows
 from incrlt.metrics.confusion import group_confusion as confusion_by_group
 from incrlt.metrics.forgetting import drop_from_best
 from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.numbers import nested
-from incrlt.report.reading import Json, Run, number
+from incrlt.report.reading import Run, number
 
-Figure = dict[str, Any]
+Figure = Plain
 Series = Sequence[float | None]
 
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -53,7 +54,7 @@ def figure(data: list[Figure], x: str, y: str, **layout: Any) -> Figure:
     return {"data": data, "layout": {**base, **layout}}
 
 
-def line(name: str, y: Series, colour: str, dash: str = "solid", **rest: Any) -> Figure:
+def line(name: str, y: Series, colour: str, dash: str = "solid", **rest: object) -> Figure:
     """Return a line over 0, 1, ... with gaps where values are None."""
     values = [None if value is None else round(value, 2) for value in y]
     return {
@@ -99,7 +100,7 @@ def whole_ticks(num: int) -> Figure:
     return {"dtick": 1, "tick0": 0} if num <= 21 else {"tickformat": ",d"}
 
 
-def _series(summaries: Mapping[str, Json], names: Mapping[str, tuple[str, str]]) -> list[Figure]:
+def _series(summaries: Mapping[str, Plain], names: Mapping[str, tuple[str, str]]) -> list[Figure]:
     """One line per read-out (dash) and per series of ``names`` (key -> label, colour).
 
     ``meta`` names the read-out, so that the page can show one of them.
@@ -114,7 +115,7 @@ def _series(summaries: Mapping[str, Json], names: Mapping[str, tuple[str, str]])
     return lines
 
 
-def experience_chart(traces: list[Figure], y: str, barmode: str = "group", **yaxis: Any) -> Figure | None:
+def experience_chart(traces: list[Figure], y: str, barmode: str = "group", **yaxis: object) -> Figure | None:
     """Return a chart over experience numbers, or None where there is nothing to draw."""
     if not traces:
         return None
@@ -122,7 +123,7 @@ def experience_chart(traces: list[Figure], y: str, barmode: str = "group", **yax
     return figure(traces, "experience", y, xaxis=ticks, yaxis=yaxis, barmode=barmode)
 
 
-def accuracy(summaries: Mapping[str, Json]) -> Figure | None:
+def accuracy(summaries: Mapping[str, Plain]) -> Figure | None:
     """Accuracy on all seen classes after each experience, one line per convention."""
     names = {
         f"accuracy/{name}": (name.replace("_", " "), colour) for name, colour in _CONVENTION_COLOURS.items()
@@ -135,20 +136,20 @@ def accuracy(summaries: Mapping[str, Json]) -> Figure | None:
     return experience_chart(lines, "accuracy, %", rangemode="tozero")
 
 
-def groups(summaries: Mapping[str, Json]) -> Figure | None:
+def groups(summaries: Mapping[str, Plain]) -> Figure | None:
     """Accuracy of the seen many, medium and few classes after each experience."""
     names = {f"accuracy/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
     return experience_chart(_series(summaries, names), "accuracy, %", rangemode="tozero")
 
 
-def forgetting_over_time(summaries: Mapping[str, Json]) -> Figure | None:
+def forgetting_over_time(summaries: Mapping[str, Plain]) -> Figure | None:
     """Forgetting after each experience: over tasks, and of the old classes of each group."""
     names = {"forgetting/chaudhry_over_tasks": ("over tasks", "@ink")}
     names |= {f"forgetting/{group}_over_classes": (group, f"@{group}") for group in GROUPS}
     return experience_chart(_series(summaries, names), "forgetting, points", rangemode="tozero")
 
 
-def matrix(summary: Json, names: Sequence[str] = ()) -> Figure | None:
+def matrix(summary: Plain, names: Sequence[str] = ()) -> Figure | None:
     """The accuracy matrix: row t after experience t, column j the classes of experience j.
 
     Args:
@@ -158,7 +159,7 @@ def matrix(summary: Json, names: Sequence[str] = ()) -> Figure | None:
     return _heat(summary.get("accuracy_matrix"), "seq", "%", names)
 
 
-def lost(summary: Json, names: Sequence[str] = ()) -> Figure | None:
+def lost(summary: Plain, names: Sequence[str] = ()) -> Figure | None:
     """The forgetting matrix: row t, column j the best accuracy on experience j before t minus that after t."""
     rows = summary.get("accuracy_matrix")
     if not rows or len(rows) < 2:
@@ -207,7 +208,7 @@ def _matrix_height(size: int) -> int:
     return min(620, 220 + 26 * size)
 
 
-def accuracy_per_experience(summary: Json) -> Figure | None:
+def accuracy_per_experience(summary: Plain) -> Figure | None:
     """The columns of the accuracy matrix as curves: how each experience's classes fare from arrival on."""
     rows = summary.get("accuracy_matrix")
     if not rows or len(rows) < 2:
@@ -255,7 +256,7 @@ def _bands_by_age(rows: Sequence[Sequence[float | None]]) -> Figure:
     )  # fmt: skip
 
 
-def forgetting_by_age(summary: Json, which: str) -> Figure | None:
+def forgetting_by_age(summary: Plain, which: str) -> Figure | None:
     """Bars of forgetting by age of the class, one colour per group.
 
     Args:
@@ -270,7 +271,7 @@ def forgetting_by_age(summary: Json, which: str) -> Figure | None:
     return figure(bars, "age of the class, experiences since it arrived", "forgetting, points", **layout)
 
 
-def _age_bar(group: str, cells: Mapping[str, Json]) -> Figure:
+def _age_bar(group: str, cells: Mapping[str, Plain]) -> Figure:
     values = [number(cell["forgetting"]) for cell in cells.values()]
     return {
         "type": "bar",
@@ -295,7 +296,7 @@ def class_size(record: StreamRecord) -> Figure | None:
     return figure(points, "training images of the class", "accuracy, %", **layout)
 
 
-def _points(group: str, rows: Sequence[Json]) -> Figure:
+def _points(group: str, rows: Sequence[Plain]) -> Figure:
     return {
         "type": "scatter",
         "mode": "markers",
@@ -309,7 +310,7 @@ def _points(group: str, rows: Sequence[Json]) -> Figure:
     }
 
 
-def routing_curve(sweep: Sequence[Json]) -> Figure | None:
+def routing_curve(sweep: Sequence[Plain]) -> Figure | None:
     """Accuracy over computation at rising thresholds: all classes, and those of each group."""
     if len(sweep) < 2:
         return None
@@ -324,7 +325,7 @@ def routing_curve(sweep: Sequence[Json]) -> Figure | None:
     return figure(lines, "million multiply-adds per image", "accuracy, %", hovermode="closest")
 
 
-def confusion(summary: Json, side: str) -> Figure | None:
+def confusion(summary: Plain, side: str) -> Figure | None:
     """Stacked bars: what the test images of the old (or new) classes are taken for after each experience."""
     other = "new" if side == "old" else "old"
     parts = {
@@ -425,7 +426,7 @@ def learning_rate(run: Run) -> Figure | None:
     return figure([trace], "epoch of the run", "learning rate", **layout)
 
 
-def _terms(event: Json) -> dict[str, Any]:
+def _terms(event: Plain) -> Plain:
     terms = event.get("terms")
     if isinstance(terms, dict) and terms:
         return terms
@@ -437,17 +438,17 @@ def _thinned(num: int) -> range:
     return range(0, num, max(1, -(-num // MAX_POINTS)))
 
 
-def _significant(value: Any) -> float | None:
+def _significant(value: object) -> float | None:
     known = number(value)
     return None if known is None else float(f"{known:.4g}")
 
 
-def _where(event: Json) -> str:
+def _where(event: Plain) -> str:
     stage = f", {event['stage']}" if event.get("stage") else ""
     return f"experience {event.get('experience', '?')}{stage}, epoch {event.get('epoch', '?')}"
 
 
-def _boundaries(epochs: Sequence[Json]) -> list[Figure]:
+def _boundaries(epochs: Sequence[Plain]) -> list[Figure]:
     """Vertical lines where the experience changes."""
     changes = [
         position

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from incrlt.files import Plain
 from incrlt.metrics import StreamRecord
 from incrlt.metrics.tasks import most_forgotten, task_rows
 from incrlt.report.charts import Figure, figure
-from incrlt.report.reading import Json, Run
+from incrlt.report.reading import Run
 from incrlt.written import cut
 
 MOST_KEPT = 100
@@ -118,7 +119,7 @@ def _axis(classes: np.ndarray, names: Sequence[str]) -> Figure:
     return axis | {"tickvals": places, "ticktext": [cut(names[index], LONGEST_TICK) for index in classes]}
 
 
-def counted(run: Run) -> Json | None:
+def counted(run: Run) -> Plain | None:
     """Return the last counts of all read-outs for the page, each class by :func:`sparse`.
 
     ``most`` is set where a class was taken for more classes than are kept.

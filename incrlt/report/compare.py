@@ -6,15 +6,14 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.metrics.groups import GROUPS
 from incrlt.report import compare_charts, seeds
 from incrlt.report.charts import Figure
 from incrlt.report.export import distinct_labels, write_tables
 from incrlt.report.page import render
-from incrlt.report.reading import Json, Run, number
+from incrlt.report.reading import Run, number
 from incrlt.report.seeds import Line
 from incrlt.words import counted
 
@@ -91,7 +90,7 @@ def write_index(pages: Sequence[tuple[Run, Path]], folder: Path, plotly_file: st
     return write_atomic(folder / "index.html", page)
 
 
-def _content(group: Group, folder: Path) -> Json:
+def _content(group: Group, folder: Path) -> Plain:
     """Return what the index shows of one protocol, its tables written beside it."""
     lines = seeds.lines([run for run, _ in group.runs], [name for name, _, _ in COLUMNS])
     labels = dict(zip(lines, distinct_labels(lines), strict=True))
@@ -134,7 +133,7 @@ def _left_out(runs: Sequence[Run]) -> list[str]:
     return [f"{counted(num, 'run')} {which}" for which, num in found.items() if num]
 
 
-def _over_seeds(line: Line, labels: Mapping[Line, str]) -> Json:
+def _over_seeds(line: Line, labels: Mapping[Line, str]) -> Plain:
     """Return a line of the table over seeds: estimates, and differences to the first line's where it is another."""
     reference = seeds.reference_of(line, list(labels))
     return {
@@ -182,7 +181,7 @@ def differences(first: Run, other: Run) -> list[str]:
     return [text for text in words if text] or ["the kept images"]
 
 
-def _difference(key: str, word: str, first: Json, other: Json) -> str:
+def _difference(key: str, word: str, first: Plain, other: Plain) -> str:
     theirs, ours = first.get(key), other.get(key)
     if theirs == ours:
         return ""
@@ -190,17 +189,17 @@ def _difference(key: str, word: str, first: Json, other: Json) -> str:
     return word if long else f"{word} ({_words(theirs)} there, {_words(ours)} here)"
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {inner}" for key, inner in value.items()) or "none"
     return "unknown" if value is None else str(value)
 
 
-def _rows(group: Group) -> list[Json]:
+def _rows(group: Group) -> list[Plain]:
     return [row for place, (run, link) in enumerate(group.runs, 1) for row in rows_of(run, link, place)]
 
 
-def rows_of(run: Run, link: str, place: int) -> list[Json]:
+def rows_of(run: Run, link: str, place: int) -> list[Plain]:
     """Return one row per read-out: who, how far, and the numbers of :data:`COLUMNS`."""
     planned = run.num_planned
     return [

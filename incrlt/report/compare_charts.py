@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from incrlt.files import Plain
 from incrlt.report.charts import DASHES, PALETTE, SYMBOLS, Figure, Series, experience_chart, figure, line
-from incrlt.report.reading import Json
 from incrlt.report.seeds import Estimate
 from incrlt.written import cut
 
@@ -53,7 +53,7 @@ def compared(
     return chart
 
 
-def legend(chart: Figure) -> list[Json]:
+def legend(chart: Figure) -> list[Plain]:
     """Return the rows of the table that is the legend of :func:`compared`: number, look, name, first and last value."""
     return [
         {

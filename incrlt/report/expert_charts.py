@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from incrlt.files import Plain
 from incrlt.metrics import class_groups
 from incrlt.metrics.calibration import Reliability, reliability_by_group
 from incrlt.metrics.experts import Values, disagreement, expert_accuracy
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name
 from incrlt.report.charts import PALETTE, SYMBOLS, Figure, experience_chart, figure, filled, line, whole_ticks
-from incrlt.report.reading import Json, Run, number
+from incrlt.report.reading import Run, number
 
 COLOURS = {"over_classes": "@ink", **{group: f"@{group}" for group in GROUPS}}
 NAMES = {"over_classes": "over classes", **{group: group for group in GROUPS}}
@@ -168,7 +169,7 @@ def expert_curve(run: Run) -> Figure | None:
     return figure(lines, title, "accuracy, %", xaxis=axis, yaxis=axis, hovermode="closest")
 
 
-def experts_used(rows: Sequence[Json], by: str) -> Figure | None:
+def experts_used(rows: Sequence[Plain], by: str) -> Figure | None:
     """Experts that the router runs on an image after each experience.
 
     Args:

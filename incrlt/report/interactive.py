@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from incrlt.errors import UserError
+from incrlt.files import Plain
 from incrlt.report.page import _FOLDER, contents
 from incrlt.report.reading import Run, read_run
 
@@ -39,7 +40,7 @@ def figures(run: Run | str | os.PathLike[str]) -> dict[str, Figure]:
     return {name: Figure(_concrete(_with_texts(chart))) for name, chart in charts.items()}
 
 
-def _with_texts(chart: dict[str, Any]) -> dict[str, Any]:
+def _with_texts(chart: Plain) -> Plain:
     """Give every cell of a heat map the text of its column, and of its row, as the page's script does."""
     meta = chart["layout"].get("meta", {})
     columns, rows = meta.get("columns"), meta.get("rows")
@@ -49,7 +50,7 @@ def _with_texts(chart: dict[str, Any]) -> dict[str, Any]:
     return {**chart, "data": [{**one, "text": text or [columns] * len(one["z"])} for one in chart["data"]]}
 
 
-def _concrete(value: Any, is_colour: bool = False) -> Any:
+def _concrete(value: object, is_colour: bool = False) -> object:
     """Replace names of colours by the light theme's, under keys that hold colours alone."""
     if isinstance(value, dict):
         return {key: _concrete(inner, bool(_COLOUR.search(key))) for key, inner in value.items()}

@@ -15,11 +15,11 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 import incrlt
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.metrics import StreamRecord, published
 from incrlt.report import charts, class_charts, expert_charts, tables
 from incrlt.report.charts import Figure
-from incrlt.report.reading import Json, Run, read_run
+from incrlt.report.reading import Run, read_run
 from incrlt.report.spending import spending
 from incrlt.report.verdict import verdict
 from incrlt.written import cut, written
@@ -70,11 +70,11 @@ def write_plotly(folder: Path) -> Path:
     return write_atomic(folder / PLOTLY_FILE, get_plotlyjs())
 
 
-def contents(run: Run) -> Json:
+def contents(run: Run) -> Plain:
     """Return everything the template shows, with what could not be made added to the problems."""
     problems = list(run.problems)
 
-    def made(what: str, make: Callable[[], Any], otherwise: Any) -> Any:
+    def made(what: str, make: Callable[[], Any], otherwise: object) -> Any:
         try:
             return make()
         except _UNEXPECTED as error:
@@ -165,7 +165,7 @@ def _charts_of_counts(run: Run, readout: str) -> dict[str, tuple[str, Callable[[
     }
 
 
-def _charts_of(summary: Json, names: list[str]) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
+def _charts_of(summary: Plain, names: list[str]) -> dict[str, tuple[str, Callable[[], Figure | None]]]:
     return {
         "matrix": ("The accuracy matrix", lambda: charts.matrix(summary, names)),
         "lost": ("The forgetting matrix", lambda: charts.lost(summary, names)),
@@ -216,7 +216,7 @@ def _sources(run: Run) -> list[tuple[str, str]]:
     return [*found, ("protocol.json, without its lists", _dumped(plan))] if plan else found
 
 
-def _dumped(content: Json) -> str:
+def _dumped(content: Plain) -> str:
     """Return a file's content as YAML, of a huge one what fits a page."""
     text = json.dumps(content, default=str)
     if len(text) > LONGEST_SOURCE:
@@ -245,7 +245,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def render(template: str, plotly_file: str | None = None, **context: Any) -> str:
+def render(template: str, plotly_file: str | None = None, **context: object) -> str:
     """Fill a template; script and style are inlined, so the page needs no network.
 
     Args:

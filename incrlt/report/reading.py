@@ -17,7 +17,7 @@ import incrlt
 from incrlt import manifest
 from incrlt.errors import UserError
 from incrlt.experiment.yamltext import BROKEN
-from incrlt.files import LARGEST_JSON, LARGEST_LOG, event_of, read_text
+from incrlt.files import LARGEST_JSON, LARGEST_LOG, Plain, event_of, read_text
 from incrlt.metrics import StreamRecord, load_records, main_readout, summarise
 from incrlt.metrics.evaluation import EVALUATIONS_FILE, EvaluationRecord, load_evaluations, misfit
 from incrlt.metrics.results import FORMAT
@@ -25,7 +25,6 @@ from incrlt.metrics.routing import ROUTING_FILE, SWEEP_FILE
 from incrlt.report.thumbnails import THUMBNAILS_FILE, Sheet, load_thumbnails
 from incrlt.written import cut
 
-Json = dict[str, Any]
 T = TypeVar("T")
 
 LARGEST_YAML = 300_000
@@ -51,21 +50,21 @@ class Run:
     """What could be read of a run folder."""
 
     folder: Path
-    config: Json = field(default_factory=dict)
-    protocol: Json = field(default_factory=dict)
-    environment: Json = field(default_factory=dict)
-    results: Json = field(default_factory=dict)
-    log: tuple[Json, ...] = ()
+    config: Plain = field(default_factory=dict)
+    protocol: Plain = field(default_factory=dict)
+    environment: Plain = field(default_factory=dict)
+    results: Plain = field(default_factory=dict)
+    log: tuple[Plain, ...] = ()
     """Events of log.jsonl in their order; damaged lines are left out."""
     records: Mapping[str, StreamRecord] = field(default_factory=dict)
     """Counts per read-out, that of the run's answers first."""
-    summaries: Mapping[str, Json] = field(default_factory=dict)
+    summaries: Mapping[str, Plain] = field(default_factory=dict)
     """Metrics per read-out, in the same order: from the counts, or from results.json where those cannot be read."""
     evaluations: EvaluationRecord = field(default_factory=EvaluationRecord)
     """Confidence, experts and memory; empty for runs of versions that did not record them."""
-    routing: tuple[Json, ...] = ()
+    routing: tuple[Plain, ...] = ()
     """Rows of routing.csv, one per experience; empty without a router."""
-    sweep: tuple[Json, ...] = ()
+    sweep: tuple[Plain, ...] = ()
     """Rows of routing_sweep.csv: accuracy over computation."""
     thumbnails: Sheet | None = None
     """Training images of every class; None for runs of versions that did not keep any."""
@@ -137,12 +136,12 @@ class Run:
         """Experiences evaluated so far."""
         return max((summary["num_experiences"] for summary in self.summaries.values()), default=0)
 
-    def events(self, kind: str) -> list[Json]:
+    def events(self, kind: str) -> list[Plain]:
         """Return the log's events of one kind: "start", "epoch", "experience", "stage", "end"."""
         return [event for event in self.log if event.get("event") == kind]
 
 
-def section_name(section: Any) -> str:
+def section_name(section: object) -> str:
     """Return the name in a configuration section: ``lucir`` or ``{name: lucir, ...}``."""
     return str(section.get("name", "")) if isinstance(section, Mapping) else str(section or "")
 
@@ -220,7 +219,7 @@ def _with_problems(run: Run, problems: list[str]) -> Run:
     return Run(**{**vars(run), "problems": said})
 
 
-def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> Json:
+def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> Plain:
     """Return the mapping in a JSON or YAML file; what is wrong is added to ``problems``."""
     loss = _LOSS.get(path.name, "it is left out")
     try:
@@ -237,7 +236,7 @@ def _mapping(path: Path, parse: Callable[[str], Any], problems: list[str]) -> Js
     return content
 
 
-def _config(text: str) -> Any:
+def _config(text: str) -> object:
     """Parse a configuration.
 
     Raises:
@@ -250,7 +249,7 @@ def _config(text: str) -> Any:
     return content
 
 
-def _size(node: Any, known: dict[int, int], above: tuple[int, ...]) -> int:
+def _size(node: object, known: dict[int, int], above: tuple[int, ...]) -> int:
     """Return how many values a parsed file is when written out; each part is counted once, however often it is named.
 
     Raises:
@@ -272,7 +271,7 @@ def _first_line(error: BaseException) -> str:
     return cut((text.splitlines() or [type(error).__name__])[0], LONGEST_MESSAGE)
 
 
-def _results(path: Path, problems: list[str]) -> Json:
+def _results(path: Path, problems: list[str]) -> Plain:
     if not path.exists():
         return {}  # an unfinished run has none; everything in it is computed from the counts
     content = _mapping(path, json.loads, problems)
@@ -284,7 +283,7 @@ def _results(path: Path, problems: list[str]) -> Json:
     return content
 
 
-def _saved_summaries(results: Json, problems: list[str]) -> dict[str, Json]:
+def _saved_summaries(results: Plain, problems: list[str]) -> dict[str, Plain]:
     """Return the summaries of results.json that have the parts a page needs."""
     readouts = results.get("readouts")
     items = readouts.items() if isinstance(readouts, dict) else ()
@@ -294,7 +293,7 @@ def _saved_summaries(results: Json, problems: list[str]) -> dict[str, Json]:
     return found
 
 
-def _clean(summary: Any) -> Json | None:
+def _clean(summary: object) -> Plain | None:
     """Return a saved summary with numbers where numbers belong, or None where it is no summary."""
     parts = summary if isinstance(summary, dict) else {}
     size, numbers, steps = (parts.get(key) for key in ("num_experiences", "numbers", "per_experience"))
@@ -328,7 +327,7 @@ def _records(folder: Path, problems: list[str]) -> dict[str, StreamRecord]:
     return dict(sorted(records.items(), key=lambda item: (item[0] != "cnn", item[0])))
 
 
-def _own_first(of_readouts: Mapping[str, T], config: Json) -> dict[str, T]:
+def _own_first(of_readouts: Mapping[str, T], config: Plain) -> dict[str, T]:
     """Return what there is per read-out, that of the run's own answers first."""
     if not of_readouts:
         return {}
@@ -380,7 +379,7 @@ def _of_newer_runs(
     return None
 
 
-def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:
+def _log(path: Path, problems: list[str]) -> tuple[Plain, ...]:
     try:
         lines = read_text(path, LARGEST_LOG, errors="replace").splitlines()
     except (OSError, ValueError) as error:
@@ -396,7 +395,7 @@ def _log(path: Path, problems: list[str]) -> tuple[Json, ...]:
     return good
 
 
-def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
+def _table(path: Path, problems: list[str]) -> tuple[Plain, ...]:
     """Return the rows of a CSV file of numbers, empty cells as None; only runs with a router have one."""
     if not path.exists():
         return ()
@@ -412,7 +411,7 @@ def _table(path: Path, problems: list[str]) -> tuple[Json, ...]:
     return tuple(rows)
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """Return a finite number, or None for anything else; an integer beyond all floats is not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -12,9 +12,10 @@ import numpy as np
 
 from incrlt.errors import UserError
 from incrlt.experiment.yamlfile import leaves
+from incrlt.files import Plain
 from incrlt.metrics.bias import FEWEST, bias_and_variance
 from incrlt.metrics.experts import Values
-from incrlt.report.reading import Json, Run, number
+from incrlt.report.reading import Run, number
 
 T_975: Final = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
@@ -182,7 +183,7 @@ def _task(run: Run) -> str:
     return json.dumps([*parts, run.evaluations.answers["labels"].tolist()], default=str)
 
 
-def bias_rows(runs: Sequence[Run]) -> list[Json]:
+def bias_rows(runs: Sequence[Run]) -> list[Plain]:
     """Return bias, variance and error per setting and read-out, over the last answers of its runs."""
     rows = []
     for own in trained_alike(runs):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from incrlt.files import Plain
 from incrlt.metrics.spent import spent
-from incrlt.report.reading import Json, Run
+from incrlt.report.reading import Run
 from incrlt.words import duration, size
 
 
-def spending(run: Run) -> list[Json]:
+def spending(run: Run) -> list[Plain]:
     """Return the rows of the table: stage, seconds as people say them, share in percent, images, cost and memory.
 
     Args:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from incrlt.files import Plain
 from incrlt.metrics import CONVENTIONS, StreamRecord, class_accuracy, class_rows, published
 from incrlt.metrics.confusion import negatives
 from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.tasks import expert_class_accuracy, lost_by_group, task_rows
 from incrlt.report.expert_charts import calibrations as diagrams
-from incrlt.report.reading import Json, Run, number, section_name
+from incrlt.report.reading import Run, number, section_name
 from incrlt.report.thumbnails import Sheet
 from incrlt.words import counted, duration
 from incrlt.written import cut
@@ -70,7 +71,7 @@ def tiles(run: Run) -> list[Tile]:
     ]
 
 
-def group_bars(summaries: Mapping[str, Json], record: StreamRecord | None) -> list[Json]:
+def group_bars(summaries: Mapping[str, Plain], record: StreamRecord | None) -> list[Plain]:
     """Return many, medium and few with their last accuracies, for the strip under the headline numbers."""
     sizes = {}
     if record is not None:
@@ -89,7 +90,7 @@ def group_bars(summaries: Mapping[str, Json], record: StreamRecord | None) -> li
     ]
 
 
-def numbers(summaries: Mapping[str, Json]) -> list[Json]:
+def numbers(summaries: Mapping[str, Plain]) -> list[Plain]:
     """Return every number: name, what it means, one value per read-out."""
     return [
         {
@@ -115,7 +116,7 @@ def row_name(run: Run) -> str:
     )
 
 
-def published_figures(protocol_name: str) -> list[Json]:
+def published_figures(protocol_name: str) -> list[Plain]:
     """Return the figures that the rows of a protocol give, each with our number of the same convention."""
     rows = published.for_protocol(protocol_name)
     return [
@@ -125,7 +126,7 @@ def published_figures(protocol_name: str) -> list[Json]:
     ]
 
 
-def published_rows(run: Run) -> list[Json]:
+def published_rows(run: Run) -> list[Plain]:
     """Return the published rows of the run's protocol with our difference per read-out, none before the run's end."""
     own = row_name(run)
     ours = [summary if run.complete else {"numbers": {}} for summary in run.summaries.values()]
@@ -160,7 +161,7 @@ def published_remarks(run: Run) -> list[str]:
     return remarks
 
 
-def experiences(run: Run) -> list[Json]:
+def experiences(run: Run) -> list[Plain]:
     """Return one row per experience: classes, images, memory, seconds, accuracies of the main read-out."""
     summary = next(iter(run.summaries.values()), None)
     if summary is None:
@@ -183,7 +184,7 @@ def experiences(run: Run) -> list[Json]:
     ]
 
 
-def _planned(plan: Any, t: int) -> Json:
+def _planned(plan: object, t: int) -> Plain:
     if not isinstance(plan, list) or t >= len(plan) or not isinstance(plan[t], dict):
         return {"new_classes": None, "images": None}
     classes = plan[t].get("classes")
@@ -193,7 +194,7 @@ def _planned(plan: Any, t: int) -> Json:
     }
 
 
-def classes(run: Run) -> list[Json]:
+def classes(run: Run) -> list[Plain]:
     """Return one row per class with a curve and what the memory holds; other read-outs add their last accuracy."""
     if not run.records:
         return []
@@ -219,7 +220,7 @@ def _share(dropped: float | None, earlier: np.ndarray) -> float | None:
     return None if dropped is None or not best > 0 else 100 * dropped / float(best)
 
 
-def tasks(record: StreamRecord) -> list[Json]:
+def tasks(record: StreamRecord) -> list[Plain]:
     """Return one row per experience: its classes by name, what became of them and what they are taken for."""
     rows = task_rows(record)
     for row in rows:
@@ -232,7 +233,7 @@ def tasks(record: StreamRecord) -> list[Json]:
     return rows
 
 
-def lost(run: Run) -> list[Json]:
+def lost(run: Run) -> list[Plain]:
     """Return what the old classes of each group had and lost, a row per read-out and per expert alone."""
     rows = [
         {"who": _READOUTS.get(name, name), "readout": name, **_lost(class_accuracy(record), record)}
@@ -246,7 +247,7 @@ def lost(run: Run) -> list[Json]:
     return [row for row in rows if row["groups"]["over_classes"]["best"] is not None]
 
 
-def _lost(accuracy: np.ndarray, record: StreamRecord) -> Json:
+def _lost(accuracy: np.ndarray, record: StreamRecord) -> Plain:
     old = accuracy[-1][record.experience_of_class[: accuracy.shape[1]] < record.num_experiences - 1]
     known = old[~np.isnan(old)]
     return {
@@ -272,7 +273,7 @@ def points(values: np.ndarray, first: int) -> str:
     return ", ".join(f"after {first + at}: {values[at]:.0f}" for at in shown if not np.isnan(values[at]))
 
 
-def thumbnails(run: Run) -> Json | None:
+def thumbnails(run: Run) -> Plain | None:
     """Return the sheet of thumbnails for the page, once, and where each seen class lies on it; None without one."""
     sheet, record = run.thumbnails, next(iter(run.records.values()), None)
     if sheet is None or record is None:
@@ -285,12 +286,12 @@ def thumbnails(run: Run) -> Json | None:
     }
 
 
-def _thumbnail(sheet: Sheet, index: int) -> Json:
+def _thumbnail(sheet: Sheet, index: int) -> Plain:
     left, top = sheet.place(index)
     return {"count": sheet.counts[index], "left": left, "top": top}
 
 
-def calibrations(run: Run) -> list[Json]:
+def calibrations(run: Run) -> list[Plain]:
     """Return the calibration of each read-out that has one: per group error and overconfidence in points."""
     found = {readout: diagrams(run, readout) for readout in run.records}
     return [
@@ -327,12 +328,12 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [(name, cut(value, LONGEST.get(name, 400))) for name, value in found if value]
 
 
-def _experts(section: Any) -> str:
+def _experts(section: object) -> str:
     count = section.get("num_experts") if isinstance(section, Mapping) else None
     return f"{section_name(section)}, K = {count}" if count else section_name(section)
 
 
-def _size(results: Json) -> str:
+def _size(results: Plain) -> str:
     """Return what the network costs: experts are not free, so it stands beside every number."""
     parameters, cost = number(results.get("parameters")), number(results.get("mega_macs"))
     if parameters is None or cost is None:
@@ -340,7 +341,7 @@ def _size(results: Json) -> str:
     return f"{parameters / 1e6:.2f} M parameters, {cost:.1f} M multiply-adds an image"
 
 
-def routing(run: Run) -> list[Json]:
+def routing(run: Run) -> list[Plain]:
     """Return the rows of the routing table, one per experience."""
     columns = (
         "mean_experts",
@@ -354,11 +355,11 @@ def routing(run: Run) -> list[Json]:
     ]
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return "" if value is None else f"{value:g}" if number(value) is not None else str(value)
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """Return ``{"per_class": 20}`` as "per class 20"."""
     if isinstance(value, Mapping):
         known = {key: inner for key, inner in value.items() if inner is not None}
@@ -366,7 +367,7 @@ def _words(value: Any) -> str:
     return _plain(value)
 
 
-def _where(environment: Json) -> list[tuple[str, str]]:
+def _where(environment: Plain) -> list[tuple[str, str]]:
     packages = ("incrlt", "torch", "torchvision", "avalanche", "numpy", "python")
     versions = ", ".join(f"{name} {environment[name]}" for name in packages if environment.get(name))
     commit = str(environment.get("git_commit") or "")[:10]

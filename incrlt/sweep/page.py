@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from incrlt.files import write_atomic
+from incrlt.files import Plain, write_atomic
 from incrlt.report.__main__ import report
 from incrlt.report.charts import PALETTE, Figure, figure
 from incrlt.report.page import PLOTLY_FILE, render
@@ -66,7 +66,7 @@ def write(sweep: Sweep, items: Sequence[Item], folder: Path) -> Path | None:
     return write_atomic(folder / "sweep.html", page)
 
 
-def _lines(found: Sequence[Setting], runs: Mapping[Task, Run], best: set[Setting]) -> list[dict[str, Any]]:
+def _lines(found: Sequence[Setting], runs: Mapping[Task, Run], best: set[Setting]) -> list[Plain]:
     """Return a line per setting; differences are to one of them, seed by seed."""
     numbers = {setting: on_test_images(setting, runs) for setting in found}
     first = _reference(found)
@@ -100,7 +100,7 @@ def _reference(found: Sequence[Setting]) -> Setting:
 
 def _content(
     sweep: Sweep, items: Sequence[Item], lines: Sequence[Mapping[str, Any]], reference: str
-) -> dict[str, Any]:
+) -> Plain:
     """Return the table as plain data."""
     plain = [
         {
@@ -119,7 +119,7 @@ def _content(
     }
 
 
-def _plain(cell: tuple[Interval, Interval | None]) -> dict[str, Any]:
+def _plain(cell: tuple[Interval, Interval | None]) -> Plain:
     value, gap = cell
     return {**vars(value), "difference": None if gap is None else vars(gap)}
 
@@ -155,7 +155,7 @@ def _sensitivity(key: str, sweep: Sweep, found: Sequence[Setting], runs: Mapping
     return figure(traces, key, title, xaxis=axis, hovermode="closest")
 
 
-def _trace(label: str, points: Sequence[tuple[Any, float, str]], place: int, numeric: bool) -> Figure:
+def _trace(label: str, points: Sequence[tuple[object, float, str]], place: int, numeric: bool) -> Figure:
     return {
         "type": "scatter",
         "mode": "markers",

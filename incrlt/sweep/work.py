@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from incrlt.endings import BAD_INPUT
-from incrlt.files import read_json, write_atomic
+from incrlt.files import Plain, read_json, write_atomic
 from incrlt.sweep.asha import goes_on
 from incrlt.sweep.engines import Engine, Job, stop_all
 from incrlt.sweep.table import Row
@@ -62,7 +62,7 @@ class Judge:
         return good
 
 
-def _known(path: Path) -> dict[str, Any]:
+def _known(path: Path) -> Plain:
     """Return what was decided; nothing where the file is missing or damaged, since every decision can be taken anew."""
     try:
         content = read_json(path)

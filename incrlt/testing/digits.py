@@ -146,7 +146,7 @@ def train(strategy: IncrTemplate, experiences: Iterable[Any], evaluate: Any = No
     return accuracy(strategy, evaluate) if evaluate is not None else None
 
 
-def accuracy(strategy: IncrTemplate, experiences: Sequence[Any]) -> float:
+def accuracy(strategy: IncrTemplate, experiences: Sequence[object]) -> float:
     """Stream accuracy by Avalanche's metric."""
     found = strategy.eval(experiences)
     (value,) = [v for k, v in found.items() if k.startswith("Top1_Acc_Stream/eval_phase/test")]

@@ -79,7 +79,7 @@ class StageLearner(Learner):
         """Make the stage."""
         return self.stage(**self.stage_settings)
 
-    def build(self, experts: ExpertMethod | None = None, **options: Any) -> IncrTemplate:
+    def build(self, experts: ExpertMethod | None = None, **options: object) -> IncrTemplate:
         """Make the strategy with the stage."""
         return super().build(experts, **{"head": self.head, self.kind: self.part(), **options})
 

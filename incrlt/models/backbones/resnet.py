@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from incrlt.files import Plain
 from incrlt.models.layout import Layout
 from incrlt.models.maps import Maps
 from incrlt.models.parts import TellingChain, strided
@@ -35,7 +36,7 @@ class ResNet:
         blocks: Basic blocks per stage (depth = 6 blocks + 2).
     """
 
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    variants: ClassVar[Mapping[str, Plain]] = {
         "resnet8": {"blocks": 1},
         "resnet14": {"blocks": 2},
         "resnet20": {"blocks": 3},

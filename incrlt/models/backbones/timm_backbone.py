@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
 from incrlt.errors import UserError, did_you_mean, shown
 from incrlt.families import FAMILIES, NOT_IN_TIMM, PREFIX, family_of
+from incrlt.files import Plain
 from incrlt.models import timm_cuts as cuts
 from incrlt.models.layout import Layout
 from incrlt.models.parts import Chain, TellingChain, strided
@@ -44,7 +45,7 @@ class TimmBackbone:
     in_channels: int
     width: int
     last_relu: bool
-    weights: Callable[[Any], None] | None = None
+    weights: Callable[[nn.Module], None] | None = None
     family: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class TimmBackbone:
             return self._whole()
         return self._stem(layout)
 
-    def branch(self, layout: Layout, expert: int) -> Any:
+    def branch(self, layout: Layout, expert: int) -> nn.Module:
         """Return the own part of an expert, counted from 0."""
         if layout.shared == "all":
             return cuts.PassOn(int(self.whole().num_features))
@@ -72,7 +73,7 @@ class TimmBackbone:
             return self._whole()
         return self._branch(layout, expert)
 
-    def whole(self, planes: tuple[int, ...] = PLANES) -> Any:
+    def whole(self, planes: tuple[int, ...] = PLANES) -> cuts.Timm:
         """Return a network of timm as it is, without its classifier.
 
         Args:
@@ -88,7 +89,7 @@ class TimmBackbone:
         if not timm.is_model(bare):
             known = timm.list_models()
             raise UserError(f"timm {timm.__version__} knows no {shown(bare)}.{did_you_mean(bare, known)}")
-        extra: dict[str, Any] = {**settings}
+        extra: Plain = {**settings}
         if planes != PLANES:
             extra["channels"] = planes
         if self.family == "vit":
