@@ -14,7 +14,10 @@ SECONDS = 280
 
 
 def run_alone(file: str, *options: str, **environment: str) -> None:
-    """Run ``tests/kernels/<file>`` with options of pytest; fails with its output unless all of its tests pass. Skips without Triton."""
+    """Run ``tests/kernels/<file>`` with options of pytest; skips without Triton.
+
+    Fails with its output unless all of its tests pass.
+    """
     pytest.importorskip("triton", reason="the package triton is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(HERE / file)]
     command += options
