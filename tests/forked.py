@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -64,6 +65,7 @@ def serve(answer: Callable[[Any], dict[str, Any]]) -> None:
     """Answer one JSON object per line of stdin."""
     torch.set_num_threads(1)  # a fork must not inherit a pool of threads
     warm_up()
+    gc.freeze()  # a search for garbage would copy every page of this process
     for line in sys.stdin:
         sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
         sys.stdout.flush()
