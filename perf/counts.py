@@ -12,18 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import incrlt._compat  # noqa: F401  (before avalanche)
-
 import torch
 import triton
-from avalanche.core import SupervisedPlugin
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from incrlt.kernels import closed_form
 from perf.aot import compiled, launches
 from perf.bench_kernels_cpu import PUBLISHED, fused, problem
-from perf.bench_steps import METHODS, strategy_of, stream
 from perf.output import write
 
 BASELINE = Path(__file__).resolve().parent / "data" / "counts.json"
@@ -107,32 +103,6 @@ def of_closed_form() -> dict[str, dict[str, float]]:
     return found
 
 
-class StepCounter(SupervisedPlugin):
-    """Counts the operators of each training step."""
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Begin."""
-        self.passes = Passes()
-        self.passes.__enter__()
-
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """End."""
-        self.passes.__exit__(None, None, None)
-
-
-def of_steps() -> dict[str, dict[str, float]]:
-    """Count operators of one eager step of ResNet-32 with a teacher, optimizer included: launches on a GPU."""
-    found = {}
-    for name, experts in METHODS.items():
-        benchmark, counter = stream(2), StepCounter()
-        strategy = strategy_of(experts, "eager", "closed_form", torch.device("cpu"), 1, "resnet32", "fp32")
-        strategy.plugins.append(counter)
-        for experience in benchmark.train_stream:
-            strategy.train(experience)
-        found[name] = {"operators": counter.passes.operators}
-    return found
-
-
 def versions() -> dict[str, str]:
     """Return what counts depend on."""
     return {"triton": triton.__version__, "torch": torch.__version__.split("+")[0]}
@@ -140,6 +110,8 @@ def versions() -> dict[str, str]:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Return all counts with the versions they depend on; ``folder`` takes a file in between."""
+    from perf.step_counts import of_steps  # Avalanche: its import takes longer than many of the compilations
+
     return {
         "machine": versions(),
         "counts": {"kernels": of_kernels(folder), "closed_form": of_closed_form(), "steps": of_steps()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,26 @@ def name(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
+@pytest.fixture(scope="module")
+def toy_package(tmp_path_factory) -> Path:
+    """A package with our rooms and contracts, which is in order."""
+    pytest.importorskip("importlinter")
+    folder = tmp_path_factory.mktemp("toy")
+    rooms = (
+        "runner strategies stages training plugins experts experiment models benchmarks data losses kernels"
+    )
+    rooms += " metrics report"
+    for room in rooms.split():
+        (folder / "incrlt" / room).mkdir(parents=True)
+        (folder / "incrlt" / room / "__init__.py").touch()
+    (folder / "incrlt" / "__init__.py").touch()
+    (folder / "incrlt" / "plugins" / "memory.py").touch()
+    (folder / "incrlt" / "data" / "tensors.py").write_text("import torch\n")
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    assert lint_imports(folder, folder).returncode == 0, "the toy package is in order before"
+    return folder
+
+
 def test_import_contracts_hold():
     pytest.importorskip("importlinter")
     result = lint_imports(REPOSITORY, REPOSITORY)
@@ -71,22 +92,9 @@ def test_import_contracts_hold():
         ("losses/wrong.py", "import triton"),
     ],
 )
-def test_import_contracts_bite(tmp_path, module, statement):
+def test_import_contracts_bite(toy_package, tmp_path, module, statement):
     """A contract that nothing can break protects nothing: break each on purpose in a toy package."""
-    pytest.importorskip("importlinter")
-    rooms = (
-        "runner strategies stages training plugins experts experiment models benchmarks data losses kernels"
-    )
-    rooms += " metrics report"
-    for room in rooms.split():
-        (tmp_path / "incrlt" / room).mkdir(parents=True)
-        (tmp_path / "incrlt" / room / "__init__.py").touch()
-    (tmp_path / "incrlt" / "__init__.py").touch()
-    (tmp_path / "incrlt" / "plugins" / "memory.py").touch()
-    (tmp_path / "incrlt" / "data" / "tensors.py").write_text("import torch\n")
-    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    assert lint_imports(tmp_path, tmp_path).returncode == 0, "the toy package is in order before"
-
+    shutil.copytree(toy_package, tmp_path, dirs_exist_ok=True)
     (tmp_path / "incrlt" / module).write_text(statement + "\n")
     result = lint_imports(tmp_path, tmp_path)
     assert result.returncode == 1, f"{statement!r} in {module} went unnoticed\n{result.stdout}{result.stderr}"
@@ -102,6 +110,12 @@ def test_light_modules_load_neither_torch_nor_avalanche(module):
     assert not result.stdout.strip(), f"import {module} loads {result.stdout.strip()}"
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The tree of a source file, which no test changes."""
+    return ast.parse(path.read_text())
+
+
 def calls_to(tree: ast.AST, function: str) -> list[int]:
     """Lines on which ``function`` is called by its bare name."""
     return [
@@ -115,7 +129,7 @@ def calls_to(tree: ast.AST, function: str) -> list[int]:
 def test_only_the_console_prints(path):
     if path == PACKAGE / "console.py":
         return
-    lines = calls_to(ast.parse(path.read_text()), "print")
+    lines = calls_to(parsed(path), "print")
     assert not lines, f"{name(path)} prints on lines {lines}: use incrlt.console"
 
 
@@ -123,7 +137,7 @@ def test_only_the_console_prints(path):
 def test_no_star_imports(path):
     stars = [
         node.lineno
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
     ]
     assert not stars, f"{name(path)} imports * on lines {stars}"
@@ -146,7 +160,7 @@ def test_functions_are_short(path):
             return 60
         return 200 if function.name.endswith("_kernel") else 70
 
-    long = {f.name: length(f) for f in functions(ast.parse(path.read_text())) if length(f) > limit(f)}
+    long = {f.name: length(f) for f in functions(parsed(path)) if length(f) > limit(f)}
     assert not long, f"{name(path)}: longer than 60 lines: {long}"
 
 
@@ -156,7 +170,7 @@ def test_functions_are_annotated(path):
         return
     bare = [
         f"{f.name}({argument.arg})"
-        for f in functions(ast.parse(path.read_text()))
+        for f in functions(parsed(path))
         for argument in [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs]
         if argument.annotation is None and argument.arg not in ("self", "cls")
     ]
@@ -167,7 +181,7 @@ def test_functions_are_annotated(path):
 def test_compat_comes_before_avalanche(path):
     """Whoever imports Avalanche at module level imports the repairs first."""
     seen_compat = path == PACKAGE / "_compat.py"
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module == "incrlt":

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +18,9 @@ from tensorboard.plugins.hparams import metadata
 from incrlt.metrics import class_accuracy, load_records
 from incrlt.metrics.evaluation import load_evaluations
 from incrlt.metrics.groups import GROUPS, class_groups
+from incrlt.run import main
 from incrlt.runner.board import HIGH, LOW, UNKNOWN, Board, flattened, head_values, matrix_picture
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = """\
 benchmark: {dataset: digits, base_classes: 4, increment: 3, order: shuffled, imbalance_ratio: 20}
 model: {name: resnet8, width: 8, head: cosine}
@@ -53,11 +50,7 @@ def folder(tmp_path_factory) -> Path:
     """The folder of a finished run with experts, a router and two read-outs."""
     out = tmp_path_factory.mktemp("board")
     (out / "tiny.yaml").write_text(TINY)
-    command = [sys.executable, "-m", "incrlt.run", str(out / "tiny.yaml"), "--out", str(out / "runs")]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert main([str(out / "tiny.yaml"), "--out", str(out / "runs")]) == 0
     (found,) = (out / "runs").glob("*/*")
     return found
 

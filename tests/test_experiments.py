@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from experiment_files import FILES, FOLDER, LARGE
 
 from incrlt.experiment import schema, yamlfile
 from incrlt.experiment.plan import plan
+from incrlt.experiment.sections import Experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = sorted((FOLDER / "_base").glob("*.yaml"))
@@ -59,6 +61,12 @@ def large_data(request, monkeypatch):
         monkeypatch.setenv("INCRLT_DATA", str(request.getfixturevalue("large_sets")))
 
 
+@functools.cache
+def loaded(path: Path) -> Experiment:
+    """The experiment of a file, read once for all tests of it."""
+    return schema.load(path)
+
+
 def header(path: Path) -> dict[str, str]:
     """Return the parts of the opening comment."""
     parts: dict[str, str] = {}
@@ -71,13 +79,14 @@ def header(path: Path) -> dict[str, str]:
     return parts
 
 
+@functools.cache
 def published_rows() -> list[dict]:
     return yaml.safe_load((ROOT / "incrlt" / "metrics" / "published.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_file_is_a_valid_experiment_with_a_plan(path):
-    experiment = schema.load(path)
+    experiment = loaded(path)
     rows = plan(experiment)
     assert experiment.name == path.stem
     assert rows[-1]["classes_seen"] == experiment.protocol().num_classes
@@ -95,7 +104,7 @@ def test_file_opens_with_all_parts_of_its_page(path):
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_published_numbers_are_quoted_as_published(path):
-    experiment, text = schema.load(path), header(path)["Expected"]
+    experiment, text = loaded(path), header(path)["Expected"]
     quote = QUOTE.search(text)
     if quote is None:
         assert re.match(r"no(ne)? published", text), text
@@ -116,9 +125,9 @@ def test_published_numbers_are_quoted_as_published(path):
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_a_quoted_absence_is_an_absence(path):
-    experiment = schema.load(path)
+    experiment = loaded(path)
     if QUOTE.search(header(path)["Expected"]) is None:
-        tail = [] if experiment.experts == schema.load(FOLDER / "quickstart.yaml").experts else ["experts"]
+        tail = [] if experiment.experts == loaded(FOLDER / "quickstart.yaml").experts else ["experts"]
         second = [] if experiment.rebalance is None else [experiment.rebalance.name]
         method = "+".join([experiment.strategy.name.lower(), *second, *tail])
         rows = [row for row in published_rows() if row["protocol"] == experiment.benchmark.protocol]

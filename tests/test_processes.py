@@ -82,8 +82,9 @@ def started(tmp_path_factory):
     )
     yield lambda size, *words: Ranks(host, size, words, tmp_path_factory.mktemp("ranks"))
     host.stdin.close()
-    host.wait()
     host.stdout.close()
+    host.kill()  # its own end takes seconds
+    host.wait()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,12 @@ GENERATIONS = [75, 80, 86, 89, 90, 100, 120]
 # ------------------------------------------------------------------------------------------- every GPU generation
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+# The oldest, the newest and the one that the counts are of; a few seconds each, so that the others are for the soak.
+ALWAYS = (GENERATIONS[0], 90, GENERATIONS[-1])
+CHOSEN = [one if one in ALWAYS else pytest.param(one, marks=pytest.mark.soak) for one in GENERATIONS]
+
+
+@pytest.mark.parametrize("generation", CHOSEN)
 def test_every_generation(generation, tmp_path):
     """A row in registers, a row in tiles and half precision; the small kernels on the oldest and the newest."""
     wanted = {
@@ -132,22 +137,29 @@ def test_too_large_a_tile_is_noticed(tmp_path):
 # ----------------------------------------------------------------------------------------------- against the baseline
 
 
-def test_no_kernel_needs_more_than_the_baseline(tmp_path):
+@pytest.fixture(scope="module")
+def baseline():
+    """Skips before anything is compiled where it is of other versions."""
+    baseline = json.loads(counts.BASELINE.read_text())
+    try:
+        gate.check_alike(baseline["machine"], counts.versions())
+    except gate.NotAlikeError as reason:
+        pytest.skip(f"the baseline is of other versions: {reason}")
+    return baseline
+
+
+def against(baseline, found):
+    return gate.compare(baseline, {"machine": counts.versions(), "counts": found})
+
+
+def test_no_kernel_needs_more_than_the_baseline(baseline, tmp_path):
     """``python -m perf.counts`` renews it, where a change is meant."""
-    lines, compared = against_baseline({"kernels": counts.of_kernels(tmp_path)})
+    lines, compared = against(baseline, {"kernels": counts.of_kernels(tmp_path)})
     assert not lines, "\n".join(lines)
     assert compared == 5 * len(counts.KERNELS)
 
 
-def test_no_closed_form_makes_more_passes_than_the_baseline():
-    lines, compared = against_baseline({"closed_form": counts.of_closed_form()})
+def test_no_closed_form_makes_more_passes_than_the_baseline(baseline):
+    lines, compared = against(baseline, {"closed_form": counts.of_closed_form()})
     assert not lines, "\n".join(lines)
     assert compared > 0
-
-
-def against_baseline(found):
-    baseline = json.loads(counts.BASELINE.read_text())
-    try:
-        return gate.compare(baseline, {"machine": counts.versions(), "counts": found})
-    except gate.NotAlikeError as reason:
-        pytest.skip(f"the baseline is of other versions: {reason}")

@@ -13,10 +13,14 @@ HERE = Path(__file__).resolve().parent
 SECONDS = 280
 
 
-def run_alone(file: str, **environment: str) -> None:
-    """Run ``tests/kernels/<file>``; fails with its output unless all of its tests pass. Skips without Triton."""
+def run_alone(file: str, *options: str, **environment: str) -> None:
+    """Run ``tests/kernels/<file>`` with options of pytest; skips without Triton.
+
+    Fails with its output unless all of its tests pass.
+    """
     pytest.importorskip("triton", reason="the package triton is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(HERE / file)]
+    command += options
     variables = {
         key: value for key, value in os.environ.items() if not key.startswith(("TRITON_", "PYTEST_"))
     }

@@ -15,3 +15,8 @@ from kernels.own_process import run_alone
 @pytest.mark.slow
 def test_kernels_compile_ahead_of_time(tmp_path: Path) -> None:
     run_alone("ahead_of_time.py", TRITON_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.soak
+def test_kernels_compile_for_every_generation(tmp_path: Path) -> None:
+    run_alone("ahead_of_time.py", "--soak", TRITON_CACHE_DIR=str(tmp_path))

@@ -394,14 +394,15 @@ def assert_same(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_at_random_moments_until_it_ends(run, monday, tmp_path, figure):
-    """Twelve kills without warning; wherever the update ends, it has the straight one's bits, and it begins anew."""
+@pytest.mark.parametrize("most", [4, pytest.param(12, marks=pytest.mark.soak)])
+def test_killed_at_random_moments_until_it_ends(run, monday, tmp_path, figure, most):
+    """Kills without warning; wherever the update ends, it has the straight one's bits, and it begins anew."""
     straight = Path(shutil.copytree(run, tmp_path / "straight"))
     before, chance, kills, ends = contents(run), random.Random(0), 0, 0
     begun = time.monotonic()
     assert incrlt_("update", straight, monday, *NEW, "--accept", "none") == 0
     whole = time.monotonic() - begun
-    while kills < 12:
+    while kills < most:
         pid = os.fork()
         if pid == 0:  # a fork has everything imported
             try:
