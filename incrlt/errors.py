@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+LONGEST: Final = 16_000
+"""Characters of a message; what is longer has a file's text in it."""
 
 
 class UserError(ValueError):
     """Bad input: the message says what was given, what is allowed, and what to do.
 
-    The command line prints it as one sentence without a traceback; everything else that escapes is a bug.
+    The command line prints it as one sentence without a traceback; everything else that escapes is a bug. A message
+    of more than :data:`LONGEST` characters loses its middle.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(message, LONGEST))
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
@@ -22,6 +30,19 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a text of at most about this many characters; what is left out in the middle is counted.
+
+    Example:
+        >>> cut("abcdefghij", 6)
+        'abc ... (4 characters) ... hij'
+    """
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
 
 
 def shown(value: object, longest: int = 80) -> str:

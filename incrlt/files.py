@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -23,6 +24,12 @@ LARGEST_JSON: Final = 20_000_000
 """Bytes of a JSON file of ours: far above what any holds, and read within a second."""
 LARGEST_LOG: Final = 200_000_000
 """Bytes of a log; ten times what the largest runs write."""
+LARGEST_LIST: Final = 1_000_000_000
+"""Bytes of a list of pictures; that of iNaturalist 2018, as JSON, has two hundred million."""
+MOST_LISTED: Final = 20_000_000
+"""Lines of a list of pictures; ImageNet-21k has fourteen million."""
+LARGEST_PICTURE: Final = 1_000_000_000
+"""Bytes of a picture's file: more than those of the most pixels that are decoded, however they are stored."""
 SHOWN_OF_NAME = 40
 """Letters of a file's name that stand in the name beside it: with them whole, a long name would become too long."""
 
@@ -106,11 +113,40 @@ def read_text(path: str | os.PathLike[str], most: int, errors: str = "strict") -
         OSError: It cannot be read.
         ValueError: It is no UTF-8, no ordinary file (a pipe would be waited for), or too large.
     """
+    return read_bytes(path, most).decode("utf-8", errors)
+
+
+def read_lines(path: str | os.PathLike[str], most: int, lines: int) -> list[str]:
+    """Return the lines of an ordinary text file, without their ends.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: As for :func:`read_text`; or it has more lines than ``lines``.
+    """
+    text = read_text(path, most).removeprefix("\ufeff")
+    check_lines(text, lines)
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
+
+
+def check_lines(text: str, most: int) -> None:
+    """Raise a ValueError where a text has too many lines, each of which becomes some hundred bytes of objects."""
+    if text.count("\n") + text.count("\r") > most:
+        raise ValueError(f"it has more than {most:,} lines")
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the content of an ordinary file of at most ``most`` bytes.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no ordinary file, or too large, which is known before it is read.
+    """
     with ordinary(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        large = os.fstat(file.fileno()).st_size > most
+        content = b"" if large else file.read(most + 1)  # of some files, the size is told as 0
+    if large or len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return content.decode("utf-8", errors)
+    return content
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from incrlt.errors import short
@@ -71,6 +72,20 @@ def check(content: bytes) -> None:
         if member.filename.startswith(folder)
     }
     _check_pickle(text, sizes)
+
+
+def check_directory(path: Path) -> None:
+    """Raise where the parts of a file that torch reads stand for more bytes than it has.
+
+    Files of old versions of torch are no archives and have no parts: they are read from end to end.
+
+    Raises:
+        NotTensorsError: With what is wrong, for a sentence after "it".
+        OSError: It cannot be read.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            _check_directory(archive.infolist(), path.stat().st_size)
 
 
 def _check_directory(members: list[zipfile.ZipInfo], size: int) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from incrlt.errors import UserError, shown
+from incrlt.words import size
 
 CACHE: Final = "timm"
 """What stands in ``model.pretrained`` for the weights that timm has fetched before."""
 PACKAGE: Final = "package:"
 """What begins the name of an installed package that ships weights."""
+LARGEST: Final = 20 << 30
+"""Bytes of a file of weights; those of a network of a thousand million parameters have four."""
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
 """Endings of files with weights."""
 
@@ -40,6 +43,11 @@ def located(pretrained: str) -> Path | None:
         )
     if not path.is_file():
         raise UserError(f"model.pretrained: there is no file {path}. Say where the weights are.")
+    if path.stat().st_size > LARGEST:
+        raise UserError(
+            f"model.pretrained: {path} has {size(path.stat().st_size)}, and at most {size(LARGEST)} are read. Give "
+            "the weights of one network."
+        )
     return path
 
 

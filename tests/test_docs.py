@@ -89,6 +89,20 @@ def test_files_named_on_a_page_exist(page):
     assert not missing, f"{name(page)} names files that are not there: {missing}"
 
 
+def test_tests_named_on_the_page_of_faults_exist():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (REPOSITORY / "docs" / "faults.md").read_text())
+    tests = {
+        file: {
+            node.name
+            for node in ast.parse((REPOSITORY / "tests" / file).read_text()).body
+            if isinstance(node, ast.FunctionDef)
+        }
+        for file, _ in named
+    }
+    assert len(named) > 60
+    assert [f"{file}::{test}" for file, test in named if test not in tests[file]] == []
+
+
 def methods() -> list[str]:
     """Names of the methods: classes of the rooms of methods that say ``name = "..."``."""
     found = set()

@@ -23,11 +23,9 @@ import numpy as np
 from incrlt.benchmarks import facts, splits
 from incrlt.benchmarks.folder import LARGEST, SMALLEST, ImageFolder, data_root
 from incrlt.benchmarks.listing import SUFFIXES
-from incrlt.errors import UserError
-from incrlt.files import read_json
+from incrlt.errors import UserError, short, shown
+from incrlt.files import LARGEST_LIST, MOST_LISTED, read_json, read_lines
 
-LARGEST_LISTS: Final = 4_000_000_000
-"""Bytes of an official list; that of iNaturalist has two hundred million."""
 PUBLISHED: Final = "this is the published split"
 OTHER: Final = "this is another split than the published one"
 
@@ -233,17 +231,25 @@ def _by_class(place: Path, pairs: Iterable[Pair], names: Sequence[str]) -> tuple
 def _lines(file: Path) -> list[tuple[str, int]]:
     """Return path and label of each line of a published list."""
     try:
-        rows = [
-            line.rsplit(None, 1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
-        found = [(path, int(label)) for path, label in rows]
-    except (OSError, ValueError) as error:
+        found = [(path, int(label)) for path, label in (line.rsplit(None, 1) for line in _told(file))]
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
-            f"the list {file} cannot be read ({error}); its lines are PATH LABEL, get it anew."
+            f"the list {file} cannot be read ({short(error)}); its lines are PATH LABEL, get it anew."
         ) from error
     if not found:
         raise UserError(f"the list {file} is empty; get it anew.")
     return found
+
+
+def _told(file: Path) -> list[str]:
+    """Return the lines of an official text file that say something."""
+    try:
+        lines = read_lines(file, LARGEST_LIST, MOST_LISTED)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({short(error)}); get the official file anew.") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _of_lists(place: Path, train: str, test: str, resolve: Callable[[Path, str], str], named: int) -> _Found:
@@ -264,6 +270,11 @@ def _of_lists(place: Path, train: str, test: str, resolve: Callable[[Path, str],
             "cut another tail from all pictures by the seeded rule."
         )
     rows = {name: _lines(place / name) for name in (train, test)}
+    flat = [path for path, _ in rows[train] if len(PurePosixPath(path).parts) < named]
+    if flat:
+        raise UserError(
+            f"{place / train} names {shown(flat[0])}, whose folders do not tell its class; get it anew."
+        )
     names = {label: PurePosixPath(path).parts[-named] for path, label in rows[train]}
     if len(set(names.values())) != len(names):  # species may share a word; the label keeps them apart
         names = {label: f"{name}-{label}" for label, name in names.items()}
@@ -335,12 +346,12 @@ def _inaturalist(place: Path, order: str) -> _Found:
 
 def _of_json(file: Path) -> list[Pair]:
     try:
-        told = read_json(file, LARGEST_LISTS)
+        told = read_json(file, LARGEST_LIST)
         rows = zip(told["images"], told["annotations"], strict=True)
         return [(str(image["file_name"]), str(int(note["category_id"]))) for image, note in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file} cannot be read ({type(error).__name__}: {error}); get the official file anew."
+            f"{file} cannot be read ({type(error).__name__}: {short(error)}); get the official file anew."
         ) from error
 
 
@@ -406,13 +417,7 @@ def _food(place: Path, order: str) -> _Found:
     parts = []
     for part in ("train", "test"):
         file = place / "meta" / f"{part}.txt"
-        try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except OSError as error:
-            raise UserError(
-                f"{file} cannot be read ({error.strerror}); the data set is not whole."
-            ) from error
-        parts.append([(f"images/{line}.jpg", line.split("/")[0]) for line in lines])
+        parts.append([(f"images/{line}.jpg", line.split("/")[0]) for line in _told(file)])
     names = tuple(sorted({name for _, name in parts[0]}))
     return _Found(
         parts[0],
@@ -425,15 +430,12 @@ def _food(place: Path, order: str) -> _Found:
 def _tiny(place: Path, order: str) -> _Found:
     """Read Tiny-ImageNet: its validation part is the test, since the test part has no labels."""
     files = (place / "wnids.txt", place / "val" / "val_annotations.txt")
-    try:
-        wnids, notes = (file.read_text(encoding="utf-8").splitlines() for file in files)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename} cannot be read ({error.strerror}); the data set is not whole."
-        ) from error
-    names = tuple(sorted(wnid.strip() for wnid in wnids if wnid.strip()))
+    wnids, notes = (_told(file) for file in files)
+    names = tuple(sorted(wnids))
     train = [(path, name) for name in names for path in _files(place, "train", name, "images")]
-    rows = [line.split("\t")[:2] for line in notes if line.strip()]
+    rows = [line.split("\t")[:2] for line in notes]
+    if any(len(row) != 2 for row in rows):
+        raise UserError(f"{files[1]} has lines without a class; get the official file anew.")
     test = [(f"val/images/{file}", name) for file, name in rows]
     return _Found(
         train, test, names, "the official parts; the tail is cut by the seeded rule, no list is agreed on"

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from incrlt.errors import UserError
+from incrlt.errors import UserError, short, shown
+from incrlt.files import LARGEST_LIST, MOST_LISTED, check_lines, ordinary, read_text
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Suffixes of pictures that Pillow reads by itself."""
@@ -63,6 +64,8 @@ SHOWN: Final = 50
 """Names that an error lists."""
 LONGEST: Final = 120
 """Letters of a path in a sentence."""
+LONGEST_LABEL: Final = 1_000
+"""Letters of a class's name; a folder's has 255 at most."""
 NO_FILE: Final = "no file but a pipe, a socket or a device"
 """Of what would be waited for without end."""
 
@@ -462,11 +465,13 @@ def _entry(place: Path, row: _Row, labelled: bool, has_test: bool) -> Entry | Le
         return LeftOut(where, "lines with too many cells", row.too_many)
     if not row.path:
         return LeftOut(where, "lines without a path")
+    if len(row.label) > LONGEST_LABEL:
+        return LeftOut(where, "lines with a label too long", f"a label has {len(row.label):,} letters")
     if labelled and not row.label:
         return LeftOut(where, "lines without a label", f"{row.path[:LONGEST]} has no label")
     part = PARTS.get(row.split.lower(), None if row.split else "")
     if part is None:
-        return LeftOut(where, "of an unknown split", f"{row.split!r} is none of train, test and val")
+        return LeftOut(where, "of an unknown split", f"{shown(row.split)} is none of train, test and val")
     if part == "val" and has_test:
         return LeftOut(where, "of the validation part, which nothing uses", broken=False)
     path = Path(row.path).expanduser()
@@ -507,11 +512,7 @@ def _rows(place: Path, labelled: bool) -> Iterator[_Row]:
         head, rows = _parquet(place)
         yield from _of_table(place, head, enumerate(rows, 2), labelled)
         return
-    try:
-        text = place.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"the list {place} cannot be read ({reason}); save it as UTF-8 text.") from error
+    text = _text(place)
     if place.suffix.lower() == ".txt":
         yield from _of_lines(text, labelled)
         return
@@ -535,9 +536,25 @@ def _rows(place: Path, labelled: bool) -> Iterator[_Row]:
     yield from _of_table(place, [str(cell) for cell in lines[0][1]], lines[1:], labelled)
 
 
+def _text(place: Path) -> str:
+    try:
+        text = read_text(place, LARGEST_LIST).removeprefix("\ufeff")
+        check_lines(text, MOST_LISTED)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the list {place} cannot be read (it is not UTF-8 text); save it as UTF-8 text."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"the list {place} cannot be read ({reason}); give a text file with a line per picture."
+        ) from error
+    return text
+
+
 def _of_lines(text: str, labelled: bool) -> Iterator[_Row]:
     """Read ``path label`` lines; a tab, where there is one, lets paths and labels have spaces."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -595,8 +612,14 @@ def _parquet(place: Path) -> tuple[list[str], list[tuple[object, ...]]]:
     except ImportError as error:
         raise UserError(f"reading {place} needs pyarrow: pip install pyarrow, or save it as CSV.") from error
     try:
-        table = parquet.read_table(place)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the list {place} cannot be read ({error}); write it anew.") from error
+        with ordinary(place) as file:
+            told = parquet.ParquetFile(file).metadata
+            unpacked = sum(told.row_group(number).total_byte_size for number in range(told.num_row_groups))
+            if told.num_rows > MOST_LISTED or unpacked > LARGEST_LIST:
+                raise ValueError(f"it has {told.num_rows:,} lines of {unpacked:,} bytes")
+            file.seek(0)
+            table = parquet.read_table(file)
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"the list {place} cannot be read ({short(error)}); write it anew.") from error
     columns = [column.to_pylist() for column in table.columns]
     return list(table.column_names), list(zip(*columns, strict=True))

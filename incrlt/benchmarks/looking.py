@@ -18,7 +18,7 @@ from incrlt.benchmarks.listing import DUPLICATES, Entry, LeftOut, Listing
 from incrlt.benchmarks.preparing import read_picture
 from incrlt.data.ahead import in_order, workers
 from incrlt.errors import UserError
-from incrlt.files import cache_folder, read_json, write_atomic
+from incrlt.files import LARGEST_PICTURE, cache_folder, read_bytes, read_json, write_atomic
 
 FORMAT: Final = 1
 """Of the notes."""
@@ -117,12 +117,14 @@ def opened(entry: Entry, shape: Sequence[int]) -> tuple[bytes, npt.NDArray[np.ui
     """
     channels, height, width = shape
     try:
-        content = entry.path.read_bytes()
+        content = read_bytes(entry.path, LARGEST_PICTURE)
         pixels = read_picture(content, height, width, channels, entry.name).transpose(2, 0, 1)
     except OSError as error:
         return b"", LeftOut(entry.name, "unreadable", f"it cannot be read ({error.strerror})")
     except UserError as error:
         return b"", LeftOut(entry.name, "unreadable", _short(str(error), entry.name))
+    except ValueError as error:
+        return b"", LeftOut(entry.name, "unreadable", f"it cannot be read ({error})")
     return hashlib.sha256(content).digest(), pixels
 
 

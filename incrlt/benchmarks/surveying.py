@@ -23,6 +23,7 @@ from incrlt.benchmarks.preparing import read_picture
 from incrlt.data.ahead import in_order
 from incrlt.data.stores import Pixels
 from incrlt.errors import UserError
+from incrlt.files import LARGEST_PICTURE, read_bytes
 
 Histogram: TypeAlias = npt.NDArray[np.int64]
 """How often each value 0..255 comes in each channel, ``[C, 256]``."""
@@ -117,13 +118,15 @@ def _one(path: Path, shape: tuple[int, int, int]) -> tuple[Pixels | str, bytes, 
     """Return pixels, or why there are none, with content and histogram."""
     nothing = np.zeros((shape[0], 256), dtype=np.int64)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, LARGEST_PICTURE)
         pixels = decoded(path, shape, content)
     except OSError as error:
         reason = f"{type(error).__name__}: {error}"
         return f"the picture {path} cannot be read ({reason}); mend or remove it.", bytes(32), nothing
     except UserError as error:
         return str(error), bytes(32), nothing
+    except ValueError as error:
+        return f"the picture {path} cannot be read ({error}); mend or remove it.", bytes(32), nothing
     planes = (Image.fromarray(plane).histogram() for plane in pixels)
     return pixels, hashlib.sha256(content).digest(), np.array(list(planes), dtype=np.int64)
 

@@ -12,7 +12,7 @@ import annotated_types
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from incrlt.errors import UserError, did_you_mean
+from incrlt.errors import UserError, cut, did_you_mean
 from incrlt.experiment import methods
 from incrlt.experiment.fields import LARGEST, LARGEST_COUNT, LARGEST_SIZE
 
@@ -48,26 +48,13 @@ def user_error(where: str, problems: Sequence[str]) -> UserError:
         where: The file, or what else is wrong.
         problems: One sentence each, at least one.
     """
-    where = cut(where)
+    where = cut(where, LONGEST_SENTENCE)
     if len(problems) == 1:
-        return UserError(f"{where}: {cut(problems[0])}")
-    listed = [f"  - {cut(problem)}" for problem in problems[:MOST]]
+        return UserError(f"{where}: {cut(problems[0], LONGEST_SENTENCE)}")
+    listed = [f"  - {cut(problem, LONGEST_SENTENCE)}" for problem in problems[:MOST]]
     if len(problems) > MOST:
         listed.append(f"  - and {len(problems) - MOST} more")
     return UserError("\n".join([f"{where} has {len(problems)} problems:", *listed]))
-
-
-def cut(text: str, longest: int = LONGEST_SENTENCE) -> str:
-    """Return a text of at most about this many characters; what is left out in the middle is counted.
-
-    Example:
-        >>> cut("abcdefghij", 6)
-        'abc ... (4 characters) ... hij'
-    """
-    if len(text) <= longest:
-        return text
-    half = longest // 2
-    return f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
 
 
 def sentences(error: ValidationError, model: type[BaseModel], values: Mapping[str, object]) -> list[str]:

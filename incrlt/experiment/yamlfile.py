@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from incrlt.errors import UserError, did_you_mean
-from incrlt.experiment.explain import cut, show
+from incrlt.errors import UserError, cut, did_you_mean
+from incrlt.experiment.explain import show
 from incrlt.experiment.yamltext import parse
 from incrlt.files import Plain
 
 LARGEST_FILE: Final = 1_000_000
 """Bytes; an experiment file has a few hundred."""
+LONGEST_PATH: Final = 1_000
+"""Characters of a path in a message."""
 MAX_BASES: Final = 2
 """A file may have a base, and that a base of its own; deeper chains hide where a value comes from."""
 
@@ -138,23 +140,24 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> Plain:
 
 
 def _base_of(path: Path, given: object) -> Path:
-    if not isinstance(given, str) or not _is_relative_path(given):
+    if not isinstance(given, str) or not is_path(given) or Path(given).is_absolute():
         raise UserError(
             f"{path}: 'base' must be the path of one YAML file, relative to this file; got {show(given)}."
         )
     return path.parent / given
 
 
-def _is_relative_path(given: str) -> bool:
+def is_path(given: str) -> bool:
+    """Say whether a file can have a path."""
     try:
         os.fsencode(given)  # "\ud800" is YAML, but no file can have that name
     except UnicodeEncodeError:
         return False
-    return bool(given.strip()) and "\0" not in given and not Path(given).is_absolute()
+    return bool(given.strip()) and "\0" not in given
 
 
 def _read_one(path: Path) -> Plain:
-    content = parse(_text(path), str(path))
+    content = parse(text_of(path), str(path))
     if content is None:
         raise UserError(f"{path} is empty. Start from a file in experiments/.")
     if not isinstance(content, dict):
@@ -165,7 +168,13 @@ def _read_one(path: Path) -> Plain:
     return content
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a YAML file that somebody wrote.
+
+    Raises:
+        UserError: It is not there, no ordinary file, larger than anybody would write, or no UTF-8.
+    """
+    shown = cut(repr(str(path)), LONGEST_PATH)
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder; give one of the YAML files in it{_listing(path)}.")
@@ -177,9 +186,7 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from error
+        raise UserError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     if data is None:
         raise UserError(f"{path} is larger than {LARGEST_FILE} bytes; that is no experiment file.")
     try:

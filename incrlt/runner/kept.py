@@ -25,7 +25,7 @@ from torch import Tensor
 from incrlt.data.avalanche import stored_parts
 from incrlt.data.stored import NotExactError, without_transform
 from incrlt.errors import UserError
-from incrlt.files import read_json, write_atomic
+from incrlt.files import ordinary, parsed_json, read_json, write_atomic
 
 KEPT_FILE: Final = "kept.json"
 EXEMPLARS_FILE: Final = "kept/exemplars.zip"
@@ -245,11 +245,13 @@ def read_pictures(path: Path, facts: Facts) -> Pictures:
     """
     label_of = {name: label for label, name in enumerate(facts.class_names)}
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = json.loads(archive.read(INDEX))["pictures"]
+        with ordinary(path) as file, zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it holds more than it has bytes")
+            entries = parsed_json(archive.read(INDEX).decode())["pictures"]
             images = torch.empty((len(entries), *facts.preparation.shape), dtype=torch.uint8)
             for place, entry in enumerate(entries):
-                images[place] = decoded(entry["file"], archive.read(entry["file"]))
+                images[place] = decoded(entry["file"], archive.read(entry["file"]), facts.preparation.shape)
                 if picture_hash(images[place]) != entry["content"]:
                     raise ValueError(f"{entry['file']} is not what was written")
             labels = torch.tensor([label_of[entry["class"]] for entry in entries], dtype=torch.int64)
@@ -271,10 +273,22 @@ def encoded(image: Tensor) -> tuple[str, bytes]:
     return ".png", buffer.getvalue()
 
 
-def decoded(name: str, content: bytes) -> Tensor:
-    """Return the picture ``[C, H, W]`` that :func:`encoded` wrote."""
+def decoded(name: str, content: bytes, shape: Sequence[int]) -> Tensor:
+    """Return the picture ``[C, H, W]`` that :func:`encoded` wrote.
+
+    Raises:
+        ValueError: It has another size, which is known before there are pixels, or is damaged.
+    """
     if name.endswith(".npy"):
+        values = io.BytesIO(content)
+        np.lib.format.read_magic(values)
+        told, _, kind = np.lib.format.read_array_header_1_0(values)
+        if told != tuple(shape) or kind != np.uint8:
+            raise ValueError(f"{name} is not of the size of its run")
         return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
+    width, height = (int.from_bytes(content[start : start + 4]) for start in (16, 20))  # PNG's first chunk
+    if (height, width) != tuple(shape[1:]):
+        raise ValueError(f"{name} is not of the size of its run")
     with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
         pixels = np.array(picture)
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))

@@ -35,8 +35,15 @@ def grid_values(key: str, given: object) -> tuple[object, ...]:
         ((0, 1, 2, 7), ('single', 'shike'))
     """
     items = given if isinstance(given, list) else _listed(key, str(given))
-    values = [value for item in items for value in _expanded(key, item)]
-    kept = [value for place, value in enumerate(values) if not _among(value, values[:place])]
+    kept: list[object] = []
+    seen: set[object] = set()
+    for value in (value for item in items for value in _expanded(key, item)):
+        if not _known(value, seen, kept):
+            kept.append(value)
+        if len(kept) > LARGEST_RANGE:
+            raise UserError(
+                f"the grid of {shown(key)} has more than {LARGEST_RANGE} values. Make it smaller."
+            )
     if not kept:
         raise UserError(f"the grid of {key} has no values; give some, such as {key}=1,2 or {key}=0..4.")
     return tuple(kept)
@@ -53,12 +60,17 @@ def _expanded(key: str, item: object) -> list[object]:
         return [item]
     first, last = int(match[1]), int(match[2])
     if not 0 <= last - first < LARGEST_RANGE:
-        raise UserError(f"the range {item} of {key} must rise, over at most {LARGEST_RANGE} numbers.")
+        raise UserError(f"the range {item} of {shown(key)} must rise, over at most {LARGEST_RANGE} numbers.")
     return list(range(first, last + 1))
 
 
-def _among(value: object, others: list[object]) -> bool:
-    return any(type(value) is type(other) and value == other for other in others)
+def _known(value: object, seen: set[object], kept: list[object]) -> bool:
+    """Tell whether a value was among the former, and take note of it; 1, 1.0 and true are three."""
+    if isinstance(value, list | dict):
+        return any(type(value) is type(other) and value == other for other in kept)
+    known = (type(value), value) in seen
+    seen.add((type(value), value))
+    return known
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from incrlt.errors import UserError, did_you_mean, shown
+from incrlt.errors import UserError, cut, did_you_mean, shown
 from incrlt.experiment import yamlfile
 from incrlt.experiment.yamltext import dump, parse
 from incrlt.sweep.asha import Asha, asha
@@ -32,6 +32,8 @@ METRICS: Final = ("validation/average", "validation/last")
 """What settings may be chosen by: both are of training images that the protocol holds out, none of test images."""
 LARGEST_SWEEP: Final = 10_000
 """Runs of a sweep."""
+LONGEST: Final = 300
+"""Characters of keys that a message shows."""
 SEEDS: Final = "seeds."
 """Keys of this section tell runs of one setting apart."""
 VALIDATION: Final = "output.validation=true"
@@ -54,6 +56,8 @@ class Row:
     """Rows of a higher one are run first."""
 
     def __post_init__(self) -> None:
+        if self.trials < 0:
+            raise UserError(f"a search of {self.experiment.name} has {self.trials} trials; give 1 or more.")
         if bool(self.search) != bool(self.trials):
             missing = "how many trials (trials: 20, --trials 20)" if self.search else "what is searched"
             raise UserError(f"a search of {self.experiment.name} needs {missing}.")
@@ -61,14 +65,16 @@ class Row:
             object.__setattr__(self, "metric", METRICS[0])
         if self.metric is not None and self.metric not in METRICS:
             raise UserError(
-                f"the metric {self.metric!r} is no figure to choose by; allowed: {', '.join(METRICS)}. Settings are "
-                "chosen on held-out training images, never on test images."
+                f"the metric {shown(self.metric)} is no figure to choose by; allowed: {', '.join(METRICS)}. Settings "
+                "are chosen on held-out training images, never on test images."
             )
         if self.stop_early is not None and not self.search:
             raise UserError("stop_early compares the trials of a search; add one, or leave it out.")
         both = sorted(self.grid.keys() & self.search.keys())
         if both:
-            raise UserError(f"{', '.join(both)} stands in the grid and in the search; remove one of them.")
+            raise UserError(
+                f"{cut(', '.join(both), LONGEST)} stands in the grid and in the search; remove one of them."
+            )
 
     @property
     def runs(self) -> int:
@@ -144,8 +150,9 @@ class Sweep:
         """
         number = sum(row.runs for row in self.rows)
         if number > LARGEST_SWEEP:
+            told = number if number < 10**9 else "more than a thousand million"
             raise UserError(
-                f"the sweep has {number} runs; at most {LARGEST_SWEEP} are allowed. Make it smaller."
+                f"the sweep has {told} runs; at most {LARGEST_SWEEP} are allowed. Make it smaller."
             )
         places = sorted(range(len(self.rows)), key=lambda place: -self.rows[place].priority)
         more = () if threads is None else (f"training.threads={threads}",)
@@ -164,14 +171,18 @@ def apart(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     An experiment of the same file name in another folder is named with its folder; an override that all rows of an
     experiment share tells nothing and is left out.
     """
+    paths = {row.experiment: row.experiment.resolve() for row in rows}
+    folders: dict[str, set[Path]] = {}
+    shared: dict[str, set[str]] = {}
+    for row in rows:
+        stem = row.experiment.stem
+        folders.setdefault(stem, set()).add(paths[row.experiment])
+        shared[stem] = shared.get(stem, set(row.overrides)) & set(row.overrides)
     found = []
     for row in rows:
-        alike = [other for other in rows if other.experiment.stem == row.experiment.stem]
-        folders = {other.experiment.resolve() for other in alike}
-        path = row.experiment.resolve()
-        name = path.stem if len(folders) == 1 else f"{path.parent.name}/{path.stem}"
-        own = [word for word in row.overrides if not all(word in other.overrides for other in alike)]
-        found.append((name, *own))
+        stem, path = row.experiment.stem, paths[row.experiment]
+        name = path.stem if len(folders[stem]) == 1 else f"{path.parent.name}/{path.stem}"
+        found.append((name, *(word for word in row.overrides if word not in shared[stem])))
     return found
 
 
@@ -219,11 +230,7 @@ def read(path: Path) -> object:
     Raises:
         UserError: It cannot be read.
     """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    return parse(text, str(path))
+    return parse(yamlfile.text_of(path), str(path))
 
 
 def from_file(path: Path, content: object) -> Sweep:
@@ -243,14 +250,17 @@ def from_file(path: Path, content: object) -> Sweep:
         raise UserError(
             f"{path} must be a row, or a list of rows, such as {{experiment: quickstart.yaml, seeds: [0, 1]}}."
         )
+    lost = [row["experiment"] for row in given if not yamlfile.is_path(row["experiment"])]
+    if lost:
+        raise UserError(f"{path}: no file can be called {shown(lost[0])}; give the path of an experiment.")
     return Sweep(path.stem, tuple(_row(path, row) for row in given))
 
 
 def _row(path: Path, given: Mapping[str, object]) -> Row:
     unknown = sorted(map(str, given.keys() - set(KEYS)))
     if unknown:
-        hint = did_you_mean(unknown[0], KEYS)
-        raise UserError(f"{path} has {', '.join(unknown)}; a row takes {', '.join(KEYS)}.{hint}")
+        hint, told = did_you_mean(unknown[0][:LONGEST], KEYS), cut(", ".join(unknown), LONGEST)
+        raise UserError(f"{path} has {told}; a row takes {', '.join(KEYS)}.{hint}")
     grid = {key: grid_values(key, values) for key, values in _mapping(path, given, "grid").items()}
     if "seeds" in given:
         grid["seeds.all"] = grid_values("seeds.all", given["seeds"])

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from incrlt.errors import UserError
+from incrlt.errors import UserError, cut
 from incrlt.experiment import schema
 from incrlt.experiment.plan import plan
 from incrlt.experiment.sections import Experiment
@@ -19,6 +19,8 @@ from incrlt.files import LARGEST_LOG, event_of, read_text
 
 Cell = tuple[tuple[str, object], ...]
 """Keys with the values that they have here."""
+LONGEST: Final = 300
+"""Characters of a run's label in a message."""
 PAUSE: Final = 60.0
 """Seconds beyond three times an epoch's own that part two sessions of a run, not two epochs."""
 
@@ -60,7 +62,7 @@ class Task:
         try:
             return schema.load(self.experiment, self.overrides)
         except UserError as error:
-            raise UserError(f"{self.label}: {error}") from error
+            raise UserError(f"{cut(self.label, LONGEST)}: {error}") from error
 
     @cached_property
     def key(self) -> str:
