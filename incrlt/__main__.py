@@ -10,6 +10,7 @@ from typing import Final
 from incrlt.errors import did_you_mean
 
 VERBS: Final = {
+    "prepare": ("incrlt.prepare", "fetch data sets, or pack them for a machine without network"),
     "run": ("incrlt.run", "train one experiment from start to report"),
     "predict": ("incrlt.predict", "classify pictures with a finished run"),
     "update": ("incrlt.update", "let a finished run learn new pictures and classes"),

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from incrlt.words import clock
+from incrlt.words import size as bytes_of
 from incrlt.written import UNDEFINED, written
 
 Told = Mapping[str, Any]
@@ -27,6 +28,8 @@ PLAIN_WIDTH: Final = 120
 """Columns where there is no terminal."""
 MANY_PICTURES: Final = 5_000
 """Pictures whose decoding is told where there is no terminal: it takes more than seconds."""
+MANY_BYTES: Final = 100_000_000
+"""Bytes whose transfer is told where there is no terminal."""
 GROUPS: Final = ("many", "medium", "few")
 
 COLUMNS: Final = {
@@ -55,6 +58,7 @@ class Console:
         self._err = _rich(errors or sys.stderr)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._tenth: tuple[str, int] | None = None
         self._clock = Clock([])
         self._plan: list[Mapping[str, object]] = []
 
@@ -103,20 +107,39 @@ class Console:
             number: Of how many.
         """
         if self._out.is_terminal:
-            if self._progress is None:
-                columns = (
-                    BarColumn(bar_width=20),
-                    TextColumn("{task.completed:,.0f}/{task.total:,.0f} pictures"),
-                )
-                self._progress = Progress(*columns, console=self._out, transient=True)
-                self._task = self._progress.add_task("", total=number)
-                self._progress.start()
-            assert self._task is not None
-            self._progress.update(self._task, completed=done)
-            if done == number:
-                self.close()
+            self._bar(f"{done:,}/{number:,} pictures", done, number)
         elif number >= MANY_PICTURES and done * 10 // number > (done - 1) * 10 // number:
             self.plain(f"{done:,} of {number:,} pictures decoded")
+
+    def transfer(self, what: str, done: int, number: int) -> None:
+        """Show how many bytes are fetched, checked or unpacked: a bar, or a line for each tenth of what takes minutes.
+
+        Args:
+            what: Of what.
+            done: So far.
+            number: Of how many.
+        """
+        told = f"{what}: {bytes_of(done)} of {bytes_of(number)}"
+        if self._out.is_terminal:
+            self._bar(told, done, number)
+            return
+        known, tenth = self._tenth, (what, done * 10 // max(number, 1))
+        if number >= MANY_BYTES and tenth != known:
+            self._tenth = tenth
+            if known is not None and tenth[0] == known[0]:
+                self.plain(told)
+
+    def _bar(self, text: str, done: int, number: int) -> None:
+        """Move the live bar; what is done ends it."""
+        if self._progress is None:
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
+            self._progress = Progress(*columns, console=self._out, transient=True)
+            self._task = self._progress.add_task(text, total=number)
+            self._progress.start()
+        assert self._task is not None
+        self._progress.update(self._task, description=text, completed=done, total=number)
+        if done == number:
+            self.close()
 
     def epoch(self, event: Told) -> None:
         """Show that an epoch is over.

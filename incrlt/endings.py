@@ -13,8 +13,9 @@ from typing import Final
 from incrlt.errors import UserError
 
 DONE, SOME_FAILED, BAD_INPUT, REJECTED, STOPPED, TERMINATED = 0, 1, 2, 3, 130, 143
-"""Exit codes; 1 is of ``incrlt sweep``, a run of which failed, 3 of ``incrlt update``: the new version was made and did
-not pass its gate, answers come from the one before."""
+"""Exit codes; 1 is of ``incrlt sweep``, a run of which failed, and of ``incrlt prepare``, where something must still
+be got by hand, 3 of ``incrlt update``: the new version was made and did not pass its gate, answers come from the one
+before."""
 
 GO_ON: Final = "stopped; run the same command again to go on where it was."
 

@@ -177,6 +177,7 @@ def test_damaged_data_are_wrong_and_missing_ones_are_not(tmp_path):
     assert {name: check.state for name, check in found.items()} == {
         "data digits": "ok", "data cifar10": "absent", "data cifar100": "wrong",
     }  # fmt: skip
+    assert f"run python -m incrlt.prepare cifar10 --data {tmp_path}" in found["data cifar10"].detail
     assert "train is damaged" in found["data cifar100"].detail and "\n" not in found["data cifar100"].detail
 
 

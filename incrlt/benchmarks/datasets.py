@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from incrlt.benchmarks import facts, folder, large
+from incrlt.benchmarks.folder import prepare_command
 from incrlt.benchmarks.holding import Holding, held
 from incrlt.benchmarks.looking import Progress
 from incrlt.benchmarks.surveying import Listed
@@ -104,9 +105,7 @@ def _draw_per_class(labels: np.ndarray, per_class: int) -> Tensor:
 
 
 def _cifar(name: str, root: Path, download: bool) -> ImageData:
-    from torchvision import datasets
-
-    reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    reader = _reader(name)
     bad = _problems(reader, root)
     if bad and not download:
         raise UserError(_how_to_get(name, reader, root, bad))
@@ -129,6 +128,17 @@ def _files(reader: Any) -> list[tuple[str, str]]:
     """Return (file name, md5) of everything torchvision reads."""
     meta = (reader.meta["filename"], reader.meta["md5"])
     return [(file, md5) for file, md5 in (*reader.train_list, *reader.test_list, meta)]
+
+
+def problems(name: str, root: str | os.PathLike[str] | None = None) -> list[str]:
+    """Return one phrase per file of ``cifar10`` or ``cifar100`` that is missing or damaged."""
+    return _problems(_reader(name), data_root(root))
+
+
+def _reader(name: str) -> Any:
+    from torchvision import datasets
+
+    return {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
 
 
 def _problems(reader: Any, root: Path) -> list[str]:
@@ -154,8 +164,8 @@ def _intact(path: Path, md5: str) -> bool:
 
 def _how_to_get(name: str, reader: Any, root: Path, bad: list[str]) -> str:
     return (
-        f"{name} is not complete in {root / reader.base_folder}: {'; '.join(bad)}. Either put the official "
-        f"files there ({reader.url}, archive md5 {reader.tgz_md5}), or say where they are "
+        f"{name} is not complete in {root / reader.base_folder}: {'; '.join(bad)}. Run {prepare_command(name, root)}, "
+        f"or put the official files there ({reader.url}, archive md5 {reader.tgz_md5}), or say where they are "
         f"(--data, data.root or INCRLT_DATA), or allow the download (data.download: true, in a script "
         f"download=True)."
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,11 @@ class ImageFolder:
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of the datasets: ``root``, else ``INCRLT_DATA``, else ``data``."""
     return Path(root or os.environ.get("INCRLT_DATA") or "data").expanduser()
+
+
+def prepare_command(dataset: str, root: Path) -> str:
+    """Return the command that gets what may be fetched of a dataset."""
+    return f"python -m incrlt.prepare {dataset} --data {shlex.quote(str(root))}"
 
 
 def scan(

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from incrlt.benchmarks import facts, splits
-from incrlt.benchmarks.folder import LARGEST, SMALLEST, ImageFolder, data_root
+from incrlt.benchmarks.folder import LARGEST, SMALLEST, ImageFolder, data_root, prepare_command
 from incrlt.benchmarks.listing import SUFFIXES
 from incrlt.errors import UserError, short, shown
 from incrlt.files import LARGEST_LIST, MOST_LISTED, read_json, read_lines
@@ -58,7 +58,7 @@ class LargeSet:
     Args:
         folder: Its folder below the data root.
         own_tail: Its tail is its own and not cut.
-        get: What must be got, and where it goes.
+        get: What must be got, and where it goes; ``{place}`` is its folder, ``{prepare}`` the command that fetches.
         find: Returns the pictures of training and testing, class names in order, and what is to be said.
     """
 
@@ -190,7 +190,8 @@ def scan(
 
 def how_to_get(dataset: str, place: Path) -> str:
     """Return what must be got, and where it goes."""
-    return f"{SETS[dataset].get.format(place=place)} Say where the data sets are by --data, data.root or INCRLT_DATA."
+    get = SETS[dataset].get.format(place=place, prepare=prepare_command(dataset, place.parent))
+    return f"{get} Say where the data sets are by --data, data.root or INCRLT_DATA."
 
 
 def subset_order(order: str, num_classes: int = 100) -> tuple[int, ...]:
@@ -252,10 +253,13 @@ def _told(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _of_lists(place: Path, train: str, test: str, resolve: Callable[[Path, str], str], named: int) -> _Found:
+def _of_lists(
+    dataset: str, place: Path, train: str, test: str, resolve: Callable[[Path, str], str], named: int
+) -> _Found:
     """Read two lists.
 
     Args:
+        dataset: Its name.
         place: Folder of the data set, in which the lists lie.
         train: Name of the training list.
         test: Name of the test list.
@@ -265,9 +269,10 @@ def _of_lists(place: Path, train: str, test: str, resolve: Callable[[Path, str],
     missing = [name for name in (train, test) if not (place / name).is_file()]
     if missing:
         raise UserError(
-            f"the published lists {' and '.join(missing)} are not in {place}, and the tail is theirs. Put them there "
-            "(github.com/facebookresearch/classifier-balancing, folder data/), or give benchmark.imbalance_ratio to "
-            "cut another tail from all pictures by the seeded rule."
+            f"the published lists {' and '.join(missing)} are not in {place}, and the tail is theirs. Run "
+            f"{prepare_command(dataset, place.parent)}, or put them there (github.com/facebookresearch/"
+            "classifier-balancing, folder data/), or give benchmark.imbalance_ratio to cut another tail from all "
+            "pictures by the seeded rule."
         )
     rows = {name: _lines(place / name) for name in (train, test)}
     flat = [path for path, _ in rows[train] if len(PurePosixPath(path).parts) < named]
@@ -327,11 +332,11 @@ def _places_path(place: Path, path: str) -> str:
 
 
 def _imagenet_lt(place: Path, order: str) -> _Found:
-    return _of_lists(place, "ImageNet_LT_train.txt", "ImageNet_LT_test.txt", _imagenet_path, 2)
+    return _of_lists("imagenet-lt", place, "ImageNet_LT_train.txt", "ImageNet_LT_test.txt", _imagenet_path, 2)
 
 
 def _places_lt(place: Path, order: str) -> _Found:
-    return _of_lists(place, "Places_LT_train.txt", "Places_LT_test.txt", _places_path, 2)
+    return _of_lists("places-lt", place, "Places_LT_train.txt", "Places_LT_test.txt", _places_path, 2)
 
 
 def _inaturalist(place: Path, order: str) -> _Found:
@@ -341,7 +346,7 @@ def _inaturalist(place: Path, order: str) -> _Found:
         train, test = (_of_json(place / f"{part}2018.json") for part in ("train", "val"))
         names = tuple(dict.fromkeys(name for _, name in sorted(train, key=lambda pair: int(pair[1]))))
         return _Found(train, test, names, "the official train2018.json and val2018.json")
-    return _of_lists(place, *lists, lambda _, path: path, 2)
+    return _of_lists("inaturalist2018", place, *lists, lambda _, path: path, 2)
 
 
 def _of_json(file: Path) -> list[Pair]:
@@ -448,37 +453,35 @@ _IMAGENET_HELP = (
 )
 SETS: Final[dict[str, LargeSet]] = {
     "imagenet-lt": LargeSet(
-        "imagenet", True,
-        _IMAGENET_HELP + ", and ImageNet_LT_train.txt and ImageNet_LT_test.txt of classifier-balancing into {place}.",
-        _imagenet_lt,
+        "imagenet", True, _IMAGENET_HELP + "; its two lists are fetched by: {prepare}.", _imagenet_lt
     ),
     "inaturalist2018": LargeSet(
         "inaturalist2018", True,
-        "Get train_val2018.tar.gz by hand (github.com/visipedia/inat_comp, 2018; 120 GB), unpack it to "
-        "{place}/train_val2018/KINGDOM/ID/*.jpg, and put train2018.json and val2018.json, or the two lists "
+        "Run {prepare} (120 GB), or get train_val2018.tar.gz by hand (github.com/visipedia/inat_comp, 2018), unpack it "
+        "to {place}/train_val2018/KINGDOM/ID/*.jpg, and put train2018.json and val2018.json, or the two lists "
         "iNaturalist18_train.txt and iNaturalist18_val.txt, into {place}.",
         _inaturalist,
     ),
     "places-lt": LargeSet(
         "places365", True,
         "Get Places365-Standard by hand (places2.csail.mit.edu; the small easy-format archive) and put it into "
-        "{place}/train/CLASS and {place}/val/CLASS, and Places_LT_train.txt and Places_LT_test.txt into {place}.",
+        "{place}/train/CLASS and {place}/val/CLASS; the two lists of Places-LT are fetched by: {prepare}.",
         _places_lt,
     ),
     "imagenet-subset-lt": LargeSet(
         "imagenet", False,
-        _IMAGENET_HELP + "; subset_train.txt of Long-Tailed-CIL, put into {place}, gives the published pictures.",
+        _IMAGENET_HELP + "; subset_train.txt, which gives the published pictures, is fetched by: {prepare}.",
         _subset,
     ),
     "food101-lt": LargeSet(
         "food-101", False,
-        "Get food-101.tar.gz by hand (data.vision.ee.ethz.ch/cvl/datasets_extra/food-101) and unpack it, so that "
-        "{place}/images and {place}/meta are there.",
+        "Run {prepare} (5 GB), or get food-101.tar.gz by hand (data.vision.ee.ethz.ch/cvl/datasets_extra/food-101) and "
+        "unpack it, so that {place}/images and {place}/meta are there.",
         _food,
     ),
     "tiny-imagenet": LargeSet(
         "tiny-imagenet-200", False,
-        "Get tiny-imagenet-200.zip by hand (cs231n.stanford.edu) and unpack it, so that "
+        "Run {prepare} (0.25 GB), or get tiny-imagenet-200.zip by hand (cs231n.stanford.edu) and unpack it, so that "
         "{place}/wnids.txt, {place}/train and {place}/val are there.",
         _tiny,
     ),

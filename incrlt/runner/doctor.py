@@ -166,12 +166,16 @@ def check_data(root: str | None) -> Iterable[Check]:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     from incrlt.benchmarks import datasets
+    from incrlt.benchmarks.folder import prepare_command
 
     folder = datasets.data_root(root)
     places = {"digits": None, "cifar10": CIFAR10.base_folder, "cifar100": CIFAR100.base_folder}
     for name, place in places.items():
         if place is not None and not (folder / place).exists():
-            yield Check(f"data {name}", "absent", f"not in {folder}; say where with --data or INCRLT_DATA")
+            yield Check(
+                f"data {name}", "absent",
+                f"not in {folder}; run {prepare_command(name, folder)}, or say where with --data or INCRLT_DATA",
+            )  # fmt: skip
             continue
         begun = time.perf_counter()
         try:

@@ -243,6 +243,24 @@ SHAPES = [
     ),
 ]
 
+_NATURE = 8142
+_NATURE_EVERY = Case("nature", _with_old(EVERY, 4000, num_hard=2442), (3, 2, _NATURE), num_old=4000)
+NATURE = [  # as many classes as iNaturalist 2018 has: no row of three experts fits into registers
+    _NATURE_EVERY,
+    Case("nature-ncl", replace(NCL, num_hard=2442), (3, 2, _NATURE), given=PRIOR),
+    Case("nature-ride", RIDE, (3, 2, _NATURE), given=LDAM),
+    Case("nature-shike", SHIKE, (3, 2, _NATURE), given=PRIOR),
+    Case("nature-lucir", _with_old(LUCIR, 4000), (1, 2, _NATURE), given=NOTHING, num_old=4000),
+    *_named(
+        "nature",
+        _NATURE_EVERY,
+        unseen={"unseen": 4071},
+        ties={"grid": 1.0},
+        upstream={"upstream": True, "ignored": "some", "shape": (3, 3, _NATURE)},
+        bf16={"dtype": torch.bfloat16},
+    ),
+]
+
 EDGES = _named(
     "edge",
     _EVERY,
@@ -281,5 +299,5 @@ HALVES = [
     )
 ] + [replace(_EVERY, name="every-limit-fp16", dtype=torch.float16, spread=4e4, limit=6e4)]
 
-CASES: list[Case] = [*METHODS, *ONE_TERM, *SHAPES, *EDGES, *HALVES]
+CASES: list[Case] = [*METHODS, *ONE_TERM, *SHAPES, *NATURE, *EDGES, *HALVES]
 """All of them; every backend that runs on the device at hand agrees with ``reference`` on each."""

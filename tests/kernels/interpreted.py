@@ -25,7 +25,8 @@ LEFT_OUT = {
     "every-k6", "every-c32", "every-c130", "every-beyond_hard", "every-more_negatives", "edge-transposed",
     "edge-unseen_ignored-bf16", "edge-sliced-bf16", "every-bf16", "edge-huge-bf16", "ncl-100-fp16", "ride-fp16",
     "lucir-fp16", "edge-unseen_ignored-fp16", "edge-sliced-fp16", "every-no_hard", "every-balanced", "every-c1000",
-    "every-negatives_beyond", "edge-strided", "edge-old_labels", "edge-new_labels", "edge-large",
+    "every-negatives_beyond", "edge-strided", "edge-old_labels", "edge-new_labels", "edge-large", "nature-bf16",
+    "nature-upstream",
 }  # fmt: skip
 """Close relatives of cases that run here; a GPU runs all."""
 
