@@ -19,8 +19,8 @@ import torch
 
 import incrlt.models
 from incrlt.experts.shike import SHIKE
+from incrlt.plugins.quiet import quiet_evaluator
 from incrlt.strategies.finetune import Finetune
-from incrlt.training.template import quiet_evaluator
 from perf.alternate import ratio, spread
 from perf.bench_steps import stream
 

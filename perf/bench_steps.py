@@ -31,9 +31,9 @@ from incrlt.experts.ride import RIDE
 from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
 from incrlt.plugins import ExemplarMemory
+from incrlt.plugins.quiet import quiet_evaluator
 from incrlt.runner.build import choose_precision
 from incrlt.strategies.lucir import LUCIR
-from incrlt.training.template import quiet_evaluator
 from perf.machine import machine
 from perf.output import write
 

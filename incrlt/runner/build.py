@@ -26,11 +26,12 @@ from incrlt.models.network import ExpertNetwork
 from incrlt.models.pretrained import preparation_of
 from incrlt.models.standing import Standing
 from incrlt.plugins.memory import ExemplarMemory
+from incrlt.plugins.quiet import quiet_evaluator
 from incrlt.processes import local_device, world
 from incrlt.schedules import cosine, multistep_with_warmup
 from incrlt.training.compute import overwriting
 from incrlt.training.randomness import seed_everything
-from incrlt.training.template import IncrTemplate, quiet_evaluator
+from incrlt.training.template import IncrTemplate
 
 
 class Images:

@@ -14,8 +14,9 @@ from incrlt.errors import UserError
 from incrlt.experiment.fields import NonNegative, Positive
 from incrlt.losses import knowledge_distillation, sigmoid_distillation
 from incrlt.roles import Experience, State
+from incrlt.training.arrival import classes_of
 from incrlt.training.class_means import ClassMeans
-from incrlt.training.template import IncrTemplate, classes_of
+from incrlt.training.template import IncrTemplate
 from incrlt.types import LossTerms, ModelOutput
 
 

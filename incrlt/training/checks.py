@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
+from avalanche.distributed import DistributedHelper
 from avalanche.training.plugins import LRSchedulerPlugin
 from torch import nn
 from torch.nn import CrossEntropyLoss
@@ -98,6 +99,19 @@ def _check_scheduler(asked: Asked, plugin: LRSchedulerPlugin) -> None:
         raise UserError(
             "the scheduler of an LRSchedulerPlugin belongs to another optimizer than the strategy's, so that it would "
             "do nothing. Build it from the same object, or give schedule= in its place."
+        )
+
+
+def check_processes() -> None:
+    """Refuse several processes that incrlt did not make.
+
+    Raises:
+        UserError: There are some.
+    """
+    if DistributedHelper.is_distributed:
+        raise UserError(
+            "a process group exists that incrlt did not make, so that gradients would not be shared; build and "
+            "train the strategy inside `with incrlt.processes.joined():`."
         )
 
 

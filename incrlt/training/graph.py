@@ -204,6 +204,7 @@ class Stepper:
         name: The choice: ``eager``, ``compile`` or ``graph``.
         reason: Why ``auto`` did not choose the graph, None where it did.
         captures: Graphs made so far.
+        taken: The captured step that computed the batch; None where it runs eagerly.
 
     Raises:
         UserError: A name that does not exist, or ``graph`` where it cannot be.
@@ -219,6 +220,7 @@ class Stepper:
         self.asked, self.name = name, "graph" if name == "auto" else name
         self.reason: str | None = None
         self.captures = 0
+        self.taken: CapturedStep | None = None
         self._compute, self._obstacle = compute, obstacle
         self._step: CapturedStep | None = None
         self._key: Hashable = None
@@ -242,7 +244,7 @@ class Stepper:
 
     def forget(self) -> None:
         """Drop the captured step and its memory; called when a stage ends."""
-        self._step, self._key, self._shape = None, None, None
+        self._step, self._key, self._shape, self.taken = None, None, None, None
 
     def take(
         self, module: nn.Module, terms: Terms, x: Tensor, y: Tensor, phase: Callable[[], Hashable]
@@ -258,6 +260,7 @@ class Stepper:
             y: Its labels.
             phase: Tells what the loss depends on beside the batch; a captured step is renewed when it changes.
         """
+        self.taken = None
         if self.name != "graph" or self._shape not in (None, tuple(x.shape)):
             return None
         key = (tuple(x.shape), x.dtype, phase())
@@ -272,6 +275,7 @@ class Stepper:
             self._key, self._shape = key, key[0]
             self.captures += 1
         self._step.replay(x, y)
+        self.taken = self._step
         return self._step
 
     def _captured(self, module: nn.Module, terms: Terms, x: Tensor, y: Tensor) -> CapturedStep | None:

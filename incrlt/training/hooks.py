@@ -21,6 +21,7 @@ from incrlt.models.network import ExpertNetwork
 from incrlt.roles import Dataset, Experience, Memory, Rebalance, RouterStage, State
 from incrlt.training.checks import no_second_view
 from incrlt.training.compute import Compute
+from incrlt.training.epoch import EpochRun
 from incrlt.training.network import Network
 from incrlt.training.stage import StageRun
 from incrlt.training.stream import Feed, Stream
@@ -52,6 +53,7 @@ class Hooks:
         past: The teacher.
         guide: A larger network that the expert method distils.
         terms: Loss terms of the epoch.
+        epoch_run: What the epoch has cost.
     """
 
     experts: ExpertMethod
@@ -73,6 +75,7 @@ class Hooks:
     past: Teacher
     guide: Teacher
     terms: TermLog
+    epoch_run: EpochRun
     device: torch.device
     optimizer: Optimizer
     adapted_dataset: Any
@@ -195,6 +198,21 @@ class Hooks:
     def epoch_terms(self) -> dict[str, float]:
         """Mean of each loss term over the last epoch."""
         return self.terms.means
+
+    @property
+    def epoch_images(self) -> int:
+        """Images seen in the epoch."""
+        return self.epoch_run.images
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds that the last epoch trained."""
+        return self.epoch_run.seconds
+
+    @property
+    def epoch_lr(self) -> float:
+        """Learning rate with which the epoch began."""
+        return self.epoch_run.lr
 
     @property
     def precision(self) -> str:

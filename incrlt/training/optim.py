@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from incrlt.errors import UserError
+from incrlt.models.heads import Replaced
 from incrlt.roles import State
 from incrlt.types import Stage
 
@@ -45,6 +46,41 @@ def replace_parameters(optimizer: Optimizer, replaced: Sequence[tuple[nn.Paramet
                     key: _fit(value, old, new, group.get(STARTS.get(key, ""), 0.0))
                     for key, value in state.items()
                 }
+
+
+class Upkeep:
+    """What a strategy's optimizer goes through from experience to experience, also one that a plugin has put in place.
+
+    Args:
+        optimizer: As the strategy was made with it: every experience begins with its rates.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._replaced: Replaced = []
+
+    def note(self, replaced: Replaced) -> None:
+        """Remember parameters that growth replaced."""
+        self._replaced += replaced
+
+    def carry(self, optimizer: Optimizer) -> None:
+        """Put them where the old ones were, see :func:`replace_parameters`."""
+        replace_parameters(optimizer, self._replaced)
+        self._replaced = []
+
+    def begin(self, optimizer: Optimizer, *, first_rates: bool, forget: bool) -> None:
+        """Prepare the optimizer for an experience.
+
+        Args:
+            optimizer: The strategy's.
+            first_rates: Bring the rates back to those of the beginning.
+            forget: Forget momentum.
+        """
+        if first_rates:
+            for group, rate in zip(optimizer.param_groups, self._rates, strict=False):
+                group["lr"] = rate
+        if forget:
+            optimizer.state.clear()
 
 
 def _has_rows(state: State, old: nn.Parameter) -> bool:

@@ -7,6 +7,7 @@ again, what moves from step to step when training has reached the place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from incrlt.errors import UserError
 from incrlt.models.network import ExpertNetwork
-from incrlt.roles import Clock, RouterStage, State
+from incrlt.roles import Clock, Experience, Memory, RouterStage, State
 from incrlt.training.optim import replace_parameters
 from incrlt.training.randomness import global_state, set_global_state
 
@@ -71,6 +72,45 @@ class Counters:
         """Restore its counters."""
         for name, value in state.items():
             setattr(self._clock, name, value)
+
+
+class Awaited:
+    """A checkpoint that waits: what moves from step to step is restored when training has reached its place.
+
+    There may be none; training then begins where it is.
+    """
+
+    def __init__(self) -> None:
+        self._saved: State | None = None
+        self._train_stream: Sequence[Experience] = ()
+
+    def wait(self, saved: State, train_stream: Sequence[Experience]) -> None:
+        """Keep a checkpoint, and the stream that its exemplars are looked up in."""
+        self._saved, self._train_stream = saved, train_stream
+
+    @property
+    def inside(self) -> bool:
+        """Whether training goes on inside an experience that another process began."""
+        return self._saved is not None and not self._saved["progress"]["trained"]
+
+    @property
+    def stage(self) -> int:
+        """The stage that training goes on with."""
+        return 0 if self._saved is None else int(self._saved["progress"]["stage"])
+
+    def restore_memory(self, memory: Memory) -> None:
+        """Restore the exemplars as they were saved: a stage may have chosen some before the process was killed."""
+        if self._saved is not None:
+            memory.load_state_dict(self._saved["memory"], self._train_stream)
+
+    def arrive(self, stage: int) -> State | None:
+        """Wait no longer; return the checkpoint if it was saved in this stage."""
+        saved, self._saved = self._saved, None
+        return None if saved is None or saved["progress"]["stage"] != stage else saved
+
+    def drop(self) -> None:
+        """Wait no longer: an experience begins."""
+        self._saved = None
 
 
 def tensors_of(state: object) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -122,17 +123,28 @@ class Feed:
             self.reason = str(reason)
             return loader
 
-    def of_stage(self, stage: Stage, dataset: Dataset, batch_size: int, experience: int) -> Loader:
-        """Return the loader of a stage that does not train on the stream's.
+    def of_stage(
+        self,
+        stage: Stage,
+        stream: Stream,
+        exemplars: Callable[[], Dataset],
+        batch_size: int,
+        experience: int,
+    ) -> tuple[Loader, Tensor]:
+        """Return the loader of a stage, and images per class as its sampler draws them on average ``[C]``.
 
         Args:
-            stage: Gives the sampler, and whether generators of its own draw.
-            dataset: In training transforms.
+            stage: Gives the data, the sampler, and whether generators of its own draw.
+            stream: What the experience trains on.
+            exemplars: Chooses and returns them, in training transforms; asked by a stage on exemplars alone.
             batch_size: Images per batch, unless the stage has its own number.
             experience: Index of the experience; generators of a stage aside begin from it and the seeds.
         """
+        if is_streams_loader(stage):
+            return stream.known_batches, stream.drawn
+        dataset = exemplars() if stage.data == "exemplars" else stream.known_dataset
         order, augmentation = self._generators(stage, experience)
-        return class_aware_loader(
+        batches = class_aware_loader(
             dataset,
             batch_size=stage.batch_size or batch_size,
             class_aware=stage.sampler == "class_aware",
@@ -143,6 +155,7 @@ class Feed:
             fast=self.fast,
             cache=self.cache,
         )
+        return batches, stream.drawn_by(stage, dataset)
 
     def makes_tensors(self, dataset: Dataset) -> bool:
         """Say whether batches of a data set would be cut from tensors."""

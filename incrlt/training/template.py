@@ -10,67 +10,41 @@ where Avalanche calls.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import incrlt._compat  # noqa: F401  (must come before avalanche)
 
 import torch
 from avalanche.core import BasePlugin
-from avalanche.distributed import DistributedHelper
-from avalanche.logging import BaseLogger
 from avalanche.training.plugins.evaluation import EvaluationPlugin, default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
 from torch.optim import Optimizer
 
-from incrlt.benchmarks.identity import check_names
 from incrlt.data.workers import close_loader, lone_image_told
-from incrlt.errors import UserError
 from incrlt.experiment.ranges import checked
 from incrlt.experts.base import ExpertMethod
 from incrlt.experts.single import Single
 from incrlt.models.network import ExpertNetwork
-from incrlt.roles import Criterion, Experience, Loader, Memory, Rebalance, RouterStage, State
+from incrlt.roles import Criterion, Dataset, Experience, Memory, Rebalance, RouterStage, State
+from incrlt.training import checks, state
 from incrlt.training import stage as stages_at_work
-from incrlt.training import state
 from incrlt.training.answered import Answered
 from incrlt.training.arguments import by_name
-from incrlt.training.checks import (
-    Asked,
-    check_batches,
-    check_finite,
-    check_scheduler_resets,
-    check_settings,
-)
+from incrlt.training.arrival import class_names_of, classes_of, take_in
 from incrlt.training.compute import Compute
-from incrlt.training.graph import CapturedStep, Stepper, obstacle
+from incrlt.training.epoch import EpochRun
+from incrlt.training.graph import Stepper, obstacle
 from incrlt.training.hooks import Hooks
 from incrlt.training.network import ForeignNetwork, at_the_door, follow, stay
-from incrlt.training.optim import replace_parameters
+from incrlt.training.optim import Upkeep
+from incrlt.training.readouts import all_scores
 from incrlt.training.stage import StageRun
-from incrlt.training.stream import Feed, Stream, is_streams_loader, read_stream
+from incrlt.training.stream import Feed, Stream, read_stream
 from incrlt.training.teacher import Teacher, check_guide
-from incrlt.training.terms import TermLog
+from incrlt.training.terms import TermLog, named
 from incrlt.types import LossTerms, ModelOutput, Schedule, Stage
-
-
-def quiet_evaluator() -> EvaluationPlugin:
-    """Return an evaluation plugin without metrics and loggers, for runs that record counts instead."""
-    return EvaluationPlugin(loggers=[BaseLogger()])
-
-
-def classes_of(experience: Experience) -> list[int]:
-    """Return the label ids of an experience, ascending; benchmarks without a class timeline are read by target."""
-    classes = getattr(experience, "classes_in_this_experience", None)
-    return sorted({int(label) for label in (experience.dataset.targets if classes is None else classes)})
-
-
-def class_names_of(experience: Experience) -> Sequence[str] | None:
-    """Return the names of a benchmark's classes by label id; None where it does not tell them."""
-    stream = getattr(experience, "origin_stream", None)
-    return getattr(getattr(stream, "benchmark", None), "class_names", None)
 
 
 class IncrTemplate(Hooks, SupervisedTemplate):
@@ -111,15 +85,12 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         augmentation_seed: Seeds random augmentation.
 
     Attributes:
-        teacher: Frozen model of the experience before, or None.
-        num_old: Classes that arrived before this experience.
-        stage: The stage that trains now.
-        epoch_terms: Mean of each loss term over the last epoch.
-        stream_dataset: What this experience trains on: its images, exemplars, and what a replay plugin adds.
-        class_counts: Images per class in the training stream, exemplars included ``[C]``, arrival order.
-        stage_counts: The same as the sampler of the stage draws them ``[C]``.
         stepper: How batches are computed, and why not as a graph.
+        mb_out: What the network said about the batch; a plugin that changes what is trained on puts another one here.
+        mb_scores: In evaluation, the scores ``[B, C]`` of each read-out.
         mb_experts_used: Experts that the router ran for each image of the batch ``[B]``; None without a router.
+        on_epoch_end: Called with the strategy after each epoch.
+        others: What a method may ask, see :class:`~incrlt.training.hooks.Hooks`.
 
     Raises:
         UserError: Settings that cannot work together, before any work starts.
@@ -186,40 +157,32 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         self.network = at_the_door(model, self._task_labels)
         self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
         self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
-        check_settings(self._asked())
+        checks.check_settings(self._asked())
         self.compute.check_order(model)
-        check_scheduler_resets(self.plugins, optimizer)
+        checks.check_scheduler_resets(self.plugins, optimizer)
         if self.needs_maps or self.experts.needs_maps:
             self.network.tells_maps = True
         if router is not None:
             router.attach(self.model)
         self.compute.share(self.network)
 
-        self.past = Teacher(self.compute)
-        self.guide = Teacher(self.compute, self.experts.guide())
-        self.stream = Stream()
-        self.work = StageRun(Stage("train", train_epochs))
-        self.terms = TermLog()
-        self.num_old = 0
-        self.experience_index = 0
-        self.epoch_images, self.epoch_seconds, self.epoch_lr = 0, 0.0, 0.0
+        self.past, self.guide = Teacher(self.compute), Teacher(self.compute, self.experts.guide())
+        self.stream, self.work = Stream(), StageRun(Stage("train", train_epochs))
+        self.epoch_run, self.terms = EpochRun(), TermLog()
+        self.num_old, self.experience_index = 0, 0
         self.mb_out: ModelOutput | None = None
-        self._answered: Answered | None = None
         self.mb_scores: dict[str, Tensor] = {}
         self.mb_experts_used: Tensor | None = None
         self.on_epoch_end: Callable[[IncrTemplate], None] | None = None
-        self.main_optimizer = optimizer
+        self.main_optimizer, self._upkeep = optimizer, Upkeep(optimizer)
         self.memory_before: State | None = None
-        self._captured: CapturedStep | None = None
-        self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
-        self._replaced: list[tuple[nn.Parameter, nn.Parameter]] = []
-        self._resume: State | None = None
-        self._resume_stream: object = None
+        self._answered: Answered | None = None
+        self._awaited = state.Awaited()
         self._own_loader: object = None
         self.stepper = Stepper(step, self.compute, self.network, self._obstacle)
 
-    def _asked(self) -> Asked:
-        return Asked(
+    def _asked(self) -> checks.Asked:
+        return checks.Asked(
             self.name, self.needs_network, self.needs_cosine, self.needs_memory, self.network, self.model,
             self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast, self._criterion,
             self.schedule, self.plugins,
@@ -232,38 +195,29 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     # ------------------------------------------------------------------ Avalanche: an experience begins and ends
 
     def _before_training_exp(self, **kwargs: object) -> None:
-        if DistributedHelper.is_distributed:
-            raise UserError(
-                "a process group exists that incrlt did not make, so that gradients would not be shared; build and "
-                "train the strategy inside `with incrlt.processes.joined():`."
-            )
+        checks.check_processes()
         self.compute.draw_alike()
         self.memory_before = None if self.memory is None else self.memory.state_dict()
-        begins = self._resume is None or bool(self._resume["progress"]["trained"])
-        if begins:
+        inside = self._awaited.inside
+        if not inside:
             self.num_old = self.network.num_classes
         super()._before_training_exp(**kwargs)
         own = self.dataloader is self._own_loader
         self.stream = read_stream(self.network, self.feed, self.dataloader, own, self.adapted_dataset)
         self.work = StageRun(self.work.stage, counts=self.stream.drawn, batches=self.stream.batches)
-        check_batches(self.experts, self.stages(self.experience), self.stream, self.feed)
-        if begins:
-            self._resume = None
+        checks.check_batches(self.experts, self.stages(self.experience), self.stream, self.feed)
+        if not inside:
             self._start_experience()
-        elif self._resume is not None and self.memory is not None:
-            # a stage may have chosen exemplars before the process was killed
-            self.memory.load_state_dict(self._resume["memory"], self._resume_stream)
+        elif self.memory is not None:
+            self._awaited.restore_memory(self.memory)
 
     def _start_experience(self) -> None:
+        self._awaited.drop()
         if self.guide.network is not None:
             check_guide(self.guide.network, self.model, class_names_of(self.experience))
         self.experts.begin_experience(self.model)
-        for group, lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=False):
-            if self.schedule is not None:
-                group["lr"] = lr
-        check_settings(self._asked())  # plugins may have put another criterion or optimizer in place
-        if self.reset_optimizer:
-            self.optimizer.state.clear()
+        checks.check_settings(self._asked())  # plugins may have put another criterion or optimizer in place
+        self._upkeep.begin(self.optimizer, first_rates=self.schedule is not None, forget=self.reset_optimizer)
         self.begin_experience(self.experience)
 
     def _after_training_exp(self, **kwargs: object) -> None:
@@ -292,11 +246,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if not isinstance(model, ExpertNetwork):
             return super().model_adaptation(model)
         if self.is_training:
-            model.class_names = check_names(model.class_names or {}, self.experience) or None
-            known = set(model.class_ids)
-            new = [label for label in classes_of(self.experience) if label not in known]
-            if new:
-                self._replaced += model.grow(new)
+            self._upkeep.note(take_in(model, self.experience))
             self.compute.place(model)
         return model
 
@@ -304,8 +254,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         """Point the optimizer at grown parameters, keeping the state of their old rows."""
         if isinstance(self.network, ForeignNetwork):
             return super().make_optimizer(**kwargs)
-        replace_parameters(self.optimizer, self._replaced)
-        self._replaced = []
+        self._upkeep.carry(self.optimizer)
         self.optimized_param_id = dict(self.model.named_parameters())
         return None
 
@@ -331,39 +280,27 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         if isinstance(self.network, ForeignNetwork):
             return output.logits
         self.mb_out = output
-        self.mb_scores = {
-            **self.readouts(self.mb_out), **self._beside(self.mb_out), **self._routed(self.mb_out),
-        }  # fmt: skip
+        self.mb_scores, self.mb_experts_used = all_scores(
+            self.readouts(output), output, self.model, self.rebalance, self.router
+        )
         return self.network.to_labels(next(iter(self.mb_scores.values())), self._eval_width)
 
     def _forward_in_training(self) -> Tensor:
         x, y = self.mb_x, self.mb_y
-        captured = self._captured = self.stepper.take(self.model, self._terms_of, x, y, self.phase)
+        taken = self.stepper.take(self.model, self._terms_of, x, y, self.phase)
         size, what = self.stage.batch_size or self.train_mb_size, f"stage '{self.stage.name}'"
         with lone_image_told(len(y), self.epoch_images, size, what):
-            self.mb_out = captured.output if captured else self.work.forward(self.compute, self.network, x)
+            self.mb_out = taken.output if taken else self.work.forward(self.compute, self.network, x)
         logits = self.network.to_labels(self.mb_out.logits)
         self._answered = Answered(self.mb_out, logits, logits._version)
         return logits
-
-    def _beside(self, output: ModelOutput) -> dict[str, Tensor]:
-        """Return the scores ``[B, C]`` that the second stage answers with beside the heads, where it does."""
-        tell = getattr(self.rebalance, "readouts", None)
-        return {} if tell is None else tell(self.model, output)
-
-    def _routed(self, output: ModelOutput) -> dict[str, Tensor]:
-        """Return the scores ``[B, C]`` of the experts that the router would have run, where there is a router."""
-        if self.router is None or not self.network.num_classes:
-            return {}
-        logits, self.mb_experts_used = self.router.read_out(self.model.router, output)
-        return {"routed": logits}
 
     def criterion(self) -> Tensor:
         """Sum the loss terms in training; in evaluation, the plain criterion."""
         if not self.is_training:
             return self._criterion(self.network.with_floor(self.mb_output, self.mb_y), self.mb_y)
-        if self._captured is not None:
-            return self.terms.add_captured(self._captured.names, self._captured.terms)
+        if self.stepper.taken is not None:
+            return self.terms.add_captured(self.stepper.taken.names, self.stepper.taken.terms)
         assert self.mb_out is not None and self._answered is not None
         if not isinstance(self.network, ForeignNetwork):
             self._answered.check(self.mb_out, self.mb_output)
@@ -385,18 +322,12 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         labels = self.positions(self.mb_y)
         if self.work.stage.loss is not None:
             return self.work.stage.loss(self.loss_context(), output, labels)
-        terms = self.loss_terms(output, labels)
-        if not isinstance(terms, dict):
-            raise UserError(
-                f"the loss of experts '{self.experts.name}' is a {type(terms).__name__}; return named terms, such as "
-                '{"focal": value}.'
-            )
-        return terms
+        return named(self.loss_terms(output, labels), self.experts.name)
 
     def backward(self) -> None:
         """Run the backward pass, or take a captured one's gradients; then each expert gets its own pace."""
-        if self._captured is not None:
-            self._captured.give_gradients()
+        if self.stepper.taken is not None:
+            self.stepper.taken.give_gradients()
         else:
             self.compute.backward(self.loss, self.optimizer, self.retain_graph, self.model)
         self.work.pace(self.network.num_experts)
@@ -410,7 +341,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         super()._train_cleanup()
         close_loader(self._own_loader)
         self._own_loader = None
-        self.mb_out, self._captured, self._answered = None, None, None
+        self.mb_out, self._answered = None, None
         self.work.batches, self.stream = None, self.stream.without_batches()
 
     def _eval_cleanup(self) -> None:
@@ -420,7 +351,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     # ------------------------------------------------------------------ Avalanche: stages and epochs
 
     def _train_exp(self, experience: Experience, eval_streams: object = None, **kwargs: object) -> None:
-        first = 0 if self._resume is None else self._resume["progress"]["stage"]
+        first = self._awaited.stage
         for index, stage in enumerate(self.stages(experience)):
             if index >= first and stage.epochs > 0:
                 with stages_at_work.schedulers_rest(self.plugins, index), self._enter(index, stage) as start:
@@ -433,17 +364,21 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             self._before_training_epoch(**kwargs)
             if self._stopped():
                 break
-            begun, self.epoch_lr = time.perf_counter(), float(self.optimizer.param_groups[0]["lr"])
-            self.training_epoch(**kwargs)
-            self.terms.collect(self._where())
-            self.compute.agree(self.network)
-            check_finite(self.model, self._where())
-            self.epoch_seconds = time.perf_counter() - begun
+            with self.epoch_run.measured(self.optimizer):
+                self.terms.clear()
+                self.training_epoch(**kwargs)
+                self.terms.collect(self._where())
+                self.compute.agree(self.network)
+                checks.check_finite(self.model, self._where())
             self._after_training_epoch(**kwargs)
             if work.scheduler is not None:
                 work.scheduler.step()
             if self.on_epoch_end is not None:
                 self.on_epoch_end(self)
+
+    def _after_training_iteration(self, **kwargs: object) -> None:
+        self.epoch_run.images += len(self.mb_y)
+        super()._after_training_iteration(**kwargs)
 
     def _where(self) -> str:
         return f"experience {self.experience_index}, stage '{self.stage.name}', epoch {self.stage_epoch + 1}"
@@ -460,7 +395,9 @@ class IncrTemplate(Hooks, SupervisedTemplate):
     def _enter(self, index: int, stage: Stage) -> Iterator[int]:
         """Set up a stage, yield its first epoch, and leave model and optimizer as they were found."""
         self.main_optimizer = self.optimizer
-        batches, counts = self._batches_of(stage)
+        batches, counts = self.feed.of_stage(
+            stage, self.stream, self._exemplars, self.train_mb_size, self.experience_index
+        )
         self.work = stages_at_work.enter(
             stage,
             index,
@@ -488,26 +425,10 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             self.work.close()
             stages_at_work.leave(self.network, self.model)
 
-    def _batches_of(self, stage: Stage) -> tuple[Loader, Tensor]:
-        """Return the loader of a stage, and images per class as its sampler draws them."""
-        if is_streams_loader(stage):
-            return self.stream.known_batches, self.stream.drawn
-        dataset = self.stream.known_dataset
-        if stage.data == "exemplars":
-            self.memory.update(self, self.experience)
-            dataset = self.memory.dataset().train()
-        batches = self.feed.of_stage(stage, dataset, self.train_mb_size, self.experience_index)
-        return batches, self.stream.drawn_by(stage, dataset)
-
-    def training_epoch(self, **kwargs: object) -> None:
-        """Run Avalanche's epoch, counting images."""
-        self.epoch_images = 0
-        self.terms.clear()
-        super().training_epoch(**kwargs)
-
-    def _after_training_iteration(self, **kwargs: object) -> None:
-        self.epoch_images += len(self.mb_y)
-        super()._after_training_iteration(**kwargs)
+    def _exemplars(self) -> Dataset:
+        """Choose exemplars of this experience too, and return all there are, in training transforms."""
+        self.memory.update(self, self.experience)
+        return self.memory.dataset().train()
 
     # ------------------------------------------------------------------ state
 
@@ -572,7 +493,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
             before = saved["memory_before"]
             self.memory.load_state_dict(saved["memory"] if before is None else before, train_stream)
         self.load_extra_state(saved["extra"])
-        self._resume, self._resume_stream = saved, train_stream  # the rest waits until training is there
+        self._awaited.wait(saved, train_stream)  # for what moves from step to step
         if saved["progress"]["trained"]:
             self._restore_progress(saved)
 
@@ -585,8 +506,8 @@ class IncrTemplate(Hooks, SupervisedTemplate):
 
     def _catch_up(self) -> int:
         """Return the first epoch of a stage; on resuming, restore optimizer, counters and random states first."""
-        saved, self._resume = self._resume, None
-        if saved is None or saved["progress"]["stage"] != self.work.index:
+        saved = self._awaited.arrive(self.work.index)
+        if saved is None:
             return 0
         epoch = int(saved["progress"]["epoch"])
         self.work.catch_up(epoch)

@@ -16,6 +16,24 @@ UNMOVED = (
 )
 
 
+def named(terms: LossTerms, method: str) -> LossTerms:
+    """Return what a loss gave, held to be named terms.
+
+    Args:
+        terms: What it gave.
+        method: Name of the expert method.
+
+    Raises:
+        UserError: It is something else, such as a bare tensor.
+    """
+    if not isinstance(terms, dict):
+        raise UserError(
+            f"the loss of experts '{method}' is a {type(terms).__name__}; return named terms, such as "
+            '{"focal": value}.'
+        )
+    return terms
+
+
 class TermLog:
     """Collects the named terms of each step.
 

@@ -29,10 +29,10 @@ from incrlt.experts.shike import SHIKE
 from incrlt.experts.single import Single
 from incrlt.experts.tcl import TCL
 from incrlt.kernels import closed_form, ops
+from incrlt.plugins.quiet import quiet_evaluator
 from incrlt.stages.expert_assignment import ExpertAssignment
 from incrlt.stages.lws import LWS
 from incrlt.strategies.lucir import LUCIR
-from incrlt.training.template import quiet_evaluator
 
 aten = torch.ops.aten
 READ_BACK = {"item", "cpu", "numpy", "tolist", "__bool__", "__int__", "__float__", "__index__", "__array__"}
