@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -30,6 +30,7 @@ from incrlt.lifecycle.versions import Version
 from incrlt.models import cost
 from incrlt.runner import resume
 from incrlt.runner.build import choose_device
+from incrlt.runner.events import EpochEvent
 from incrlt.runner.folder import RunFolder, environment, epoch_event
 from incrlt.runner.kept import Pictures
 from incrlt.runner.threads import choose_threads, cores
@@ -381,7 +382,7 @@ def _begins(parent: Learned, batch: Batch, version: Version) -> str:
     )
 
 
-def _event(strategy: IncrTemplate) -> dict[str, Any]:
+def _event(strategy: IncrTemplate) -> EpochEvent:
     return epoch_event(strategy, 0)
 
 
