@@ -150,7 +150,7 @@ class ConfusionRecorder(SupervisedPlugin):
     def records(
         self,
         images_of_class: Sequence[int] | npt.NDArray[np.int64] | None = None,
-        class_names: tuple[str, ...] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> dict[str, StreamRecord]:
         """Return one record per read-out that was there after every experience so far.
 
@@ -168,8 +168,9 @@ class ConfusionRecorder(SupervisedPlugin):
             raise UserError("nothing has been evaluated yet: call strategy.eval after strategy.train.")
         images = self.images_of_class if images_of_class is None else images_of_class
         experiences = np.asarray(self.experience_of_class)
+        names = None if class_names is None else tuple(class_names)
         return {
-            readout: StreamRecord(kept, experiences, np.asarray(images[: len(experiences)]), class_names)
+            readout: StreamRecord(kept, experiences, np.asarray(images[: len(experiences)]), names)
             for readout, kept in self.confusions.items()
             if len(kept) == longest
         }
