@@ -70,7 +70,7 @@ class Clock(Protocol):
 class Memory(Sized, Protocol):
     """Exemplars, :class:`~incrlt.plugins.memory.ExemplarMemory`."""
 
-    def update(self, strategy: Any, experience: Experience) -> None:
+    def update(self, strategy: Strategy, experience: Experience) -> None:
         """Choose exemplars of the experience's classes."""
 
     def dataset(self) -> Dataset:
@@ -79,7 +79,7 @@ class Memory(Sized, Protocol):
     def state_dict(self) -> State:
         """Return which pictures they are."""
 
-    def load_state_dict(self, state: State, train_stream: Any) -> None:
+    def load_state_dict(self, state: State, train_stream: Sequence[Experience]) -> None:
         """Find those pictures in a stream."""
 
 

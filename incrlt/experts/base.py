@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import Field, fields, is_dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class ExpertMethod:
     needs_cosine: ClassVar[bool] = False
     needs_maps: ClassVar[bool] = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Let the layout of a method that combines in its own way name it: a saved network finds it again by that."""
         super().__init_subclass__(**kwargs)
         if isinstance(own := vars(cls).get("layout"), property) and own.fget is not None:
@@ -126,7 +126,7 @@ def _with_combination(layout: Callable[[ExpertMethod], Layout]) -> Callable[[Exp
             )
         if cls.combine is ExpertMethod.combine:
             return wanted
-        own: tuple[Any, ...] = fields(method) if is_dataclass(method) else ()
+        own: tuple[Field[object], ...] = fields(method) if is_dataclass(method) else ()
         settings = {field.name: getattr(method, field.name) for field in own}
         return replace(wanted, combination=Combination(name_of(cls), settings))
 

@@ -22,7 +22,7 @@ from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite
 from incrlt.console import Console
 from incrlt.errors import UserError
 from incrlt.experiment import schema
-from incrlt.files import Plain, write_atomic
+from incrlt.files import write_atomic
 from incrlt.lifecycle import comparing, gate, learned, versions
 from incrlt.lifecycle.learned import CHECKPOINTS, CONFIG_FILE, Learned, labels_of
 from incrlt.lifecycle.lesson import Batch, Lesson, measure
@@ -30,6 +30,7 @@ from incrlt.lifecycle.versions import Version
 from incrlt.models import cost
 from incrlt.runner import resume
 from incrlt.runner.build import choose_device
+from incrlt.runner.events import EpochEvent
 from incrlt.runner.folder import RunFolder, environment, epoch_event
 from incrlt.runner.kept import Pictures
 from incrlt.runner.threads import choose_threads, cores
@@ -381,7 +382,7 @@ def _begins(parent: Learned, batch: Batch, version: Version) -> str:
     )
 
 
-def _event(strategy: IncrTemplate) -> Plain:
+def _event(strategy: IncrTemplate) -> EpochEvent:
     return epoch_event(strategy, 0)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
@@ -146,7 +147,11 @@ class ConfusionRecorder(SupervisedPlugin):
         """Experiences recorded so far, by the read-out that has most."""
         return max(map(len, self.confusions.values()), default=0)
 
-    def records(self, images_of_class: Any = None, class_names: Any = None) -> dict[str, StreamRecord]:
+    def records(
+        self,
+        images_of_class: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> dict[str, StreamRecord]:
         """Return one record per read-out that was there after every experience so far.
 
         Args:
@@ -163,8 +168,9 @@ class ConfusionRecorder(SupervisedPlugin):
             raise UserError("nothing has been evaluated yet: call strategy.eval after strategy.train.")
         images = self.images_of_class if images_of_class is None else images_of_class
         experiences = np.asarray(self.experience_of_class)
+        names = None if class_names is None else tuple(class_names)
         return {
-            readout: StreamRecord(kept, experiences, np.asarray(images[: len(experiences)]), class_names)
+            readout: StreamRecord(kept, experiences, np.asarray(images[: len(experiences)]), names)
             for readout, kept in self.confusions.items()
             if len(kept) == longest
         }

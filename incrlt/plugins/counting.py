@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from incrlt.metrics.counts import LARGE, Cells, Counts, held
+
+
+class SavedCells(TypedDict):
+    """A large table in a checkpoint."""
+
+    size: int
+    places: Tensor
+    images: Tensor
 
 
 class Counting:
@@ -45,7 +53,7 @@ class Counting:
         return Cells(self.size, places[known], images[known])
 
 
-def saved(table: Counts | Cells) -> Any:
+def saved(table: Counts | Cells) -> Tensor | SavedCells:
     """Return a table for a checkpoint: a tensor ``[C, C]``, or size, places and images of a large one."""
     if not isinstance(table, Cells):
         return torch.as_tensor(table)
@@ -54,7 +62,7 @@ def saved(table: Counts | Cells) -> Any:
     }  # fmt: skip
 
 
-def loaded(state: Any) -> Counts | Cells:
+def loaded(state: Tensor | SavedCells) -> Counts | Cells:
     """Return what :func:`saved` returned; older versions saved large tables whole."""
     if isinstance(state, Tensor):
         counts: Counts = state.numpy()

@@ -8,7 +8,7 @@ batch state are as before.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -167,7 +167,7 @@ def _batches(strategy: Strategy, dataset: object) -> Iterator[tuple[Tensor, Tens
         yield images, targets, rest[-1] if rest else None
 
 
-def _loader(strategy: Strategy, dataset: Any) -> Iterable[Any]:
+def _loader(strategy: Strategy, dataset: Any) -> Iterable[Sequence[Tensor]]:
     """Return batches in the stored order, from the strategy's decoded images where that is possible."""
     dataset = dataset.eval()
     loader = DataLoader(dataset, batch_size=strategy.eval_mb_size, collate_fn=dataset.collate_fn)

@@ -12,7 +12,7 @@ growing memory of 20 images per class. Handing on what small classes cannot use 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
@@ -219,7 +219,7 @@ class ExemplarMemory(SupervisedPlugin):
             "random_state": self._random_state.clone(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], train_stream: Sequence[object]) -> None:
+    def load_state_dict(self, state: State, train_stream: Sequence[Experience]) -> None:
         """Become the memory that ``state`` describes.
 
         Args:

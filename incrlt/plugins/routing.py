@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Protocol
 
 import incrlt._compat  # noqa: F401  (before avalanche)
 
+import numpy.typing as npt
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
@@ -23,6 +24,15 @@ from incrlt.metrics.routing import (
 from incrlt.models.cost import macs_by_experts
 from incrlt.plugins.confusion import arrival_of, warn_of_gap
 from incrlt.plugins.steps import Steps
+from incrlt.roles import State, Strategy
+from incrlt.types import ModelOutput
+
+
+class Routed(Strategy, Protocol):
+    """A strategy with a router, while it evaluates a batch."""
+
+    mb_out: ModelOutput
+    mb_experts_used: Tensor
 
 
 class RoutingRecorder(SupervisedPlugin):
@@ -60,18 +70,18 @@ class RoutingRecorder(SupervisedPlugin):
         """Evaluations from here on are kept."""
         self._inside_training = False
 
-    def before_training_exp(self, strategy: Any, **kwargs: object) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: object) -> None:
         """Take note of the experience."""
         self._steps.arrive(strategy.experience)
 
-    def before_eval(self, strategy: Any, **kwargs: object) -> None:
+    def before_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Start collecting."""
         self._batches = []
         if getattr(strategy.model, "class_ids", None):
             width = max(strategy.model.class_ids) + 1
             self._table = strategy.model.positions(torch.arange(width)).to(strategy.device)
 
-    def after_eval_iteration(self, strategy: Any, **kwargs: object) -> None:
+    def after_eval_iteration(self, strategy: Routed, **kwargs: object) -> None:
         """Keep the decisions on a batch, on the device, without a host sync."""
         if getattr(strategy, "mb_experts_used", None) is None or self._inside_training:
             return
@@ -82,7 +92,7 @@ class RoutingRecorder(SupervisedPlugin):
         self._image_shape = tuple(strategy.mb_x.shape[1:])
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
 
-    def after_eval(self, strategy: Any, **kwargs: object) -> None:
+    def after_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Count under the experience trained last; as in a confusion record, nothing follows a gap."""
         if self._batches:
             warn_of_gap(self, len(self.used), self._experience)
@@ -111,7 +121,9 @@ class RoutingRecorder(SupervisedPlugin):
         mean, saved = found["mean_experts"], found["macs_saved"]
         return f"router: {mean:.2f} experts per image, {saved:.1f} % of multiply-adds saved"
 
-    def rows(self, experience_of_class: Any, images_of_class: Any) -> list[dict[str, float | None]]:
+    def rows(
+        self, experience_of_class: npt.ArrayLike, images_of_class: npt.ArrayLike
+    ) -> list[dict[str, float | None]]:
         """Return the rows of ``routing.csv``, one per experience; none without a router.
 
         Args:
@@ -122,7 +134,10 @@ class RoutingRecorder(SupervisedPlugin):
         return routing_rows(used, experience_of_class, images_of_class, self.macs) if used else []
 
     def write(
-        self, folder: str | os.PathLike[str], experience_of_class: object, images_of_class: Any
+        self,
+        folder: str | os.PathLike[str],
+        experience_of_class: npt.ArrayLike,
+        images_of_class: npt.ArrayLike,
     ) -> None:
         """Write ``routing.csv`` and, after an evaluation in this process, ``routing_sweep.csv``.
 
@@ -137,7 +152,7 @@ class RoutingRecorder(SupervisedPlugin):
         curve = None if self.table is None else sweep(self.table, self.macs[-1], images_of_class)
         write_routing(folder, rows, curve)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the counts and costs as tensors and plain data."""
         return {
             "used": list(self.used),
@@ -145,7 +160,7 @@ class RoutingRecorder(SupervisedPlugin):
             **self._steps.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore :meth:`state_dict`."""
         self.used, self.macs = list(state["used"]), [list(costs) for costs in state["macs"]]
         self._steps.load_state_dict(

@@ -12,6 +12,7 @@ from torch import Tensor
 from incrlt.benchmarks.identity import class_names, contents, differ, labels_of
 from incrlt.data.contents import UNKNOWN, labels_hash
 from incrlt.errors import UserError
+from incrlt.roles import Dataset, Experience, State
 
 CHANGED = "are other pictures than those that were chosen"
 RESUME = "Resume with the benchmark the run was started with."
@@ -25,7 +26,7 @@ def place_in_stream(experience: Any) -> int:
         return -1
 
 
-def describe(sources: Mapping[int, Any], hints: Mapping[int, int]) -> Tensor:
+def describe(sources: Mapping[int, Dataset], hints: Mapping[int, int]) -> Tensor:
     """Return what data sets are found again by.
 
     Args:
@@ -43,8 +44,8 @@ def describe(sources: Mapping[int, Any], hints: Mapping[int, int]) -> Tensor:
 
 
 def find(
-    state: Mapping[str, Any], places: Mapping[int, Tensor], train_stream: Sequence[object]
-) -> dict[int, Any]:
+    state: State, places: Mapping[int, Tensor], train_stream: Sequence[Experience]
+) -> dict[int, Experience]:
     """Return the experience of each data set that a saved memory saw, by number.
 
     Args:
@@ -55,7 +56,7 @@ def find(
     Raises:
         UserError: One is missing, or its labels, names or pictures are others.
     """
-    found: dict[int, Any] = {}
+    found: dict[int, Experience] = {}
     for number, hint, *marks in _sources(state):
         wanted = _wanted(number, state, places)
         complaints: list[str] = []
@@ -75,14 +76,14 @@ def find(
     return found
 
 
-def _sources(state: Mapping[str, Any]) -> list[list[int]]:
+def _sources(state: State) -> list[list[int]]:
     """Return number, place in the stream and, where they were saved, size and hash of the labels."""
     if "sources" in state:
         return [list(row) for row in state["sources"].tolist()]
     return [[number, number] for number in state["experiences"].tolist()]  # older: the number is the place
 
 
-def _wanted(number: int, state: Mapping[str, Any], places: Mapping[int, Tensor]) -> Tensor:
+def _wanted(number: int, state: State, places: Mapping[int, Tensor]) -> Tensor:
     """Return label, index and hash ``[n, 3]`` of the exemplars of one data set."""
     labels = torch.tensor(list(places), dtype=torch.int64).repeat_interleave(state["counts"])
     pictures = state.get("pictures", torch.full_like(labels, UNKNOWN))
@@ -90,7 +91,7 @@ def _wanted(number: int, state: Mapping[str, Any], places: Mapping[int, Tensor])
     return torch.stack([labels, state["places"][:, 1], pictures], dim=1)[own]
 
 
-def _in_order(train_stream: Sequence[object], hint: int, searched: bool) -> Iterator[Any]:
+def _in_order(train_stream: Sequence[Experience], hint: int, searched: bool) -> Iterator[Experience]:
     """Yield experiences, the likely one first; it alone where too little was saved to know another one."""
     if 0 <= hint < len(train_stream):
         yield train_stream[hint]
@@ -98,7 +99,7 @@ def _in_order(train_stream: Sequence[object], hint: int, searched: bool) -> Iter
         yield from (train_stream[place] for place in range(len(train_stream)) if place != hint)
 
 
-def _complaint(experience: Any, hint: int, marks: Sequence[int], wanted: Tensor) -> str | None:
+def _complaint(experience: Experience, hint: int, marks: Sequence[int], wanted: Tensor) -> str | None:
     """Return why an experience is not the one that exemplars were chosen from; None where it is."""
     targets = labels_of(experience.dataset)
     labels, indices, pictures = wanted.unbind(1)
@@ -129,7 +130,7 @@ def _name(hint: int) -> str:
     return "an experience of no stream" if hint < 0 else f"experience {hint}"
 
 
-def _missing(hint: int, train_stream: Sequence[object], complaints: Sequence[str]) -> str:
+def _missing(hint: int, train_stream: Sequence[Experience], complaints: Sequence[str]) -> str:
     """Say that an experience is not there: what the likeliest one lacks."""
     for complaint in complaints:
         if CHANGED in complaint:  # all labels are right

@@ -6,9 +6,6 @@ trained once more, keeps its number; everything else is a new step, an earlier e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from incrlt.benchmarks.identity import Pictures, check_names, contents, labels_of
@@ -60,7 +57,7 @@ class Steps:
         """Return plain data."""
         return {"experience": self.number, "mark": list(self._mark), "names": dict(self.names)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore :meth:`state_dict`; the same experience is then known by its content."""
         self.number, self._last = int(state["experience"]), None
         self._mark, self.names = list(state.get("mark", [])), dict(state.get("names", {}))

@@ -28,6 +28,7 @@ from incrlt.metrics.calibration import reliability_by_group
 from incrlt.metrics.experts import disagreement, expert_accuracy, over_groups
 from incrlt.metrics.groups import GROUPS, class_groups
 from incrlt.metrics.numbers import Floats
+from incrlt.runner.events import EpochEvent, ExperienceEvent
 
 Scalars = Mapping[str, float | None]
 
@@ -63,7 +64,7 @@ class Board:
 
     # ------------------------------------------------------------------ what is shown
 
-    def epoch(self, epochs: int, event: Mapping[str, Any]) -> None:
+    def epoch(self, epochs: int, event: EpochEvent) -> None:
         """Show an epoch.
 
         Args:
@@ -71,10 +72,14 @@ class Board:
             event: As in ``log.jsonl``: loss terms, learning rate, speed.
         """
         self._scalars({f"loss/{name}": value for name, value in event["terms"].items()}, epochs)
-        shown = {"loss": "loss", "learning_rate": "lr", "images_per_second": "images_per_second"}
-        self._scalars({f"training/{name}": event[key] for name, key in shown.items()}, epochs)
+        shown = {
+            "training/loss": event["loss"],
+            "training/learning_rate": event["lr"],
+            "training/images_per_second": event["images_per_second"],
+        }
+        self._scalars(shown, epochs)
 
-    def experience(self, event: Mapping[str, Any], summary_of: Mapping[str, Mapping[str, Any]]) -> None:
+    def experience(self, event: ExperienceEvent, summary_of: Mapping[str, Mapping[str, Any]]) -> None:
         """Show the metrics of an experience: accuracies, forgetting, groups, the accuracy matrix.
 
         Args:
@@ -82,8 +87,13 @@ class Board:
             summary_of: Per read-out what :func:`incrlt.metrics.summarise` returns.
         """
         t = event["experience"]
-        shown = ("classes_seen", "memory_images", "train_seconds", "eval_seconds")
-        self._scalars({f"training/{name}": event[name] for name in shown}, t)
+        shown = {
+            "training/classes_seen": event["classes_seen"],
+            "training/memory_images": event["memory_images"],
+            "training/train_seconds": event["train_seconds"],
+            "training/eval_seconds": event["eval_seconds"],
+        }
+        self._scalars(shown, t)
         for readout, summary in summary_of.items():
             self._scalars({f"{readout}/{name}": value for name, value in last_values(summary).items()}, t)
             picture = matrix_picture(summary["accuracy_matrix"])
@@ -130,7 +140,7 @@ class Board:
         scales = {k: head.scale.item() for k, head in enumerate(heads) if hasattr(head, "scale")}
         self._scalars({f"head/scale/expert_{k}": value for k, value in scales.items()}, t)
 
-    def finish(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    def finish(self, settings: Mapping[str, object], results: Mapping[str, Any]) -> None:
         """Write configuration and numbers of a finished run for TensorBoard's comparison of runs.
 
         Args:
@@ -239,7 +249,7 @@ def last_values(summary: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def calibration_values(
-    values: Mapping[str, npt.NDArray[Any]], record: StreamRecord
+    values: Mapping[str, npt.NDArray[np.int64]], record: StreamRecord
 ) -> dict[str, float | None]:
     """Return the expected calibration error of each read-out that has a confidence, of all classes and by group."""
     prefix = "confidence_"
@@ -251,7 +261,9 @@ def calibration_values(
     }
 
 
-def expert_values(values: Mapping[str, npt.NDArray[Any]], record: StreamRecord) -> dict[str, float | None]:
+def expert_values(
+    values: Mapping[str, npt.NDArray[np.int64]], record: StreamRecord
+) -> dict[str, float | None]:
     """Return accuracies of each expert alone and of the first k together, and how often experts disagree."""
     if "right" not in values:
         return {}
@@ -289,7 +301,7 @@ def final_values(results: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in {**numbers, **costs}.items() if value is not None}
 
 
-def flattened(settings: Mapping[str, Any]) -> dict[str, float | str]:
+def flattened(settings: Mapping[str, object]) -> dict[str, float | str]:
     """Return nested settings as ``section.key`` -> number or text.
 
     Example:
@@ -299,7 +311,7 @@ def flattened(settings: Mapping[str, Any]) -> dict[str, float | str]:
     return {name: value if type(value) in (int, float) else _words(value) for name, value in leaves(settings)}
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(inner) for inner in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import incrlt._compat
 
@@ -20,8 +19,9 @@ from incrlt.data.features import FeatureCache
 from incrlt.errors import UserError
 from incrlt.experiment import explain
 from incrlt.experiment.clashes import computation
-from incrlt.experiment.methods import Kind, load_class
+from incrlt.experiment.methods import Entry, Kind, load_class
 from incrlt.experiment.sections import Experiment, Training
+from incrlt.experts.base import ExpertMethod
 from incrlt.models.network import ExpertNetwork
 from incrlt.models.pretrained import preparation_of
 from incrlt.models.standing import Standing
@@ -32,6 +32,7 @@ from incrlt.schedules import cosine, multistep_with_warmup
 from incrlt.training.compute import overwriting
 from incrlt.training.randomness import seed_everything
 from incrlt.training.template import IncrTemplate
+from incrlt.types import Schedule
 
 
 class Images:
@@ -137,7 +138,7 @@ def build_strategy(
     experiment: Experiment,
     in_channels: int,
     device: torch.device,
-    recorders: Sequence[Any],
+    recorders: Sequence[object],
     *,
     pretrained: bool = True,
 ) -> IncrTemplate:
@@ -193,7 +194,9 @@ def build_strategy(
     )
 
 
-def _model(experiment: Experiment, experts: Any, in_channels: int, pretrained: bool) -> ExpertNetwork:
+def _model(
+    experiment: Experiment, experts: ExpertMethod, in_channels: int, pretrained: bool
+) -> ExpertNetwork:
     """Build the network, with what stands still, and with features that are kept where wanted."""
     chosen, layout = experiment.model, experts.layout
     if chosen.train == "heads":
@@ -219,7 +222,7 @@ def _model(experiment: Experiment, experts: Any, in_channels: int, pretrained: b
     return model
 
 
-def _trained(model: ExpertNetwork, training: Training) -> Iterable[Any]:
+def _trained(model: ExpertNetwork, training: Training) -> Iterable[nn.Parameter] | list[dict[str, object]]:
     """Return what the optimizer holds: everything; or groups by part, heads first, without what stands still."""
     rates = (None, training.lr_stem, training.lr_branches)
     if model.standing == Standing() and rates == (None, None, None):
@@ -232,7 +235,7 @@ def _trained(model: ExpertNetwork, training: Training) -> Iterable[Any]:
         if parameter.requires_grad:
             groups[parts.get(id(parameter), 0)].append(parameter)
     own = zip(groups, rates, strict=True)
-    return [{"params": part} if rate is None else {"params": part, "lr": rate} for part, rate in own if part]
+    return [{"params": part, **({} if rate is None else {"lr": rate})} for part, rate in own if part]
 
 
 def _memory(experiment: Experiment) -> ExemplarMemory | None:
@@ -241,11 +244,11 @@ def _memory(experiment: Experiment) -> ExemplarMemory | None:
     return ExemplarMemory(**experiment.memory.model_dump(), seed=experiment.seeds.filled()["batches"])
 
 
-def _entry(kind: Kind, entry: Any) -> Any:
+def _entry(kind: Kind, entry: Entry | None) -> object:
     return None if entry is None else load_class(kind, entry.name)(**entry.hyper_parameters)
 
 
-def _schedule(training: Any) -> Any:
+def _schedule(training: Training) -> Schedule:
     if training.schedule == "cosine":
         return cosine(training.warmup_epochs)
     return multistep_with_warmup(training.milestones, training.gamma, training.warmup_epochs)

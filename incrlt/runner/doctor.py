@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import incrlt
 from incrlt.checks import Check
 from incrlt.errors import short
 from incrlt.runner.threads import cores
 from incrlt.words import counted, size
+
+if TYPE_CHECKING:  # the doctor also looks at a machine where torch is broken
+    import torch
 
 PACKAGES: Final = (
     "torch", "torchvision", "avalanche-lib", "numpy", "pydantic", "pyyaml", "tensorboard", "pillow", "scikit-learn",
@@ -28,7 +31,7 @@ ENOUGH: Final = 1 << 30
 CIFAR-100 and torch itself."""
 SAME_STEP: Final = 1e-2
 """Difference of weights after a few steps that is allowed, relative to the largest: kernels add up in other orders."""
-TINY: Final[dict[str, Any]] = {
+TINY: Final[dict[str, dict[str, object]]] = {
     "benchmark": {"dataset": "digits", "base_classes": 5, "increment": 5, "imbalance_ratio": 2},
     "model": {"name": "resnet8", "width": 8, "head": "cosine"},
     "strategy": {"name": "lucir"},
@@ -42,7 +45,7 @@ TINY: Final[dict[str, Any]] = {
 class Findings:
     """All that was found."""
 
-    machine: Mapping[str, Any]
+    machine: Mapping[str, str]
     versions: Mapping[str, str | None]
     checks: tuple[Check, ...]
 
@@ -51,7 +54,7 @@ class Findings:
         """Names of what is wrong."""
         return [check.name for check in self.checks if check.state == "wrong"]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return plain data."""
         return {
             "format": 1,
@@ -105,7 +108,7 @@ def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
         return [Check(name, "wrong", f"{type(error).__name__}: {short(error)}")]
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, str]:
     """Return processor, cores, memory and GPUs as plain data."""
     found = cores()
     limit = "" if found.quota is None else f", {found.quota:g} by its container"
@@ -240,7 +243,7 @@ def available_memory(place: str = "/proc/meminfo", limit: str = "/sys/fs/cgroup/
     return max(0, min(free, most - taken))
 
 
-def _devices() -> list[Any]:
+def _devices() -> list[torch.device]:
     import torch
 
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
@@ -262,7 +265,7 @@ def _step() -> Iterable[Check]:
         yield check_step(lambda step, device=device: trained(step, device))  # type: ignore[misc]
 
 
-def check_step(train: Callable[[str], list[Any]]) -> Check:
+def check_step(train: Callable[[str], list[torch.Tensor]]) -> Check:
     """Compare a captured step with the eager one: a few steps from the same weights on the same images.
 
     Args:
@@ -288,7 +291,7 @@ def check_step(train: Callable[[str], list[Any]]) -> Check:
 _REPORT: Final = "set training.step: eager, and report this with the output of --json"
 
 
-def trained(step: str, device: Any) -> list[Any]:
+def trained(step: str, device: torch.device) -> list[torch.Tensor]:
     """Train the embedded digits for a few steps and return the weights in fp64 on the CPU."""
     from incrlt.benchmarks import protocols, streams
     from incrlt.experiment import schema

@@ -22,6 +22,7 @@ from incrlt.errors import UserError
 from incrlt.files import LARGEST_LOG, event_of, read_text, remove_leftovers, write_atomic
 from incrlt.metrics import StreamRecord, save_classes, save_confusions, spent, write_results
 from incrlt.processes import world
+from incrlt.runner.events import EpochEvent
 from incrlt.runner.memory import peak_memory
 from incrlt.training.template import IncrTemplate
 
@@ -71,7 +72,7 @@ class RunFolder:
         """True when the run came to its end."""
         return (self.path / "DONE").is_file()
 
-    def write_json(self, name: str, values: Any) -> None:
+    def write_json(self, name: str, values: object) -> None:
         """Write plain data to a file of the folder."""
         write_atomic(self.path / name, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
@@ -79,7 +80,7 @@ class RunFolder:
         """Write text to a file of the folder."""
         write_atomic(self.path / name, text)
 
-    def log(self, event: dict[str, Any]) -> None:
+    def log(self, event: Mapping[str, object]) -> None:
         """Append a line to ``log.jsonl``."""
         with self.writing("log.jsonl"), open(self.log_path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.time(), **event}) + "\n")
@@ -120,7 +121,7 @@ class RunFolder:
             ) from error
 
     def write_counts(
-        self, records: dict[str, StreamRecord], labels: list[int], extra: dict[str, Any]
+        self, records: dict[str, StreamRecord], labels: list[int], extra: Mapping[str, object]
     ) -> dict[str, Any]:
         """Write counts, classes and results; return the content of ``results.json``."""
         save_confusions(self.path / "confusions.npz", {k: r.confusions for k, r in records.items()})
@@ -138,11 +139,11 @@ class RunFolder:
         """Write what each stage has cost up to the last line of the log."""
         self.write_json(spent.FILE, {"stages": self.stages()})
 
-    def stages(self) -> list[dict[str, Any]]:
+    def stages(self) -> list[dict[str, object]]:
         """Return what each stage has cost, :func:`incrlt.metrics.spent.spent` of the log."""
         return spent.spent(self._events())
 
-    def _events(self) -> Iterator[dict[str, Any]]:
+    def _events(self) -> Iterator[dict[str, object]]:
         """Yield the lines of the log; one that was damaged while the run was not running is passed over."""
         for line in read_text(self.log_path, LARGEST_LOG, "replace").splitlines():
             event = event_of(line)
@@ -161,7 +162,7 @@ class RunFolder:
                 self.path.rmdir()
 
 
-def epoch_event(strategy: IncrTemplate, experience: int) -> dict[str, Any]:
+def epoch_event(strategy: IncrTemplate, experience: int) -> EpochEvent:
     """Return what the log says of an epoch that has just ended."""
     seconds = max(strategy.epoch_seconds, 1e-9)
     return {
@@ -182,7 +183,7 @@ def epoch_event(strategy: IncrTemplate, experience: int) -> dict[str, Any]:
     }
 
 
-def environment(device: torch.device, command: str) -> dict[str, Any]:
+def environment(device: torch.device, command: str) -> dict[str, object]:
     """Return versions, machine and commit as plain data."""
     cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -199,7 +200,7 @@ def environment(device: torch.device, command: str) -> dict[str, Any]:
     }
 
 
-def session(machine: Mapping[str, Any], begun_from: str, noticed: Sequence[str]) -> dict[str, Any]:
+def session(machine: Mapping[str, object], begun_from: str, noticed: Sequence[str]) -> dict[str, object]:
     """Return what ``environment.json`` says of one process of a run: commits of the manifest name it by number.
 
     Args:
@@ -211,7 +212,7 @@ def session(machine: Mapping[str, Any], begun_from: str, noticed: Sequence[str])
     return {"begun": now, "from": begun_from, "process": os.getpid(), **machine, "noticed": list(noticed)}
 
 
-def _git() -> dict[str, Any]:
+def _git() -> dict[str, object]:
     def ask(*words: str) -> str | None:
         try:
             where = Path(__file__).parent

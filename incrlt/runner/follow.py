@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from incrlt.benchmarks import streams
+from incrlt.benchmarks.protocols import ResolvedProtocol
 from incrlt.experiment.sections import Experiment
 from incrlt.processes import World
 from incrlt.runner.build import Images, build_strategy
 
 
 def follow(
-    experiment: Experiment, device: torch.device, images: Images, resolved: Any, processes: World
+    experiment: Experiment, device: torch.device, images: Images, resolved: ResolvedProtocol, processes: World
 ) -> int:
     """Train and evaluate along with the first process; return the exit code.
 

@@ -15,17 +15,20 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from incrlt.benchmarks.datasets import ImageData
+from incrlt.benchmarks.protocols import ResolvedProtocol
 from incrlt.data.avalanche import stored_parts
 from incrlt.data.stored import NotExactError, without_transform
 from incrlt.errors import UserError
 from incrlt.files import ordinary, parsed_json, read_json, write_atomic
+from incrlt.roles import Dataset, Memory
 
 KEPT_FILE: Final = "kept.json"
 EXEMPLARS_FILE: Final = "kept/exemplars.zip"
@@ -38,6 +41,12 @@ MOST_BYTES: Final = 1 << 30
 EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 """Time that every file in an archive carries, so that the same pictures give the same bytes."""
 DAMAGED: Final = (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+class Keeps(Protocol):
+    """A strategy as it is looked at here; one that keeps all images has ``past_data()`` too."""
+
+    memory: Memory | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +107,7 @@ class Preparation:
         """Channels, height, width."""
         return self.channels, self.height, self.width
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return the whole preparation as plain data, in the order of its steps, for programs that have no incrlt."""
         return {
             "rotation": "as the EXIF tag says",
@@ -129,7 +138,7 @@ class Facts:
     preparation: Preparation
     stream: str
     notes: tuple[str, ...] = ()
-    own: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, object] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """Return the file's text."""
@@ -200,7 +209,7 @@ def write(folder: Path, facts: Facts, exemplars: Pictures, tests: Pictures) -> F
     return facts
 
 
-def of_data(data: Any, resolved: Any) -> Callable[[Path, Any], None]:
+def of_data(data: ImageData, resolved: ResolvedProtocol) -> Callable[[Path, Keeps], None]:
     """Return what writes the files of a run on a dataset, given its folder and its strategy at the end.
 
     Args:
@@ -215,9 +224,10 @@ def of_data(data: Any, resolved: Any) -> Callable[[Path, Any], None]:
         preparation=Preparation(height, width, channels, tuple(data.mean), tuple(data.std)),
         stream=resolved.digest,
     )
-    tests = Pictures(data.test_images, order.argsort()[data.test_labels])
+    images = cast(Tensor, data.test_images)  # a store of pictures is picked from as a tensor is
+    tests = Pictures(images, order.argsort()[data.test_labels])
 
-    def keep(folder: Path, strategy: Any) -> None:
+    def keep(folder: Path, strategy: Keeps) -> None:
         write(folder, facts, exemplars_of(strategy, (channels, height, width)), tests)
 
     return keep
@@ -300,7 +310,7 @@ def picture_hash(image: Tensor) -> str:
     return hashlib.sha256(shape + b"\0" + image.contiguous().numpy().tobytes()).hexdigest()[:32]
 
 
-def exemplars_of(strategy: Any, shape: Sequence[int]) -> Pictures:
+def exemplars_of(strategy: Keeps, shape: Sequence[int]) -> Pictures:
     """Return the pictures that a strategy goes on with: its exemplars, best first, or everything where it keeps all.
 
     Args:
@@ -321,7 +331,7 @@ def exemplars_of(strategy: Any, shape: Sequence[int]) -> Pictures:
     return Pictures(images, torch.cat([labels for _, labels in parts]))
 
 
-def raw_pictures(dataset: Any) -> tuple[Tensor, Tensor]:
+def raw_pictures(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Return the pictures of an Avalanche data set before any transform, uint8 ``[N, C, H, W]``, and its labels.
 
     Raises:
@@ -339,7 +349,7 @@ def raw_pictures(dataset: Any) -> tuple[Tensor, Tensor]:
     return images, torch.tensor([int(label) for label in dataset.targets], dtype=torch.int64)
 
 
-def _stacked(images: Iterable[Any]) -> Tensor:
+def _stacked(images: Iterable[object]) -> Tensor:
     tensors = [image if isinstance(image, Tensor) else torch.empty(0) for image in images]
     if any(image.dtype != torch.uint8 for image in tensors):
         raise UserError("a run can only keep 8-bit pictures; give its data as uint8.")

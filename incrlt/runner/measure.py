@@ -18,6 +18,7 @@ import torch
 
 from incrlt.benchmarks import facts, streams
 from incrlt.benchmarks.holding import expected
+from incrlt.benchmarks.protocols import Protocol
 from incrlt.benchmarks.surveying import Listed, decoded
 from incrlt.data.ahead import workers
 from incrlt.data.stores import StreamedPictures
@@ -27,6 +28,7 @@ from incrlt.experiment.sections import Experiment
 from incrlt.models import cost
 from incrlt.runner.build import build_strategy, choose_device, holding_of
 from incrlt.runner.memory import peak_memory
+from incrlt.training.template import IncrTemplate
 from incrlt.words import counted, duration, size
 
 SECONDS: Final = 10.0
@@ -107,8 +109,12 @@ def _decode(listed: Listed, experiment: Experiment, seconds: float) -> float:
 
 
 def _train(
-    experiment: Experiment, protocol: Any, device: torch.device, shape: tuple[int, int, int], seconds: float
-) -> tuple[Any, float, int, float]:
+    experiment: Experiment,
+    protocol: Protocol,
+    device: torch.device,
+    shape: tuple[int, int, int],
+    seconds: float,
+) -> tuple[IncrTemplate, float, int, float]:
     """Return the strategy, images per second and steps of training, and images per second of evaluation."""
     batch, groups = experiment.training.batch_size, protocol.classes_per_experience
     sizes = [groups[0], groups[-1]] if len(groups) > 1 else [groups[0]]
@@ -148,7 +154,7 @@ def _train(
 
 
 def _answers(
-    strategy: Any, device: torch.device, shape: tuple[int, int, int], experiment: Experiment
+    strategy: IncrTemplate, device: torch.device, shape: tuple[int, int, int], experiment: Experiment
 ) -> float:
     """Return images per second of evaluation."""
     images = torch.zeros((min(SHOWN, experiment.training.eval_batch_size), *shape), device=device)
@@ -161,7 +167,9 @@ def _answers(
     return len(images) / (time.perf_counter() - begun)
 
 
-def _random(sizes: list[int], shape: tuple[int, int, int], batch: int, augmentation: str) -> Any:
+def _random(
+    sizes: list[int], shape: tuple[int, int, int], batch: int, augmentation: str
+) -> streams.Benchmark:
     """Return a benchmark of random pictures, two batches in each experience."""
     draw, parts, first = torch.Generator().manual_seed(0), [], 0
     for number in sizes:

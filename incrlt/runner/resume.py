@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import yaml
 
@@ -39,12 +39,20 @@ LARGEST: Final = 1_000_000
 """Bytes of the largest configuration or environment that is read."""
 
 
-def binding(experiment: Experiment, protocol_hash: str) -> dict[str, Any]:
+class Binding(TypedDict):
+    """What a checkpoint says of the run it belongs to: hashes, and the values that are told where they differ."""
+
+    config: str
+    protocol: str
+    values: dict[str, object]
+
+
+def binding(experiment: Experiment, protocol_hash: str) -> Binding:
     """Return what a checkpoint says of the run it belongs to, as plain data."""
     return {"config": experiment.hash(), "protocol": protocol_hash, "values": experiment.resolved()}
 
 
-def check_same_run(saved: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+def check_same_run(saved: Mapping[str, object], own: Binding, path: Path) -> None:
     """Refuse a checkpoint of another run.
 
     Args:
@@ -70,7 +78,7 @@ def check_same_run(saved: Mapping[str, Any], own: Mapping[str, Any], path: Path)
     )
 
 
-def what_differs(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+def what_differs(theirs: Mapping[str, object], ours: Mapping[str, object]) -> list[str]:
     """Return a phrase for each value that changes results and differs.
 
     Args:
@@ -86,8 +94,8 @@ def what_differs(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
     return [f"{key} is {_shown(left, key)} there and {_shown(right, key)} here" for key in keys]
 
 
-def _of_results(values: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
+def _of_results(values: Mapping[str, object]) -> dict[str, object]:
+    kept: dict[str, object] = {}
     for name, value in leaves(values):
         section, _, key = name.partition(".")
         passed = DOES_NOT_CHANGE_RESULTS.get(section, frozenset())
@@ -96,7 +104,7 @@ def _of_results(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _shown(values: Mapping[str, Any], key: str) -> str:
+def _shown(values: Mapping[str, object], key: str) -> str:
     return repr(values[key])[:60] if key in values else "not set"
 
 
@@ -126,9 +134,9 @@ def is_own_config(folder: Path, experiment: Experiment) -> bool:
         return False
 
 
-def is_own_protocol(folder: Path, description: Mapping[str, Any]) -> bool:
+def is_own_protocol(folder: Path, description: Mapping[str, object]) -> bool:
     """Tell whether ``protocol.json`` is the protocol of this run on its data."""
-    found: Any = read_mapping(folder / "protocol.json")
+    found = read_mapping(folder / "protocol.json")
     return bool(found == json.loads(json.dumps(description)))
 
 
@@ -172,7 +180,7 @@ def names_checkpoints(folder: Path) -> bool:
     return found is not None and any(name.startswith("checkpoints/") for name in found.files)
 
 
-def other_machine(first: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def other_machine(first: Mapping[str, object], now: Mapping[str, object]) -> str | None:
     """Say what of the environment differs from the run's beginning and may change rounding, or None.
 
     Example:

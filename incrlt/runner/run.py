@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from incrlt import report
 from incrlt.benchmarks import protocols, streams
+from incrlt.benchmarks.datasets import ImageData
+from incrlt.benchmarks.protocols import ResolvedProtocol
 from incrlt.checkpoint import CheckpointFolder, NotFiniteError, first_non_finite, one_sentence
 from incrlt.console import Console, headline
 from incrlt.data.stores import PictureStore
@@ -26,9 +30,11 @@ from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.plugins.routing import RoutingRecorder
 from incrlt.processes import joined, world
 from incrlt.report.thumbnails import THUMBNAILS_FILE, room, save_thumbnails
+from incrlt.roles import State
 from incrlt.runner import kept, resume
 from incrlt.runner.board import Board
 from incrlt.runner.build import Images, build_strategy, check_device, choose_device
+from incrlt.runner.events import Cost, EpochEvent, ExperienceEvent, Validated
 from incrlt.runner.folder import RunFolder, environment, epoch_event, session
 from incrlt.runner.follow import follow
 from incrlt.runner.memory import lack_of_memory_told, peak_memory
@@ -79,7 +85,11 @@ def execute(experiment: Experiment, options: RunOptions) -> int:
 
 
 def _lead(
-    experiment: Experiment, options: RunOptions, device: torch.device, images: Images, resolved: Any
+    experiment: Experiment,
+    options: RunOptions,
+    device: torch.device,
+    images: Images,
+    resolved: ResolvedProtocol,
 ) -> int:
     """Run the experiment in the process that writes."""
     console = Console()
@@ -146,8 +156,8 @@ class Run:
         experiment: Experiment,
         options: RunOptions,
         device: torch.device,
-        data: Any,
-        resolved: Any,
+        data: ImageData,
+        resolved: ResolvedProtocol,
         folder: RunFolder,
         console: Console,
     ) -> None:
@@ -241,7 +251,7 @@ class Run:
     def _write_protocol(self) -> None:
         self.folder.write_json("protocol.json", self._protocol)
 
-    def _machine(self) -> dict[str, Any]:
+    def _machine(self) -> dict[str, object]:
         """Return the environment and what "auto" became on it."""
         chosen = {"precision": self.strategy.precision, "threads_because": self.threads.reason}
         if self.strategy.model.pretrained is not None:
@@ -252,7 +262,7 @@ class Run:
             chosen |= {"processes": str(world().size), "batch_norm": world().batch_norm}
         return environment(self.device, self.options.command) | chosen
 
-    def _found(self) -> dict[str, Any] | None:
+    def _found(self) -> State | None:
         """Return the newest checkpoint that can be read and is of this run; None: begin anew."""
         self.checkpoints.tidy()
         state = self.checkpoints.newest(put_aside=True)
@@ -265,7 +275,7 @@ class Run:
             self.console.warning("the manifest names checkpoints and none is left; starting anew")
         return state
 
-    def _go_on(self, state: dict[str, Any]) -> int:
+    def _go_on(self, state: State) -> int:
         """Restore a checkpoint and put in order what differs; return the experience to train."""
         manifest, noticed = resume.look_at(self.folder.path)
         if manifest is not None:
@@ -285,7 +295,7 @@ class Run:
         self.console.plain(f"resuming {where}")
         return to_train
 
-    def _restore(self, state: dict[str, Any]) -> str:
+    def _restore(self, state: State) -> str:
         """Load a checkpoint, cut what came after it, and return where in the run it stands."""
         self._seconds_before, self._epochs = float(state["seconds"]), int(state["steps"])
         self.recorder.load_state_dict(state["recorder"])
@@ -357,7 +367,7 @@ class Run:
 
     def _epoch_end(self, strategy: IncrTemplate) -> None:
         self._refuse_non_finite({"model": strategy.model.state_dict()})
-        event = {**epoch_event(strategy, strategy.experience_index), **self._validated()}
+        event: EpochEvent = {**epoch_event(strategy, strategy.experience_index), **self._validated()}
         self._epochs += 1
         self._in_epochs += event["seconds"]
         self.folder.log(event)
@@ -365,11 +375,11 @@ class Run:
         self._save(trained=False)
         self.console.epoch(event)
 
-    def _validated(self) -> dict[str, Any]:
+    def _validated(self) -> Validated:
         """Return what the log says of the held-out images, nothing where the run is not asked to look at them."""
         return {} if self.validation is None else {"validation": self.validation.score(self.strategy)}
 
-    def _refuse_non_finite(self, state: dict[str, Any]) -> None:
+    def _refuse_non_finite(self, state: Mapping[str, object]) -> None:
         """Stop a run that has diverged before anything of it is evaluated, shown or saved."""
         name = first_non_finite(state)
         if name is not None:
@@ -411,7 +421,7 @@ class Run:
     def _experience_end(self, t: int, train_seconds: float, eval_seconds: float) -> None:
         self._refuse_non_finite({"model": self.strategy.model.state_dict()})
         memory = self.strategy.memory
-        event = {
+        event: ExperienceEvent = {
             "event": "experience",
             "experience": t,
             "train_seconds": train_seconds,
@@ -433,7 +443,7 @@ class Run:
         if line is not None:
             self.console.plain(line)
 
-    def _cost(self, t: int, train_seconds: float) -> dict[str, Any]:
+    def _cost(self, t: int, train_seconds: float) -> Cost:
         """Return what :func:`incrlt.metrics.spent.spent` asks of an experience beside its epochs."""
         return {
             "between_seconds": max(
@@ -474,7 +484,7 @@ class Run:
         self._counts = counts
         return counts
 
-    def _show(self, event: dict[str, Any], counts: Counts) -> None:
+    def _show(self, event: ExperienceEvent, counts: Counts) -> None:
         t, main = event["experience"], counts.main
         self.board.experience(event, counts.results["readouts"])
         for readout, record in counts.records.items():
@@ -528,7 +538,7 @@ class Run:
         return f"{line}; this run has {', '.join(differs)}" if line and differs else line
 
 
-def _validation(experiment: Experiment, data: Any, resolved: Any) -> Validation | None:
+def _validation(experiment: Experiment, data: ImageData, resolved: ResolvedProtocol) -> Validation | None:
     """Return what scores the held-out images, if ``output.validation`` asks for it.
 
     Raises:
@@ -545,7 +555,7 @@ def _validation(experiment: Experiment, data: Any, resolved: Any) -> Validation 
     )
 
 
-def _first_images(data: Any, resolved: Any) -> Callable[[], list[Any]]:
+def _first_images(data: ImageData, resolved: ResolvedProtocol) -> Callable[[], list[npt.NDArray[np.uint8]]]:
     """Return what gives the first training images of each class that a sheet of thumbnails has room for.
 
     Classes are in arrival order. Pictures that are read from files are read when they are asked for.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from incrlt.benchmarks.datasets import ImageData
+from incrlt.benchmarks.protocols import ResolvedProtocol
 from incrlt.data import augment
 from incrlt.data.stores import Images
 from incrlt.plugins.features import evaluation
+from incrlt.runner.events import Score
 from incrlt.training.template import IncrTemplate
 
 
@@ -25,7 +26,7 @@ class Validation:
         batch_size: Images per step.
     """
 
-    def __init__(self, data: Any, resolved: Any, batch_size: int) -> None:
+    def __init__(self, data: ImageData, resolved: ResolvedProtocol, batch_size: int) -> None:
         held = np.concatenate(resolved.holdout_indices).astype(np.int64)
         arrival = np.argsort(resolved.protocol.class_order)  # the benchmark's labels are arrival positions
         images: Images = data.train_images
@@ -41,7 +42,7 @@ class Validation:
         self._batch_size = batch_size
 
     @torch.no_grad()
-    def score(self, strategy: IncrTemplate) -> dict[str, float | int | None]:
+    def score(self, strategy: IncrTemplate) -> Score:
         """Return the accuracy of the main read-out over the classes seen so far.
 
         Args:

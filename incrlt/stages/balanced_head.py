@@ -19,6 +19,7 @@ from incrlt.errors import UserError
 from incrlt.experiment.fields import Positive
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.ridge import balancing_weights, ridge_solution
+from incrlt.models.network import ExpertNetwork
 from incrlt.plugins.features import features_of
 from incrlt.stages._measured import measured
 from incrlt.training.hooks import Hooks
@@ -81,7 +82,7 @@ class BalancedHead:
         return first, measured("balanced_head", functools.partial(self._solve, strategy))
 
     @torch.no_grad()
-    def _solve(self, strategy: Hooks, network: Any, num_old: int) -> None:
+    def _solve(self, strategy: Hooks, network: ExpertNetwork, num_old: int) -> None:
         features_N, labels_N = features_of(strategy, strategy.stream_dataset)
         labels_N = network.positions(labels_N)
         counts_C = class_counts(labels_N, network.num_classes)
@@ -90,13 +91,14 @@ class BalancedHead:
         rows = [
             ridge_solution(unit, labels_N, network.num_classes, self.ridge, weights_C).T for unit in units
         ]
+        final_heads = network.all_heads[-network.num_experts :]
         if self.beside:
-            network.remember(ROWS, torch.stack(rows).to(network.final_heads[0].weight))
+            network.remember(ROWS, torch.stack(rows).to(final_heads[0].weight))
             return
-        for head, own in zip(network.final_heads, rows, strict=True):
+        for head, own in zip(final_heads, rows, strict=True):
             _put(head, own.to(head.weight))
 
-    def readouts(self, network: Any, output: ModelOutput) -> dict[str, Tensor]:
+    def readouts(self, network: ExpertNetwork, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scores ``[B, C]`` that stand beside those of the heads; none where the rows replaced theirs."""
         rows = network.recall(ROWS) if self.beside else None
         if (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from incrlt.experiment.fields import Count, Fraction, Positive, Size
 from incrlt.experiment.ranges import check_fields
 from incrlt.losses.routing import routing_loss, routing_targets
 from incrlt.models.inference import early_exit
+from incrlt.models.network import ExpertNetwork
 from incrlt.models.router import SETTINGS, Router
+from incrlt.roles import State
 from incrlt.schedules import cosine
 from incrlt.types import LossContext, LossTerms, ModelOutput, Stage
 
@@ -69,7 +71,7 @@ class ExpertAssignment:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def attach(self, network: Any) -> None:
+    def attach(self, network: ExpertNetwork) -> None:
         """Give the network a router, unless it has one of this shape.
 
         Args:
@@ -78,17 +80,17 @@ class ExpertAssignment:
         Weights are drawn from a copy of the global random state, and the stage has generators of its own: a run with
         a router trains the same experts as one without.
         """
-        features = network.heads[0].num_features
-        wanted = dict(
+        first = network.all_heads[0]
+        wanted: State = dict(
             zip(
                 SETTINGS,
-                (network.num_experts, features, self.top, self.hidden, self.shared, self.normalise),
+                (network.num_experts, first.num_features, self.top, self.hidden, self.shared, self.normalise),
                 strict=True,
             )
         )
         if network.router is None or _settings(network.router) != wanted:
             with torch.random.fork_rng(devices=[]):
-                network.router = Router(**wanted).to(network.heads[0].weight)
+                network.router = Router(**wanted).to(first.weight)
         network.router.threshold.fill_(self.score_threshold)
 
     @property
@@ -145,7 +147,7 @@ class ExpertAssignment:
         return early_exit(output.expert_logits, scores, router.threshold, output.combine)
 
 
-def _settings(router: nn.Module) -> dict[str, Any]:
+def _settings(router: nn.Module) -> State:
     return {name: getattr(router, name, None) for name in SETTINGS}
 
 
@@ -153,5 +155,5 @@ def _router_parameters(model: nn.Module) -> list[dict[str, object]]:
     return [{"params": list(model.router.parameters())}]
 
 
-def _forget_calibration(network: Any, num_old: int) -> None:
+def _forget_calibration(network: ExpertNetwork, num_old: int) -> None:
     network.router.forget()

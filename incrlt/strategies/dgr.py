@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class DGR(IncrTemplate):
         prior: bool = True,
         reweight: bool = True,
         largest_ratio: Positive = 100.0,
-        **template: Any,
+        **template: object,
     ) -> None:
         super().__init__(**template)
         self.distillation, self.temperature = distillation, temperature

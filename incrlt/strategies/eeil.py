@@ -7,7 +7,7 @@ own classes; then the whole network trains on, gently, on as many images of old 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class EEIL(IncrTemplate):
         balanced_epochs: Index = 40,
         balanced_lr: Positive = 0.001,
         gradient_noise: NonNegative = 0.0,
-        **template: Any,
+        **template: object,
     ) -> None:
         super().__init__(**template)
         self.distillation, self.temperature, self.form = distillation, temperature, form

@@ -6,7 +6,7 @@ entropy and temperature-2 distillation), with a larger weight; ``objective: sigm
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -55,7 +55,7 @@ class ICaRL(IncrTemplate):
         distillation: NonNegative = 1.0,
         temperature: Positive = 2.0,
         readout: Literal["nme", "cnn"] = "nme",
-        **template: Any,
+        **template: object,
     ) -> None:
         super().__init__(**template)
         self.objective, self.distillation, self.temperature = objective, distillation, temperature

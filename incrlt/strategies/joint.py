@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from incrlt.benchmarks.identity import PastData, check_names
 from incrlt.errors import UserError
-from incrlt.roles import Experience, State
+from incrlt.roles import Dataset, Experience, State
 from incrlt.training.template import IncrTemplate
 
 
@@ -31,7 +31,7 @@ class Joint(IncrTemplate):
     }
     steady: ClassVar[bool] = True
 
-    def __init__(self, **template: Any) -> None:
+    def __init__(self, **template: object) -> None:
         super().__init__(**template)
         if self.memory is not None:
             raise UserError("strategy 'joint' keeps all images already; remove memory.")
@@ -48,7 +48,7 @@ class Joint(IncrTemplate):
         """Keep the images of the experience."""
         self._past.add(experience.dataset)
 
-    def past_data(self) -> list[Any]:
+    def past_data(self) -> list[Dataset]:
         """Return the data sets of the experiences so far, each picture once, in order of arrival."""
         return self._past.all()
 

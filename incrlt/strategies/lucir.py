@@ -8,7 +8,7 @@ computed per expert, on its own features and cosines against the same expert of 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -92,7 +92,7 @@ class LUCIR(IncrTemplate):
         freeze_old_rows: bool = True,
         class_balanced_finetune: Index = 0,
         readout: Literal["cnn", "nme"] = "cnn",
-        **template: Any,
+        **template: object,
     ) -> None:
         super().__init__(**template)
         self.less_forget, self.adaptive, self.mimic_scores = less_forget, adaptive, mimic_scores

@@ -8,7 +8,7 @@ each class has several proxies (``model.head: proxies``). Mathematics in :mod:`i
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ class PODNet(IncrTemplate):
         freeze_old_rows: bool = True,
         class_balanced_finetune: Index = 0,
         finetune_lr: Positive = 0.05,
-        **template: Any,
+        **template: object,
     ) -> None:
         super().__init__(**template)
         self.spatial, self.flat, self.pool = spatial, flat, pool

@@ -6,7 +6,6 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from incrlt.errors import UserError
 
@@ -40,7 +39,7 @@ def by_name(init: Callable[..., None]) -> Callable[..., None]:
     passes_on = next((p.name for p in rest if p.kind is p.VAR_KEYWORD), None)
 
     @functools.wraps(init)
-    def naming(self: Any, *args: Any, **settings: Any) -> None:
+    def naming(self: object, *args: object, **settings: object) -> None:
         name = type(self).__name__
         given = {**_placed(name, args, settings), **settings}
         _check_needed(name, [key for key in needed if key not in given])
@@ -70,7 +69,7 @@ def _noting(init: Callable[..., None], places: Sequence[str]) -> Callable[..., N
     """
 
     @functools.wraps(init)
-    def noting(self: Any, *args: Any, **settings: Any) -> None:
+    def noting(self: object, *args: object, **settings: object) -> None:
         for names in _AT_WORK.arrived:
             names.update(settings, places[: len(args)])
         init(self, *args, **settings)
@@ -78,7 +77,7 @@ def _noting(init: Callable[..., None], places: Sequence[str]) -> Callable[..., N
     return noting
 
 
-def _placed(name: str, args: Sequence[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _placed(name: str, args: Sequence[object], settings: Mapping[str, object]) -> dict[str, object]:
     """Name the arguments that were given by position."""
     if len(args) > len(FIRST):
         raise UserError(

@@ -78,7 +78,7 @@ class Hooks:
     epoch_run: EpochRun
     device: torch.device
     optimizer: Optimizer
-    adapted_dataset: Any
+    adapted_dataset: Dataset
     eval_mb_size: int
     mb_x: Tensor
     mb_y: Tensor

@@ -1,10 +1,13 @@
 """The one subclass of Avalanche's ``SupervisedTemplate``; every strategy is this template plus its loss terms.
 
 All of Avalanche's callbacks keep firing, so plugins (EWC, LwF, Replay, LRScheduler, EarlyStopping, ...) compose.
-What it adds lives in values with one owner each: :class:`~incrlt.training.stream.Stream` (what an experience trains
-on), :class:`~incrlt.training.stage.StageRun` (a stage at work), :class:`~incrlt.training.compute.Compute` (how networks
-run), :class:`~incrlt.training.teacher.Teacher` and :class:`~incrlt.training.terms.TermLog`. Here they are put to work
-where Avalanche calls.
+What it adds lives in values with one owner each, and here they are put to work where Avalanche calls:
+:class:`~incrlt.training.compute.Compute` (how networks run), :class:`~incrlt.training.stream.Stream` (what an
+experience trains on), :class:`~incrlt.training.stage.StageRun` and :class:`~incrlt.training.epoch.EpochRun` (a stage
+and an epoch at work), :class:`~incrlt.training.graph.Stepper` (how a batch is computed),
+:class:`~incrlt.training.terms.TermLog`, :class:`~incrlt.training.teacher.Teacher`,
+:class:`~incrlt.training.optim.Upkeep` (the optimizer between experiences) and
+:class:`~incrlt.training.state.Awaited` (a checkpoint until training is there).
 """
 
 from __future__ import annotations
