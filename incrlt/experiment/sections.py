@@ -61,6 +61,7 @@ Augmentation = Literal[
     "imagenet",
     "imagenet-jitter",
     "imagenet-randaugment",
+    "imagenet-autoaugment-cutout",
     "places",
 ]
 
