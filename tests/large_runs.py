@@ -74,7 +74,8 @@ def words(path: Path, root: Path) -> list[str]:
     """Return the overrides that make an experiment small."""
     experiment = schema.load(path, with_data=False)
     several = experiment.benchmark.protocol != "offline"
-    found = [*SMALL, f"data.root='{root}'", f"output.folder='{root / 'runs'}'"]
+    queue = ["experts.queue=64"] if experiment.experts.hyper_parameters.get("contrastive") else []
+    found = [*SMALL, *queue, f"data.root='{root}'", f"output.folder='{root / 'runs'}'"]
     if experiment.benchmark.dataset == "folder":
         found = [word for word in found if not word.startswith("data.hold")]
         found[-2] = f"data.root='{root / 'photos'}'"

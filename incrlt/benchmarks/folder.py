@@ -13,7 +13,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, is_read, is_text, labelled_pictures
+from incrlt.benchmarks.listing import LISTS, SUFFIXES, Listing, class_name, is_read, labelled_pictures
 from incrlt.benchmarks.testpart import with_tests
 from incrlt.errors import UserError
 
@@ -122,8 +122,11 @@ def scan(
     place = data_root(root)
     if _is_listed(place):
         return _of_listing(_usable(labelled_pictures(place), size, skip_broken), size, skip_broken)
-    _check_same(place, *(_classes(place, part, skip_broken) for part in ("train", "test")))
-    listed = _usable(labelled_pictures(place), size, skip_broken)
+    folders = {part: _class_folders(place, part) for part in ("train", "test")}
+    listed = labelled_pictures(place)
+    if not skip_broken:
+        _check_filled(listed, folders)
+    listed = _usable(listed, size, skip_broken)
     train, test = (_of_part(listed, part) for part in ("train", "test"))  # what is counted is what is used
     _check_same(place, train, test)
     names = tuple(sorted(train, key=lambda name: (-len(train[name]), name)))
@@ -212,49 +215,27 @@ def _of_listing(found: Listing, size: int, skip_broken: bool) -> ImageFolder:
     )
 
 
-def _classes(root: Path, part: str, skip_broken: bool) -> dict[str, tuple[Path, ...]]:
-    """Return the pictures of each class folder of a part."""
+def _class_folders(root: Path, part: str) -> list[str]:
+    """Return the names of the class folders of a part; what is in them is not looked at."""
     try:
-        folders = [
-            path for path in (root / part).iterdir() if path.is_dir() and not path.name.startswith(".")
+        return [
+            path.name for path in (root / part).iterdir() if path.is_dir() and not path.name.startswith(".")
         ]
     except OSError as error:
         raise UserError(
             f"{root / part} cannot be read ({error.strerror}); {_LAYOUT}. Say where ROOT is: --data, data.root "
             "or INCRLT_DATA, in a script root=."
         ) from error
-    _check_names(root / part, [path.name for path in folders])
-    found = {path.name: _pictures(path, skip_broken) for path in folders}
-    empty = sorted(name for name, paths in found.items() if not paths)
-    if skip_broken:
-        return {name: paths for name, paths in found.items() if paths}
-    if empty or not found:
-        which = f"no pictures in {_some(empty)}" if empty else "no class folders"
-        raise UserError(f"{root / part} has {which}; {_LAYOUT}, as {', '.join(SUFFIXES)}.")
-    return found
 
 
-def _check_names(folder: Path, names: list[str]) -> None:
-    """Raise where a class could not be named in the files of a run."""
-    bad = sorted(ascii(name) for name in names if not is_text(name))
-    if bad:
-        raise UserError(
-            f"{folder} has class folders whose names are not UTF-8 text: {_some(bad)}. Rename them."
-        )
-
-
-def _pictures(folder: Path, skip_broken: bool) -> tuple[Path, ...]:
-    """Return the pictures below a class folder; hidden files and all below hidden folders are none."""
-    files = (path for path in folder.rglob("*") if is_read(path.suffix.lower()) and not path.is_dir())
-    found = [path for path in files if not _is_hidden(path.relative_to(folder))]
-    lost = next((path for path in sorted(found) if not path.exists()), None)
-    if lost is not None and not skip_broken:
-        raise UserError(f"{lost} is a link to a file that does not exist; mend or remove it.")
-    return tuple(sorted(path for path in found if path.is_file()))
-
-
-def _is_hidden(inner: Path) -> bool:
-    return any(part.startswith(".") for part in inner.parts)
+def _check_filled(found: Listing, folders: dict[str, list[str]]) -> None:
+    """Raise where a part has no classes, or a class folder no picture."""
+    for part, names in folders.items():
+        labels = {entry.label for entry in found.entries if entry.part == part}
+        empty = sorted(name for name in names if class_name(name) not in labels)
+        if empty or not names:
+            which = f"no pictures in {_some(empty)}" if empty else "no class folders"
+            raise UserError(f"{found.source / part} has {which}; {_LAYOUT}, as {', '.join(SUFFIXES)}.")
 
 
 def _check_same(root: Path, train: dict[str, tuple[Path, ...]], test: dict[str, tuple[Path, ...]]) -> None:

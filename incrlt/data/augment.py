@@ -21,7 +21,7 @@ from torch import Tensor
 from incrlt.data import boxes
 from incrlt.data.draw import Draw
 from incrlt.data.pictures import ColourJitter, Cutout, RandomBlur, RandomGrey, RandomRotation
-from incrlt.data.policy import AutoAugment
+from incrlt.data.policy import AutoAugment, ImageNetAutoAugment
 from incrlt.data.rand import RandAugment
 from incrlt.errors import UserError, did_you_mean
 
@@ -511,6 +511,11 @@ def _imagenet_randaugment(height: int, width: int) -> tuple[Op, ...]:
     return *_imagenet_jitter(height, width), RandAugment()
 
 
+def _imagenet_autoaugment_cutout(height: int, width: int) -> tuple[Op, ...]:
+    hole = max(2, min(_crop_of(height, width)) // 28 * 2)  # 16 pixels of 224
+    return *_imagenet(height, width), ImageNetAutoAugment(fill=128), Cutout(hole)
+
+
 def _places(height: int, width: int) -> tuple[Op, ...]:
     crop_height, crop_width = _crop_of(height, width)
     window = min(13, 2 * min(crop_height, crop_width) - 1)
@@ -538,6 +543,7 @@ NAMED: dict[str, Callable[[int, int], tuple[Op, ...]]] = {
     "imagenet": _imagenet,
     "imagenet-jitter": _imagenet_jitter,
     "imagenet-randaugment": _imagenet_randaugment,
+    "imagenet-autoaugment-cutout": _imagenet_autoaugment_cutout,
     "places": _places,
 }
 """Augmentations by name: image height and width to the training operations.
@@ -548,12 +554,32 @@ then a random resized crop with torchvision's default ranges); ``shift`` is for 
 their grey fill of 128 and a hole half as wide as the image; ``simclr`` is NCL's second, contrastive view.
 ``imagenet`` is that of the large data sets, whose pictures are stored as squares of 256 pixels: a random resized crop
 of 224 and a flip; ``imagenet-jitter`` adds the colour jitter of .4 of Kang, RIDE and SADE; ``imagenet-randaugment`` is
-NCL's, which adds two operations of timm's RandAugment to that; ``places`` is NCL's for Places.
+NCL's, which adds two operations of timm's RandAugment to that; ``imagenet-autoaugment-cutout`` is SHIKE's, with
+AutoAugment's ImageNet policy in place of the jitter; ``places`` is NCL's for Places, and its second view of all these.
 The crop is cut from the stored square, not from the whole picture, as the official code does: a stated deviation.
 """
 
-CROPPED = frozenset({"imagenet", "imagenet-jitter", "imagenet-randaugment", "places"})
+CROPPED = frozenset(
+    {"imagenet", "imagenet-jitter", "imagenet-randaugment", "imagenet-autoaugment-cutout", "places"}
+)
 """Augmentations whose pictures are evaluated by their central 7/8: Resize(256), CenterCrop(224)."""
+
+CONTRASTIVE = "contrastive"
+"""Stands for the name of NCL's second view beside a first one, see :func:`second_view`."""
+
+
+def second_view(first: Augmentation, height: int, width: int) -> str:
+    """Return the name of NCL's second view beside a first one.
+
+    Its code takes ``simclr`` beside pictures that are shown whole, as CIFAR's, and the view of ``places`` beside crops
+    of the large data sets (``augmentation_sim``), so that both views have one size.
+
+    Args:
+        first: Augmentation of the first view.
+        height: Of the stored images, pixels.
+        width: Likewise.
+    """
+    return "places" if RandomResizedCrop(*_crop_of(height, width)) in first.ops else "simclr"
 
 
 def build(

@@ -1,10 +1,10 @@
-"""AutoAugment with its CIFAR-10 policy, on whole batches of uint8 images."""
+"""AutoAugment with its policies for CIFAR-10 and ImageNet, on whole batches of uint8 images."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from incrlt.data import colour, geometry
 from incrlt.data.draw import Draw, on_chosen
 
 NOTHING: Final = "nothing"
-MOVES: Final = ("rotate", "shear_y", "translate_x", "translate_y")
+MOVES: Final = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 REPLACEMENTS: Final = ("brightness", "posterise", "solarise", "invert")
 BLENDS: Final = {
     "colour": colour.saturation,
@@ -22,7 +22,10 @@ BLENDS: Final = {
 }
 WHOLE: Final = {"stretch": colour.stretch, "equalise": colour.equalise}
 
-CIFAR10: Final[tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]] = (
+SubPolicies = tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
+"""Twice an operation, its probability and its magnitude 0..9."""
+
+CIFAR10: Final[SubPolicies] = (
     (("invert", 0.1, 0), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
     (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
@@ -49,7 +52,36 @@ CIFAR10: Final[tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
     (("equalise", 0.8, 0), ("invert", 0.1, 0)),
     (("translate_y", 0.7, 9), ("stretch", 0.9, 0)),
 )
-"""The 25 sub-policies of arXiv:1805.09501 (table 7): twice an operation, its probability and magnitude 0..9."""
+"""The 25 sub-policies of arXiv:1805.09501 for CIFAR-10 (table 7)."""
+
+IMAGENET: Final[SubPolicies] = (
+    (("posterise", 0.4, 8), ("rotate", 0.6, 9)),
+    (("solarise", 0.6, 5), ("stretch", 0.6, 0)),
+    (("equalise", 0.8, 0), ("equalise", 0.6, 0)),
+    (("posterise", 0.6, 7), ("posterise", 0.6, 6)),
+    (("equalise", 0.4, 0), ("solarise", 0.2, 4)),
+    (("equalise", 0.4, 0), ("rotate", 0.8, 8)),
+    (("solarise", 0.6, 3), ("equalise", 0.6, 0)),
+    (("posterise", 0.8, 5), ("equalise", 1.0, 0)),
+    (("rotate", 0.2, 3), ("solarise", 0.6, 8)),
+    (("equalise", 0.6, 0), ("posterise", 0.4, 6)),
+    (("rotate", 0.8, 8), ("colour", 0.4, 0)),
+    (("rotate", 0.4, 9), ("equalise", 0.6, 0)),
+    (("equalise", 0.0, 0), ("equalise", 0.8, 0)),
+    (("invert", 0.6, 0), ("equalise", 1.0, 0)),
+    (("colour", 0.6, 4), ("contrast", 1.0, 8)),
+    (("rotate", 0.8, 8), ("colour", 1.0, 2)),
+    (("colour", 0.8, 8), ("solarise", 0.8, 7)),
+    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
+    (("shear_x", 0.6, 5), ("equalise", 1.0, 0)),
+    (("colour", 0.4, 0), ("equalise", 0.6, 0)),
+    (("equalise", 0.4, 0), ("solarise", 0.2, 4)),
+    (("solarise", 0.6, 5), ("stretch", 0.6, 0)),
+    (("invert", 0.6, 0), ("equalise", 1.0, 0)),
+    (("colour", 0.6, 4), ("contrast", 1.0, 8)),
+    (("equalise", 0.8, 0), ("equalise", 0.6, 0)),
+)
+"""Those for ImageNet (table 9)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +112,8 @@ class AutoAugment:
         fill: Grey level that geometric operations show outside the image (torchvision's default: 0).
     """
 
+    table: ClassVar[SubPolicies] = CIFAR10
+
     fill: int = 0
 
     def paint(self, images: Tensor, draw: Draw) -> Tensor:
@@ -89,7 +123,7 @@ class AutoAugment:
             images: [B, C, H, W] in 0..255, C 1 or 3; floats are rounded first.
             draw: Random numbers.
         """
-        choice = Choice(draw.below(len(CIFAR10)), draw.uniform(2), draw.uniform(2) < 0.5)
+        choice = Choice(draw.below(len(self.table)), draw.uniform(2), draw.uniform(2) < 0.5)
         return self.apply(images, choice)
 
     def apply(self, images: Tensor, choice: Choice) -> Tensor:
@@ -100,7 +134,7 @@ class AutoAugment:
             choice: What was drawn.
         """
         images = colour.whole_levels(images)
-        tables = _tables(*images.shape[-2:], images.device)
+        tables = _tables(self.table, *images.shape[-2:], images.device)
         for turn in range(2):
             step = tables.step[choice.policy, turn, choice.positive[turn].long()]
             step = step.where(choice.chance[turn] <= tables.probability[choice.policy, turn], 0)
@@ -124,6 +158,13 @@ class AutoAugment:
         for name, mix in BLENDS.items():
             images = on_chosen(images, group == _GROUPS[name], mix, tables.strength[step], tables.rest[step])
         return images
+
+
+@dataclass(frozen=True)
+class ImageNetAutoAugment(AutoAugment):
+    """The same with the policy for ImageNet (torchvision AutoAugment, policy IMAGENET, mode nearest)."""
+
+    table: ClassVar[SubPolicies] = IMAGENET
 
 
 _GROUPS: Final = {name: k for k, name in enumerate((NOTHING, "move", "replace", *WHOLE, *BLENDS))}
@@ -164,11 +205,11 @@ class _Tables(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def _tables(height: int, width: int, device: torch.device) -> _Tables:
-    """Return the policy for images of one size, kept on the device."""
+def _tables(table: SubPolicies, height: int, width: int, device: torch.device) -> _Tables:
+    """Return a policy for images of one size, kept on the device."""
     pairs = [
         [[_step(name, magnitude, sign, height, width) for sign in (-1, 1)] for name, _, magnitude in policy]
-        for policy in CIFAR10
+        for policy in table
     ]
     drawn = dict.fromkeys(step for policy in pairs for both in policy for step in both)
     steps = [Step(NOTHING, 0.0), *drawn]
@@ -178,7 +219,7 @@ def _tables(height: int, width: int, device: torch.device) -> _Tables:
     made = _Tables(
         step=torch.tensor([[[steps.index(step) for step in both] for both in policy] for policy in pairs]),
         probability=torch.tensor(
-            [[probability for _, probability, _ in policy] for policy in CIFAR10], dtype=torch.float32
+            [[probability for _, probability, _ in policy] for policy in table], dtype=torch.float32
         ),
         group=torch.tensor([_GROUPS[_group(step.name)] for step in steps]),
         map_row=torch.tensor([moves.index(step) if step in moves else 0 for step in steps]),
@@ -186,7 +227,7 @@ def _tables(height: int, width: int, device: torch.device) -> _Tables:
         strength=torch.tensor(blends, dtype=torch.float32),
         # subtracted in double precision
         rest=torch.tensor([1 - strength for strength in blends], dtype=torch.float32),
-        maps=geometry.maps(torch.cat([_matrix(move, width) for move in moves]), height, width),
+        maps=geometry.maps(torch.cat([_matrix(move, height, width) for move in moves]), height, width),
         levels=torch.stack([_levels(step) for step in replacements]),
     )
     return _Tables(*(tensor.to(device) for tensor in made))
@@ -200,6 +241,7 @@ def _step(name: str, magnitude: int, sign: int, height: int, width: int) -> Step
     """Return an operation with torchvision's meaning of the magnitudes 0..9."""
     highest = {
         "rotate": 30.0,  # degrees
+        "shear_x": 0.3,
         "shear_y": 0.3,
         "translate_x": 150 / 331 * width,  # pixels
         "translate_y": 150 / 331 * height,
@@ -219,10 +261,12 @@ def _level(first: float, last: float, magnitude: int) -> float:
     return float(torch.linspace(first, last, 10, dtype=torch.float32)[magnitude])
 
 
-def _matrix(move: Step, width: int) -> Tensor:
+def _matrix(move: Step, height: int, width: int) -> Tensor:
     amount, zero = torch.tensor([move.amount], dtype=torch.float64), torch.zeros(1, dtype=torch.float32)
     if move.name == "rotate":
         return geometry.rotation(amount)
+    if move.name == "shear_x":
+        return geometry.shear_right(amount, height)
     if move.name == "shear_y":
         return geometry.shear_down(amount, width)
     return geometry.shift(amount, zero) if move.name == "translate_x" else geometry.shift(zero, amount)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from incrlt.data.augment import Augmentation, build
+from incrlt.data.augment import CONTRASTIVE, Augmentation, build, second_view
 from incrlt.data.stores import Images
 from incrlt.errors import UserError
 
@@ -217,7 +217,8 @@ class TensorBatches:
         """Augment the images of the last batch once more, with the next random numbers of the same generator.
 
         Args:
-            augmentation: Another augmentation, or the name of one; a named one normalises as the loader's own.
+            augmentation: Another augmentation, or the name of one; a named one normalises as the loader's own. The name
+                ``contrastive`` is that of NCL's view beside the loader's own.
 
         Returns:
             float32 [B, C, h, w], row by row the images of the batch.
@@ -240,6 +241,7 @@ class TensorBatches:
         if own is None:
             raise UserError(f"the second view '{name}' has no mean and std: the loader does not normalise")
         channels, height, width = self.images.shape[1:]
+        name = second_view(own, height, width) if name == CONTRASTIVE else name
         mean, std = (values * (channels if len(values) == 1 else 1) for values in (own.mean, own.std))
         return build(name, (channels, height, width), mean, std, train=True)
 

@@ -13,7 +13,7 @@ import torch
 
 from incrlt.data.augment import Augmentation, Op, Pad, RandomCrop, RandomFlip, RandomResizedCrop
 from incrlt.data.pictures import RandomRotation
-from incrlt.data.policy import AutoAugment
+from incrlt.data.policy import AutoAugment, ImageNetAutoAugment
 
 
 class UntranslatableError(Exception):
@@ -25,7 +25,7 @@ def from_torchvision(transform: object) -> Augmentation | None:
 
     Known: Compose, Pad, RandomCrop, RandomResizedCrop, RandomHorizontalFlip, the conversions to a float
     tensor in [0, 1], and Normalize. Padding must be constant and the resize bilinear. On tensors also
-    RandomRotation and AutoAugment (v1, policy CIFAR10), both of mode nearest; PIL rounds otherwise.
+    RandomRotation and AutoAugment (v1, policies CIFAR10 and IMAGENET), both of mode nearest; PIL rounds otherwise.
 
     Returns:
         The same augmentation for batches, or None if any part has no exact counterpart.
@@ -178,13 +178,17 @@ def _rotation(state: _State, transform: Any) -> None:
 def _autoaugment(state: _State, transform: Any) -> None:
     if type(transform).__module__ != "torchvision.transforms.autoaugment":
         raise UntranslatableError("AutoAugment of transforms.v2 rounds otherwise; only v1's is known")
-    if getattr(transform.policy, "value", None) != "cifar10" or _mode(transform) != "nearest":
-        raise UntranslatableError("AutoAugment is known with policy CIFAR10 and mode nearest only")
+    known = {"cifar10": AutoAugment, "imagenet": ImageNetAutoAugment}
+    policy = getattr(transform.policy, "value", None)
+    if policy not in known or _mode(transform) != "nearest":
+        raise UntranslatableError(
+            "AutoAugment is known with the policies CIFAR10 and IMAGENET and mode nearest only"
+        )
     if not state.is_tensor or state.is_float:
         raise UntranslatableError("AutoAugment is exact only for uint8 tensors")
     if any(isinstance(op, RandomResizedCrop) for op in state.ops):
         raise UntranslatableError("AutoAugment would widen the rounding of a resize before it")
-    state.ops.append(AutoAugment(state.grey(transform.fill)))
+    state.ops.append(known[policy](state.grey(transform.fill)))
 
 
 def _mode(transform: Any) -> object:

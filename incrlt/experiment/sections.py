@@ -62,6 +62,7 @@ Augmentation = Literal[
     "imagenet",
     "imagenet-jitter",
     "imagenet-randaugment",
+    "imagenet-autoaugment-cutout",
     "places",
 ]
 

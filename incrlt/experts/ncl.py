@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from incrlt.data.augment import CONTRASTIVE
 from incrlt.experiment.fields import ExpertCount, Fraction, NonNegative, Positive, Size
 from incrlt.experts.base import ExpertMethod, drawn, fused, log_prior, scaled
 from incrlt.kernels import TermSpec, TermTensors
@@ -167,7 +168,7 @@ class NCL(ExpertMethod):
         assert context.second_view is not None, "the strategy gives views of its batches"
         contrast.update(network.branches)
         with torch.no_grad(), context.autocast():
-            keys_KBP = at_least_float(contrast.keys(context.second_view("simclr")))
+            keys_KBP = at_least_float(contrast.keys(context.second_view(CONTRASTIVE)))
         negatives_KPQ, valid_Q = contrast.negatives()
         loss = momentum_contrast(
             contrast.project(output.known_features),

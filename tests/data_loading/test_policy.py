@@ -11,22 +11,30 @@ from torchvision.transforms import AutoAugment as Reference
 from torchvision.transforms import AutoAugmentPolicy
 
 from incrlt.data import policy
+from incrlt.data.augment import CentreCrop, RandomFlip, RandomResizedCrop, build
 from incrlt.data.draw import Draw
-from incrlt.data.policy import CIFAR10, AutoAugment, Choice
+from incrlt.data.pictures import Cutout
+from incrlt.data.policy import CIFAR10, IMAGENET, AutoAugment, Choice, ImageNetAutoAugment
 from incrlt.errors import UserError
 
 CPU = torch.device("cpu")
 
 
+POLICIES = {
+    AutoAugment: (AutoAugmentPolicy.CIFAR10, CIFAR10),
+    ImageNetAutoAugment: (AutoAugmentPolicy.IMAGENET, IMAGENET),
+}
+
+
 class Given(Reference):
     """torchvision's AutoAugment with the draws given."""
 
-    def __init__(self, fill: int | None = None) -> None:
-        super().__init__(AutoAugmentPolicy.CIFAR10, fill=fill)
+    def __init__(self, fill: int | None = None, of: type[AutoAugment] = AutoAugment) -> None:
+        super().__init__(POLICIES[of][0], fill=fill)
         self.draws: tuple[int, torch.Tensor, torch.Tensor] = (0, torch.zeros(2), torch.zeros(2))
 
     def get_params(self, transform_num: int) -> tuple[int, torch.Tensor, torch.Tensor]:
-        assert transform_num == len(CIFAR10)
+        assert transform_num == 25
         return self.draws
 
     def outcome(
@@ -50,11 +58,11 @@ COMBINATIONS = list(itertools.product(range(25), [(1, 0), (0, 1), (1, 1)], [(0, 
 """Sub-policy, which of its operations are applied, signs."""
 
 
-def all_choices(repeat: int) -> Choice:
+def all_choices(repeat: int, table: policy.SubPolicies = CIFAR10) -> Choice:
     """Each combination for each of ``repeat`` images, image after image within a combination."""
     combinations = [entry for entry in COMBINATIONS for _ in range(repeat)]
     applied = torch.tensor([entry[1] for entry in combinations])
-    probability = torch.tensor([[p for _, p, _ in CIFAR10[entry[0]]] for entry in combinations])
+    probability = torch.tensor([[p for _, p, _ in table[entry[0]]] for entry in combinations])
     # An operation is applied at exactly its probability and not just above, as in torchvision.
     chance = torch.where(applied > 0, probability, probability.nextafter(torch.tensor(2.0)))
     signs = torch.tensor([entry[2] for entry in combinations]) > 0
@@ -62,25 +70,33 @@ def all_choices(repeat: int) -> Choice:
 
 
 @pytest.mark.parametrize(
-    ("channels", "height", "width", "fill"),
-    [(3, 32, 32, None), (3, 32, 32, 128), (1, 28, 28, 128), (3, 8, 8, None), (3, 17, 24, 9)],
+    ("of", "channels", "height", "width", "fill"),
+    [
+        (AutoAugment, 3, 32, 32, None),
+        (AutoAugment, 3, 32, 32, 128),
+        (AutoAugment, 1, 28, 28, 128),
+        (AutoAugment, 3, 8, 8, None),
+        (AutoAugment, 3, 17, 24, 9),
+        (ImageNetAutoAugment, 3, 32, 32, None),
+        (ImageNetAutoAugment, 3, 56, 41, 128),
+    ],
 )
 def test_every_sub_policy_gives_torchvisions_pixels(
-    channels: int, height: int, width: int, fill: int | None
+    of: type[AutoAugment], channels: int, height: int, width: int, fill: int | None
 ) -> None:
     images = pictures(channels, height, width)
-    choice = all_choices(len(images))
+    choice = all_choices(len(images), of.table)
     batch = torch.stack(images * len(COMBINATIONS))
     before = batch.clone()
-    ours = AutoAugment(fill or 0).apply(batch, choice)
+    ours = of(fill or 0).apply(batch, choice)
     assert torch.equal(batch, before)  # the argument is left alone
-    reference = Given(fill)
+    reference = Given(fill, of)
     changed = 0
     for k, image in enumerate(ours):
         expected = reference.outcome(
             batch[k], int(choice.policy[k]), choice.chance[:, k], choice.positive[:, k]
         )
-        assert torch.equal(image, expected), (CIFAR10[choice.policy[k]], choice.chance[:, k])
+        assert torch.equal(image, expected), (of.table[choice.policy[k]], choice.chance[:, k])
         changed += not torch.equal(image, batch[k])
     assert changed > len(ours) / 2
 
@@ -143,6 +159,37 @@ def test_sub_policies_chances_and_signs_are_drawn_independently() -> None:
     assert (numbers.mean(1) - 0.5).abs().max() < 5 * 0.5 / count**0.5
     correlation = numbers.corrcoef() - torch.eye(5)
     assert correlation.abs().max() < 5 / count**0.5
+
+
+def test_the_policies_are_torchvisions_and_tell_themselves_apart() -> None:
+    """A protocol's hash holds the repr."""
+    names = {
+        "AutoContrast": "stretch",
+        "Color": "colour",
+        "TranslateX": "translate_x",
+        "TranslateY": "translate_y",
+    }
+    names |= {"Equalize": "equalise", "Solarize": "solarise", "Posterize": "posterise"}
+    names |= {"ShearX": "shear_x", "ShearY": "shear_y"}
+    for of, (_, table) in POLICIES.items():
+        told = [
+            tuple((names.get(name, name.lower()), p, magnitude or 0) for name, p, magnitude in sub_policy)
+            for sub_policy in Given(of=of).policies
+        ]
+        assert told == list(table)
+    assert repr(AutoAugment(128)) == "AutoAugment(fill=128)"
+    assert repr(ImageNetAutoAugment(128)) == "ImageNetAutoAugment(fill=128)"
+    assert AutoAugment(128) != ImageNetAutoAugment(128)
+
+
+def test_shikes_large_augmentation_is_named() -> None:
+    named = build("imagenet-autoaugment-cutout", (3, 256, 256), (0.5,) * 3, (0.5,) * 3, train=True)
+    assert named.ops == (
+        RandomResizedCrop(224, 224), RandomFlip(), ImageNetAutoAugment(128), Cutout(16),
+    )  # fmt: skip
+    assert build("imagenet-autoaugment-cutout", (3, 64, 64), (0.5,) * 3, (0.5,) * 3, train=False).ops == (
+        CentreCrop(56, 56),
+    )
 
 
 def test_float_images_are_rounded_to_levels_first() -> None:

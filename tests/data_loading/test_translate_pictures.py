@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from incrlt.data.augment import Augmentation, RandomResizedCrop
 from incrlt.data.pictures import RandomRotation
-from incrlt.data.policy import AutoAugment
+from incrlt.data.policy import AutoAugment, ImageNetAutoAugment
 from incrlt.data.translate import UntranslatableError, translate
 
 CIFAR = v1.AutoAugmentPolicy.CIFAR10
@@ -33,6 +33,7 @@ def plain(*ops: object) -> Augmentation:
         ),
         ([v1.PILToTensor(), v1.AutoAugment(CIFAR), FLOAT], plain(AutoAugment())),
         ([v1.PILToTensor(), v1.AutoAugment(CIFAR, fill=128), FLOAT], plain(AutoAugment(128))),
+        ([v1.PILToTensor(), v1.AutoAugment(), FLOAT], plain(ImageNetAutoAugment())),
         (
             [v1.ToTensor(), v1.RandomResizedCrop(8), v1.RandomRotation(2)],
             plain(RandomResizedCrop(8, 8), RandomRotation(2)),
@@ -63,7 +64,7 @@ def test_v2_turns_like_v1() -> None:
         ([v1.ToTensor(), v1.RandomRotation(15, center=(0, 0))], "about the centre"),
         ([v1.ToTensor(), NORM, v1.RandomRotation(15)], "after Normalize"),
         ([v1.AutoAugment(CIFAR), v1.ToTensor()], "uint8 tensors"),
-        ([v1.PILToTensor(), v1.AutoAugment(), FLOAT], "CIFAR10"),
+        ([v1.PILToTensor(), v1.AutoAugment(v1.AutoAugmentPolicy.SVHN), FLOAT], "CIFAR10 and IMAGENET"),
         ([v1.PILToTensor(), v1.AutoAugment(CIFAR, v1.InterpolationMode.BILINEAR), FLOAT], "nearest"),
         ([v1.PILToTensor(), v1.RandomResizedCrop(8), v1.AutoAugment(CIFAR), FLOAT], "rounding of a resize"),
         ([v2.ToImage(), v2.AutoAugment(CIFAR), v2.ToDtype(torch.float32, scale=True)], "v2"),
