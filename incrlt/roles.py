@@ -38,6 +38,9 @@ class Dataset(Sized, Protocol):
     def concat(self, other: Dataset) -> Dataset:
         """Return this and another one behind it."""
 
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """Return some pictures of it, in this order."""
+
 
 class Loader(Protocol):
     """Batches of an epoch: images, labels, and task labels where there are any."""

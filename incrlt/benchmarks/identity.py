@@ -19,6 +19,7 @@ from incrlt.data.avalanche import stored_parts
 from incrlt.data.contents import picture_hashes
 from incrlt.data.stored import Indices
 from incrlt.errors import UserError
+from incrlt.roles import Dataset
 
 ROWS = 1 << 40
 """More rows than any stored data set has: keys are ``number of the data set * ROWS + row``."""
@@ -69,27 +70,27 @@ class PastData:
         datasets: Those that are past already, in order.
     """
 
-    def __init__(self, datasets: Iterable[object] = ()) -> None:
+    def __init__(self, datasets: Iterable[Dataset] = ()) -> None:
         self.pictures = Pictures()
-        self._datasets: list[Any] = []
+        self._datasets: list[Dataset] = []
         for dataset in datasets:
             self.add(dataset)
 
-    def add(self, dataset: object) -> None:
+    def add(self, dataset: Dataset) -> None:
         """Keep a data set, unless all its pictures are here."""
         known = [self.pictures.keys(past) for past in self._datasets]
         if not _in(self.pictures.keys(dataset), known).all():
             self._datasets.append(dataset)
 
-    def beside(self, dataset: object) -> list[object]:
+    def beside(self, dataset: Dataset) -> list[Dataset]:
         """Return the past data sets in training mode, without pictures that ``dataset`` has, in order of arrival."""
         return self._without([self.pictures.keys(dataset)])
 
-    def all(self) -> list[object]:
+    def all(self) -> list[Dataset]:
         """Return the past data sets in training mode, each picture once, in order of arrival."""
         return self._without([])
 
-    def _without(self, taken: list[Indices]) -> list[object]:
+    def _without(self, taken: list[Indices]) -> list[Dataset]:
         found = []
         for past in self._datasets:
             keys = self.pictures.keys(past)

@@ -26,6 +26,7 @@ from incrlt.lifecycle.learned import Learned, labels_of
 from incrlt.metrics import main_readout
 from incrlt.plugins import saved_exemplars
 from incrlt.plugins.confusion import ConfusionRecorder
+from incrlt.roles import Dataset, State
 from incrlt.runner.build import build_strategy, choose_device
 from incrlt.runner.kept import Facts, Pictures, exemplars_of
 from incrlt.training.randomness import global_state, set_global_state
@@ -250,7 +251,7 @@ def augmentation_of(experiment: Experiment) -> str:
     return chosen.augmentation or own
 
 
-def memory_state(state: Plain, exemplars: Pictures, dataset: object, names: Sequence[str]) -> Plain:
+def memory_state(state: State, exemplars: Pictures, dataset: Dataset | None, names: Sequence[str]) -> State:
     """Return the state of a memory whose pictures have moved into one data set.
 
     Args:
