@@ -51,8 +51,7 @@ def run(name, step, **options):
     strategy = toy.make(cls, train_epochs=5, step=step, train_mb_size=16, **{**settings, **options})
     terms = []
     strategy.on_epoch_end = lambda strategy: terms.append(dict(strategy.epoch_terms))
-    experiences = toy.stream(per_class=12).train_stream[:2]  # three batches and four, one of them not full
-    for experience in experiences:
+    for experience in toy.stream().train_stream[:2]:
         strategy.train(experience)
     return strategy, terms
 
