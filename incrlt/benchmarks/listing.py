@@ -481,9 +481,7 @@ def _entry(place: Path, row: _Row, labelled: bool, has_test: bool) -> Entry | Le
         return replace(problem, name=where)
     picture, refused = _classify(path, path.name)
     if picture is None:
-        return replace(
-            refused[0], name=where, reason=refused[0].reason or f"{row.path} is no picture"
-        )
+        return replace(refused[0], name=where, reason=refused[0].reason or f"{row.path} is no picture")
     name = os.fsencode(row.path).decode("utf-8", "backslashreplace")
     return Entry(path, name, class_name(row.label), "test" if part == "val" else part, row.group)
 
