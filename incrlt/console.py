@@ -54,8 +54,8 @@ class Console:
     """
 
     def __init__(self, stream: IO[str] | None = None, errors: IO[str] | None = None) -> None:
-        self._out = _rich(stream or sys.stdout)
-        self._err = _rich(errors or sys.stderr)
+        self._out = rich_console(stream or sys.stdout)
+        self._err = rich_console(errors or sys.stderr)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._tenth: tuple[str, int] | None = None
@@ -311,10 +311,11 @@ def percent(value: float | None) -> str:
     return written(value)
 
 
-def _rich(stream: IO[str]) -> RichConsole:
-    console = RichConsole(file=stream)
+def rich_console(stream: IO[str]) -> RichConsole:
+    """Return what prints to a stream: no line breaks of a terminal's width in a file, and ``:bird:`` stays text."""
+    console = RichConsole(file=stream, emoji=False)
     if not console.is_terminal:
-        console = RichConsole(file=stream, width=PLAIN_WIDTH)
+        console = RichConsole(file=stream, emoji=False, width=PLAIN_WIDTH)
     return console
 
 

@@ -56,10 +56,14 @@ def ended(
 
 
 def _said(text: str, code: int) -> int:
-    from incrlt.console import Console
-
     rank = os.environ.get("RANK", "0")  # of several processes, set by torchrun
-    Console().error(text if rank == "0" else f"process {rank}: {text}")
+    text = text if rank == "0" else f"process {rank}: {text}"
+    try:
+        from incrlt.console import Console
+
+        Console().error(text)
+    except MemoryError:  # colours are not worth a second error; this takes next to nothing
+        os.write(sys.stderr.fileno(), f"error: {text}\n".encode("utf-8", "replace"))
     return code
 
 

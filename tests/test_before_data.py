@@ -134,6 +134,13 @@ def test_what_cannot_work_is_refused_before_data_are_read(refused, case):
     assert sentence in refused(words)
 
 
+def test_a_compiled_step_without_a_compiler_is_refused_before_data_are_read(refused, monkeypatch):
+    """Before: the first step of the first experience said so."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    said = refused(["training.step=compile", "device=cpu"])
+    assert "needs a C++ compiler on a CPU, and 'no-such-compiler' is not here" in said
+
+
 @pytest.mark.parametrize("word", BILLIONS)
 def test_a_billion_of_anything_is_refused_with_its_bound(refused, word):
     """Before: a billion epochs, exemplars or negatives were taken, and the experts of TCL had no bound of their own."""

@@ -7,6 +7,7 @@ import io
 import pytest
 
 from incrlt import console as module
+from incrlt import endings
 from incrlt.console import Clock, Console
 
 
@@ -199,3 +200,22 @@ def test_clock_survives_a_plan_that_was_wrong():
         left = clock.advance({"experience": 0, "epoch": epoch, "images_per_second": 100, "seconds": 1})
         assert left is None or left >= 0
     assert Clock([]).advance({"experience": 3, "epoch": 1}) is None
+
+
+def test_what_looks_like_an_emoji_stays_text(files):
+    """Paths and names are printed as they are. Before: ``data/:bird:`` became a picture of a bird."""
+    out, err, console = files
+    console.plain("root: data/:bird:")
+    console.error("data/:bird: is not there")
+    assert out.getvalue() == "root: data/:bird:\n" and err.getvalue() == "error: data/:bird: is not there\n"
+
+
+def test_an_error_is_said_without_memory_for_colours(monkeypatch, capfd):
+    """Before: a second MemoryError, from what colours the first, was a traceback."""
+
+    def fails(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Console, "error", fails)
+    assert endings.ended(fails) == endings.BAD_INPUT
+    assert capfd.readouterr().err.startswith("error: there is not enough memory.")

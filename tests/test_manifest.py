@@ -278,6 +278,16 @@ def test_a_damaged_sweep_of_a_router_is_named_when_nothing_is_left_to_train(unfi
     assert "routing_sweep.csv differs from its manifest: it has 6 bytes" in text_of(capsys)
 
 
+def test_a_damaged_account_of_the_time_is_written_anew_when_nothing_is_left_to_train(unfinished, tmp_path):
+    """It follows from the log. Before: it stayed damaged in a finished run, and nobody said so."""
+    cost, found = unfinished / "cost.json", manifest.read(unfinished)
+    right = cost.read_bytes()
+    cost.write_bytes(right + b"x")
+    assert found.differences(unfinished, ["cost.json"])
+    assert run(tmp_path) == 0
+    assert cost.read_bytes() == right and manifest.read(unfinished).differences(unfinished) == []
+
+
 def test_a_log_that_lost_its_end_is_named(unfinished, tmp_path, capsys):
     os.truncate(unfinished / "log.jsonl", 100)
     assert run(tmp_path) == 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from incrlt.benchmarks import datasets
 from incrlt.benchmarks.holding import Holding
 from incrlt.benchmarks.looking import Progress
 from incrlt.data.features import FeatureCache
-from incrlt.errors import UserError
+from incrlt.errors import UserError, shown
 from incrlt.experiment import explain
 from incrlt.experiment.clashes import computation
 from incrlt.experiment.methods import Entry, Kind, load_class
@@ -118,11 +121,24 @@ def check_device(experiment: Experiment, device: torch.device) -> None:
     """Refuse what this device cannot compute, before data are read: a file may leave the choice to ``auto``.
 
     Raises:
-        UserError: A captured step or fp16 on a CPU.
+        UserError: A captured step or fp16 on a CPU, a compiled one without a compiler.
     """
     problems = computation(experiment.training, device.type, experiment.model.width)
+    if experiment.training.step == "compile" and device.type == "cpu" and os.name == "posix":
+        problems += _lacking_compiler()
     if problems:
         raise explain.user_error(f"on this machine {experiment.name}", problems)
+
+
+def _lacking_compiler() -> list[str]:
+    """Return what to say where there is no C++ compiler, which ``torch.compile`` calls on a CPU."""
+    compiler = (shlex.split(os.environ.get("CXX", "")) or ["g++"])[0]
+    if shutil.which(compiler) is not None:
+        return []
+    return [
+        f"training.step 'compile' needs a C++ compiler on a CPU, and {shown(compiler)} is not here. Install one, name "
+        "it in CXX, or set training.step: eager."
+    ]
 
 
 def choose_precision(name: str, device: torch.device) -> str:

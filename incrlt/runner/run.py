@@ -497,6 +497,10 @@ class Run:
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> None:
+        if (
+            self._counts is None
+        ):  # nothing was left to train, and what the last experience wrote may be damaged
+            self.folder.write_cost()
         counts = self._counts or self._write_counts()
         self.folder.log({"event": "end", "seconds": self._seconds})
         settings = {"method": self.method, "protocol_hash": self.resolved.hash, **self.experiment.resolved()}

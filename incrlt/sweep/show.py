@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import IO, Final
 
-from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.table import Table
 
-from incrlt.console import PLAIN_WIDTH
+from incrlt.console import rich_console
 from incrlt.sweep.work import DONE, ELSEWHERE, FAILED, RUNNING, STOPPED, WAITING, Item, counts, seconds_left
 from incrlt.words import clock, duration
 
@@ -31,8 +30,7 @@ class Show:
     """
 
     def __init__(self, lanes: int, stream: IO[str] | None = None) -> None:
-        out = RichConsole(file=stream or sys.stdout)
-        self._out = out if out.is_terminal else RichConsole(file=stream or sys.stdout, width=PLAIN_WIDTH)
+        self._out = rich_console(stream or sys.stdout)
         self._lanes = lanes
         self._live: Live | None = None
         self._next = 0.0
