@@ -48,11 +48,17 @@ def imagenet(root: Path, classes: int = 4, images: int = 6) -> Path:
     return place
 
 
-def places(root: Path, easy: bool = True) -> Path:
-    """Write Places365, in the easy format or by first letters, with Kang's lists."""
+def places(root: Path, easy: bool = True, counts: dict[str, int] | None = None) -> Path:
+    """Write Places365, in the easy format or by first letters, with Kang's lists.
+
+    Args:
+        root: The data root.
+        easy: Folders of classes; otherwise ``data_256`` by first letter and a flat ``val_256``.
+        counts: Training pictures of each class, by label.
+    """
     place, train, test = root / "places365", [], []
-    for label, name in enumerate(("airfield", "barn")):
-        for k in range(3 + 2 * label):
+    for label, (name, number) in enumerate((counts or {"airfield": 3, "barn": 5}).items()):
+        for k in range(number):
             train.append((f"train/{name}/{k}.jpg", label))
             put(place, [f"train/{name}/{k}.jpg" if easy else f"data_256/{name[0]}/{name}/{k}.jpg"], k)
         for k in range(2):

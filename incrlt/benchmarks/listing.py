@@ -70,7 +70,7 @@ NO_FILE: Final = "no file but a pipe, a socket or a device"
 """Of what would be waited for without end."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A picture that is named.
 
@@ -89,7 +89,7 @@ class Entry:
     group: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """A file, or a line of a list, that is not used.
 

@@ -24,6 +24,8 @@ FORMAT: Final = 1
 """Of the notes."""
 LARGEST_NOTE: Final = 1_000_000_000
 """Bytes of a note: a line for each picture that is left out."""
+NAMED: Final = 4
+"""Classes whose pictures a sentence on one and the same picture names."""
 ENDS: Final = 4096
 """Bytes at both ends of a file that tell photographs of one size apart."""
 Progress: TypeAlias = Callable[[int, int], None]
@@ -191,9 +193,13 @@ def copies(entries: Sequence[Entry], digests: Sequence[bytes]) -> list[LeftOut]:
     found: list[LeftOut] = []
     for same in of.values():
         if len({entry.label for entry in same}) > 1:
-            told = " and ".join(dict.fromkeys(f"{entry.name} ({entry.label})" for entry in same))
+            told = list(dict.fromkeys(f"{entry.name} ({entry.label})" for entry in _one_of_each(same)))
+            more = f" and {len(same) - len(told):,} more" if len(same) > len(told) else ""
+            reason = (
+                f"the same picture is {' and '.join(told)}{more}"  # one string for all, however many they are
+            )
             kind = "the same picture under two classes"
-            found += [LeftOut(entry.name, kind, f"the same picture is {told}") for entry in same]
+            found += [LeftOut(entry.name, kind, reason) for entry in same]
             continue
         keep = next((entry for entry in same if entry.part == "test"), same[0])
         reason = f"the same file as {keep.name}"
@@ -201,3 +207,11 @@ def copies(entries: Sequence[Entry], digests: Sequence[bytes]) -> list[LeftOut]:
             LeftOut(entry.name, DUPLICATES, reason, broken=False) for entry in same if entry is not keep
         ]
     return found
+
+
+def _one_of_each(same: Sequence[Entry]) -> list[Entry]:
+    """Return a picture of each class, of two classes at least and of few: a sentence that names all has no end."""
+    first: dict[str, Entry] = {}
+    for entry in same:
+        first.setdefault(entry.label, entry)
+    return list(first.values())[:NAMED]

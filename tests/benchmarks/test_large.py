@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from incrlt.benchmarks import datasets, large, longtail
+from incrlt.benchmarks import datasets, large, longtail, protocols
 from incrlt.benchmarks.holding import Holding
 from incrlt.data import augment
 from incrlt.errors import UserError
@@ -92,6 +92,69 @@ def test_places_are_read_in_both_layouts(tmp_path, easy):
     found = large.scan("places-lt", tmp_path, 32, own_tail=True)
     assert (found.class_names, found.counts) == (("barn", "airfield"), (5, 3))
     assert all(path.is_file() for part in (found.train, found.test) for own in part for path in own)
+
+
+PLACES = {"attic": 19, "bakery": 101, "canyon": 5, "dam": 100, "estuary": 120, "fountain": 20}
+"""Training pictures on both sides of each border between many, medium and few; labels are not in order of counts."""
+PLACES_BY_COUNT = ("estuary", "bakery", "dam", "fountain", "attic", "canyon")
+
+
+def of_places(root, **benchmark):
+    told = {"dataset": "places-lt", "image_size": 16, **benchmark}
+    return schema.parse({"benchmark": told, "strategy": {"name": "finetune"}, "data": {"root": str(root)}})
+
+
+def test_the_protocol_of_places_lt_is_its_list(tmp_path):
+    """Counts, order, split and groups, from the lists to what a run trains on: 365 pictures."""
+    place = trees.places(tmp_path, counts=PLACES)
+    trees.put(
+        place, ["train/estuary/unlisted.jpg"], 9
+    )  # Places365 has 1.8 million pictures, Places-LT 62,500 of them
+    asked = of_places(tmp_path, protocol="offline")
+    found, rule = asked.pictures(), asked.protocol()
+    assert found.class_names == PLACES_BY_COUNT and found.split.startswith(large.OTHER)
+    assert [[path.parent.name for path in own] for own in found.train] == [
+        [name] * PLACES[name] for name in PLACES_BY_COUNT
+    ]
+    assert [[path.name for path in own] for own in found.test] == [
+        [f"Places365_val_{label}{k}.jpg" for k in range(2)]
+        for label in map(list(PLACES).index, PLACES_BY_COUNT)
+    ]
+    kept = protocols.resolve(rule, datasets.folder_labels(found.train).numpy())
+    assert kept.counts.tolist() == [120, 101, 100, 20, 19, 5] == rule.rule()["natural_counts"]
+    assert rule.imbalance_ratio == 24 and rule.classes_per_experience == (6,)
+    assert [sorted(own.tolist()) for own in kept.train_indices] == [list(range(365))]  # all, none twice
+    assert kept.groups == ["many", "many", "medium", "medium", "few", "few"]
+    (row,) = kept.plan()
+    assert (row["images"], row["held_out"]) == (365, 0)
+    assert row["classes_by_group"] == {"many": 2, "medium": 2, "few": 2}
+    assert row["images_by_group"] == {"many": 221, "medium": 120, "few": 24}
+    assert [own["images"] for own in plan(asked)] == [365]
+
+
+def test_places_lt_has_the_same_pictures_in_both_layouts_and_follows_its_list(tmp_path):
+    seen = []
+    for name, easy in (("easy", True), ("letters", False)):
+        trees.places(tmp_path / name, easy, PLACES)
+        found = of_places(tmp_path / name, protocol="offline").pictures()
+        names = [[path.name for path in own] for part in (found.train, found.test) for own in part]
+        seen.append((found.class_names, found.counts, names))
+    assert seen[0] == seen[1]
+    place = tmp_path / "easy" / "places365" / "Places_LT_train.txt"
+    place.write_text(place.read_text().replace("train/canyon/4.jpg 2\n", ""))
+    asked = of_places(tmp_path / "easy", protocol="offline")
+    assert asked.pictures().counts == (120, 101, 100, 20, 19, 4)
+
+
+def test_places_lt_arrives_in_experiences(tmp_path):
+    trees.places(tmp_path, counts=PLACES)
+    asked = of_places(tmp_path, base_classes=2, increment=2, order="ordered")
+    rows = plan(asked)
+    assert [row["classes"] for row in rows] == [[0, 1], [2, 3], [4, 5]]
+    assert [row["images"] for row in rows] == [221, 120, 24]
+    assert [row["classes_by_group"] for row in rows] == [
+        {"many": 2, "medium": 0, "few": 0}, {"many": 0, "medium": 2, "few": 0}, {"many": 0, "medium": 0, "few": 2},
+    ]  # fmt: skip
 
 
 def test_inaturalist_is_the_same_by_lists_and_by_json(tmp_path):
