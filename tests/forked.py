@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import json
 import os
@@ -37,6 +36,7 @@ def warm_up() -> None:
 
     A run sets its own random state, so that a fork's has the bits of the command's; a test of the kills says so.
     """
+    torch.set_num_threads(1)
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said):
         path = os.path.join(folder, "first.yaml")
@@ -64,8 +64,6 @@ def end_after(work: Callable[[], int], output: str) -> NoReturn:
 def serve(answer: Callable[[Any], dict[str, Any]]) -> None:
     """Answer one JSON object per line of stdin."""
     torch.set_num_threads(1)  # a fork must not inherit a pool of threads
-    warm_up()
-    gc.freeze()  # a search for garbage would copy every page of this process
     for line in sys.stdin:
         sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
         sys.stdout.flush()

@@ -20,7 +20,7 @@ import signal
 import time
 from pathlib import Path
 
-from forked import end_after, serve
+from forked import end_after, serve, warm_up
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from incrlt.run import main
@@ -123,4 +123,5 @@ def run(order: dict) -> dict:
 
 
 if __name__ == "__main__":
+    warm_up()
     serve(run)
