@@ -281,5 +281,8 @@ def _large(dataset: str, root: Path) -> str:
     paths = [path for part in (found.train, found.test) for own in part for path in own]
     lost = [path for path in paths if not path.is_file()]
     if lost:
-        raise UserError(f"{len(lost):,} of {len(paths):,} pictures are not there, such as {lost[0]}.")
+        raise UserError(
+            f"{len(lost):,} of {len(paths):,} pictures are not there, such as {lost[0]}; get these, or move the folder "
+            "away and prepare it again."
+        )
     return f"{found.account}; in {found.root}"
