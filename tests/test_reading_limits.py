@@ -212,7 +212,7 @@ def test_an_official_list_is_one_sentence(tmp_path, content, said):
     for name in names:
         content(tmp_path / name) if callable(content) else (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        lists._of_lists(tmp_path, *names, lambda _, path: path, 2)
+        lists._of_lists("imagenet-lt", tmp_path, *names, lambda _, path: path, 2)
 
 
 @pytest.mark.timeout(60)
