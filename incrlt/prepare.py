@@ -1,4 +1,4 @@
-"""Get data sets: ``incrlt prepare DATASET ... --data DIR``.
+"""Get data sets, checked and where the experiments look for them: ``incrlt prepare NAMES --data DIR``.
 
 Fetches what may be fetched, compares checksums, unpacks, and lets each data set's own reader look at it; says what must
 be got by hand, and where it goes. ``--dry-run`` prints the plan with sizes alone. For a machine without network:
