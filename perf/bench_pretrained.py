@@ -9,9 +9,7 @@ on them. Every method sees the same pictures in the same order; nothing is chose
 
 from __future__ import annotations
 
-import argparse
 import json
-import pickle
 import sys
 import tempfile
 import time
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from incrlt.benchmarks import protocols, streams
 from incrlt.experiment import schema
@@ -27,8 +24,8 @@ from incrlt.metrics import StreamRecord, summarise
 from incrlt.plugins.evaluation import EvaluationRecorder
 from incrlt.runner.build import build_strategy, choose_device, load_data
 from perf.machine import machine
+from perf.photographs import EXPERIMENT, Photographs, options
 
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "folder_pretrained_lucir_shike.yaml"
 CLASSES = (
     "apple", "bicycle", "bear", "bottle", "castle", "chair", "elephant", "motorcycle", "orchid", "tiger",
 )  # fmt: skip
@@ -46,20 +43,12 @@ METHODS: dict[str, list[str]] = {
 
 def write_pictures(cifar: Path, place: Path) -> dict[str, int]:
     """Write the pictures below ``place``; return how many training pictures each class has."""
-    folder = next(cifar.rglob("cifar-100-python"))
-    read = {
-        part: pickle.loads((folder / part).read_bytes(), encoding="latin1")
-        for part in ("train", "test", "meta")
-    }
-    names, counts = read["meta"]["fine_label_names"], {}
+    parts = {part: Photographs(cifar, part) for part in ("train", "test")}
+    counts = {}
     for position, name in enumerate(CLASSES):
         counts[name] = int(HEAD * (1 / RATIO) ** (position / (len(CLASSES) - 1)))
         for part, most in (("train", counts[name]), ("test", TESTS)):
-            rows = np.flatnonzero(np.array(read[part]["fine_labels"]) == names.index(name))[:most]
-            (place / part / name).mkdir(parents=True)
-            for row in rows:
-                pixels = read[part]["data"][row].reshape(3, 32, 32).transpose(1, 2, 0)
-                Image.fromarray(pixels).save(place / part / name / f"{row:05}.png")
+            parts[part].write(parts[part].rows(name)[:most], place / part / name, ".png")
     return counts
 
 
@@ -114,14 +103,7 @@ def _rounded(numbers: dict[str, float | None]) -> dict[str, float]:
 
 def main(arguments: list[str]) -> int:
     """Run everything and print what was found as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with cifar-100-python")
-    parser.add_argument("--size", type=int, default=96, help="side of the pictures in pixels")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="file for the numbers")
-    given = parser.parse_args(arguments)
+    given = options(__doc__, arguments)
     found: dict[str, Any] = {
         "machine": machine(),
         "size": given.size,

@@ -11,10 +11,8 @@ deleted pictures are written again.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
-import pickle
 import resource
 import shutil
 import subprocess
@@ -26,14 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from incrlt.benchmarks.longtail import GROUPS, groups
 from incrlt.experiment import yamlfile
 from perf import output
 from perf.machine import machine
+from perf.photographs import EXPERIMENT, Photographs, options
 
-EXPERIMENT = Path(__file__).resolve().parent.parent / "experiments" / "folder_pretrained_lucir_shike.yaml"
 TODAY, HEAD, RATIO, TESTS = 20, 250, 21, 50
 """Classes of today, training pictures of the most frequent one, how many times fewer the rarest has, tests of each."""
 NEW = (60, 20)
@@ -55,41 +52,28 @@ class Arrivals:
         return len(self.today.get(name, ())) + len(self.monday.get(name, ()))
 
 
-class Cifar:
-    """The training part of CIFAR-100 as files of a class per folder."""
+def arrivals_of(cifar: Photographs, seed: int) -> Arrivals:
+    """Draw classes and pictures."""
+    rng = np.random.default_rng(seed)
+    names = [cifar.names[label] for label in rng.permutation(100)[: TODAY + len(NEW)]]
+    today, monday, tests = {}, {}, {}
+    for place, name in enumerate(names):
+        rows = rng.permutation(cifar.rows(name)).tolist()
+        tests[name], rows = rows[:TESTS], rows[TESTS:]
+        if place >= TODAY:
+            monday[name] = rows[: NEW[place - TODAY]]
+            continue
+        count = int(HEAD * (1 / RATIO) ** (place / (TODAY - 1)))
+        today[name] = rows[:count]
+        if place in MORE:
+            monday[name] = rows[count : count + MORE[place]]
+    return Arrivals(today, monday, tests)
 
-    def __init__(self, root: Path) -> None:
-        folder = next(root.rglob("cifar-100-python"))
-        read = {
-            part: pickle.loads((folder / part).read_bytes(), encoding="latin1") for part in ("train", "meta")
-        }
-        self.names: list[str] = read["meta"]["fine_label_names"]
-        self._pixels, self._labels = read["train"]["data"], np.array(read["train"]["fine_labels"])
 
-    def arrivals(self, seed: int) -> Arrivals:
-        """Draw classes and pictures."""
-        rng = np.random.default_rng(seed)
-        names = [self.names[label] for label in rng.permutation(100)[: TODAY + len(NEW)]]
-        today, monday, tests = {}, {}, {}
-        for place, name in enumerate(names):
-            rows = rng.permutation(np.flatnonzero(self._labels == self.names.index(name))).tolist()
-            tests[name], rows = rows[:TESTS], rows[TESTS:]
-            if place >= TODAY:
-                monday[name] = rows[: NEW[place - TODAY]]
-                continue
-            count = int(HEAD * (1 / RATIO) ** (place / (TODAY - 1)))
-            today[name] = rows[:count]
-            if place in MORE:
-                monday[name] = rows[count : count + MORE[place]]
-        return Arrivals(today, monday, tests)
-
-    def write(self, rows_of: Mapping[str, Sequence[int]], folder: Path) -> None:
-        """Write pictures as JPEG files below ``folder``."""
-        for name, rows in rows_of.items():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            for row in rows:
-                pixels = self._pixels[row].reshape(3, 32, 32).transpose(1, 2, 0)
-                Image.fromarray(pixels).save(folder / name / f"{row:05}.jpg", quality=95)
+def write(cifar: Photographs, rows_of: Mapping[str, Sequence[int]], folder: Path) -> None:
+    """Write pictures as JPEG files, a folder per class."""
+    for name, rows in rows_of.items():
+        cifar.write(rows, folder / name, ".jpg")
 
 
 def experiment(classes: Sequence[str], seed: int, size: int) -> dict[str, object]:
@@ -140,19 +124,19 @@ def accuracy(answers: Path, arrivals: Arrivals) -> dict[str, float | None]:
     }
 
 
-def transcript(cifar: Cifar, seed: int, size: int, place: Path) -> dict[str, object]:
+def transcript(cifar: Photographs, seed: int, size: int, place: Path) -> dict[str, object]:
     """Carry out one seed below ``place``; return accuracies and processor seconds."""
-    arrivals, seconds, told = cifar.arrivals(seed), {}, {}
+    arrivals, seconds, told = arrivals_of(cifar, seed), {}, {}
     for part, rows in (("today/train", arrivals.today), ("monday/train", arrivals.monday)):
-        cifar.write(rows, place / part)
+        write(cifar, rows, place / part)
     for part in ("today", "monday"):
         own = {
             name: rows
             for name, rows in arrivals.tests.items()
             if (name in arrivals.today) == (part == "today")
         }
-        cifar.write(own, place / part / "test")
-    cifar.write(arrivals.tests, place / "photos")
+        write(cifar, own, place / part / "test")
+    write(cifar, arrivals.tests, place / "photos")
 
     file = place / "birds.yaml"
     file.write_text(yaml.safe_dump(experiment(list(arrivals.today), seed, size)))
@@ -170,10 +154,9 @@ def transcript(cifar: Cifar, seed: int, size: int, place: Path) -> dict[str, obj
     told["update"] = accuracy(place / "after.csv", arrivals)
     seconds["export"] = command("export", run, "-o", place / "model")
 
-    for name, rows in arrivals.today.items():
-        cifar.write({name: rows}, place / "all" / "train")
-    cifar.write(arrivals.monday, place / "all" / "train")
-    cifar.write(arrivals.tests, place / "all" / "test")
+    for rows in (arrivals.today, arrivals.monday):
+        write(cifar, rows, place / "all" / "train")
+    write(cifar, arrivals.tests, place / "all" / "test")
     anew = place / "anew.yaml"
     anew.write_text(yaml.safe_dump(experiment(list(arrivals.tests), seed, size)))
     seconds["anew"] = command("run", anew, "--out", place / "runs", f"data.root={place / 'all'}", caches)
@@ -191,17 +174,10 @@ def transcript(cifar: Cifar, seed: int, size: int, place: Path) -> dict[str, obj
     }
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run every seed and print what was found as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with cifar-100-python")
-    parser.add_argument("--size", type=int, default=96, help="side of the pictures in pixels")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="file for the numbers")
-    given = parser.parse_args(arguments)
-    cifar, runs = Cifar(given.data), []
+    given = options(__doc__, arguments)
+    cifar, runs = Photographs(given.data, "train"), []
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as temporary:
             runs.append(transcript(cifar, seed, given.size, Path(temporary)))
