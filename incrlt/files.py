@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -116,22 +117,31 @@ def read_text(path: str | os.PathLike[str], most: int, errors: str = "strict") -
     return read_bytes(path, most).decode("utf-8", errors)
 
 
+def git_blob(size: int) -> hashlib._Hash:
+    """Return what becomes git's id of a file of ``size`` bytes, once it has hashed them."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
 def read_lines(path: str | os.PathLike[str], most: int, lines: int) -> list[str]:
     """Return the lines of an ordinary text file, without their ends.
+
+    Raises:
+        As :func:`read_listing`.
+    """
+    return [line.rstrip("\n") for line in io.StringIO(read_listing(path, most, lines), newline=None)]
+
+
+def read_listing(path: str | os.PathLike[str], most: int, lines: int) -> str:
+    """Return the text of an ordinary file of lines, each of which becomes some hundred bytes of objects.
 
     Raises:
         OSError: It cannot be read.
         ValueError: As for :func:`read_text`; or it has more lines than ``lines``.
     """
     text = read_text(path, most).removeprefix("\ufeff")
-    check_lines(text, lines)
-    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
-
-
-def check_lines(text: str, most: int) -> None:
-    """Raise a ValueError where a text has too many lines, each of which becomes some hundred bytes of objects."""
-    if text.count("\n") + text.count("\r") > most:
-        raise ValueError(f"it has more than {most:,} lines")
+    if text.count("\n") + text.count("\r") > lines:
+        raise ValueError(f"it has more than {lines:,} lines")
+    return text
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:

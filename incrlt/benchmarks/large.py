@@ -24,7 +24,7 @@ from incrlt.benchmarks import facts, splits
 from incrlt.benchmarks.folder import LARGEST, SMALLEST, ImageFolder, data_root, prepare_command
 from incrlt.benchmarks.listing import SUFFIXES
 from incrlt.errors import UserError, short, shown
-from incrlt.files import LARGEST_LIST, MOST_LISTED, read_json, read_lines
+from incrlt.files import LARGEST_LIST, MOST_LISTED, git_blob, read_json, read_lines
 
 PUBLISHED: Final = "this is the published split"
 OTHER: Final = "this is another split than the published one"
@@ -116,10 +116,7 @@ def fingerprint(file: Path) -> tuple[str, str]:
         UserError: It cannot be read.
     """
     try:
-        sha256, blob = (
-            hashlib.sha256(),
-            hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False),
-        )
+        sha256, blob = hashlib.sha256(), git_blob(file.stat().st_size)
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):
                 sha256.update(block)

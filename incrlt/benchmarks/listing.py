@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from incrlt.errors import UserError, short, shown
-from incrlt.files import LARGEST_LIST, MOST_LISTED, check_lines, ordinary, read_text
+from incrlt.files import LARGEST_LIST, MOST_LISTED, ordinary, read_listing
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Suffixes of pictures that Pillow reads by itself."""
@@ -538,8 +538,7 @@ def _rows(place: Path, labelled: bool) -> Iterator[_Row]:
 
 def _text(place: Path) -> str:
     try:
-        text = read_text(place, LARGEST_LIST).removeprefix("\ufeff")
-        check_lines(text, MOST_LISTED)
+        return read_listing(place, LARGEST_LIST, MOST_LISTED)
     except UnicodeDecodeError as error:
         raise UserError(
             f"the list {place} cannot be read (it is not UTF-8 text); save it as UTF-8 text."
@@ -549,7 +548,6 @@ def _text(place: Path) -> str:
         raise UserError(
             f"the list {place} cannot be read ({reason}); give a text file with a line per picture."
         ) from error
-    return text
 
 
 def _of_lines(text: str, labelled: bool) -> Iterator[_Row]:

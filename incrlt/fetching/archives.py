@@ -21,11 +21,9 @@ from typing import IO, BinaryIO, Final
 
 from incrlt.errors import UserError, short
 from incrlt.fetching.checksums import BLOCK, Progress, silent
-from incrlt.fetching.sources import Source
+from incrlt.fetching.sources import SLACK, Source
 from incrlt.words import size as bytes_of
 
-SLACK: Final = 2
-"""Times the known numbers that is the most; they are known about."""
 LEAST_FILES, LEAST_BYTES = 100, 1_000_000
 """More than these are wanted before a bound holds."""
 

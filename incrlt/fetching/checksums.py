@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from incrlt.errors import UserError
+from incrlt.files import git_blob
 
 BLOCK: Final = 1 << 20
 """Bytes read at a time."""
@@ -51,9 +52,7 @@ def stream_matches(
         progress: Told how far it is.
     """
     kind, value = checksum.split(":")
-    digest = hashlib.new("sha1" if kind == "blob" else kind, usedforsecurity=False)
-    if kind == "blob":
-        digest.update(b"blob %d\0" % size)
+    digest = git_blob(size) if kind == "blob" else hashlib.new(kind, usedforsecurity=False)
     done = 0
     while block := stream.read(BLOCK):
         digest.update(block)

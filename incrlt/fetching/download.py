@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 import incrlt
 from incrlt.errors import UserError, short
 from incrlt.fetching.checksums import BLOCK, Progress, matches, silent
-from incrlt.fetching.sources import Source
+from incrlt.fetching.sources import SLACK, Source
 from incrlt.files import sync
 from incrlt.words import size as bytes_of
 
@@ -26,8 +26,6 @@ TRIES: Final = 4
 """Attempts in a row in which nothing came; then the rest is left to a later call."""
 TIMEOUT: Final = 60.0
 """Seconds without a byte after which a connection is given up."""
-SLACK: Final = 2
-"""Times the known size that is the most; sizes are known about."""
 PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be others in a moment."""
 

@@ -13,6 +13,8 @@ from incrlt.errors import UserError, did_you_mean
 
 MB: Final = 1_000_000
 GB: Final = 1_000_000_000
+SLACK: Final = 2
+"""Times a known number that is the most: sizes and numbers of files are known about."""
 
 
 @dataclass(frozen=True)

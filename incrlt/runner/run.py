@@ -497,9 +497,8 @@ class Run:
     # ------------------------------------------------------------------ the end
 
     def _finish(self) -> None:
-        if (
-            self._counts is None
-        ):  # nothing was left to train, and what the last experience wrote may be damaged
+        if self._counts is None:
+            # Nothing was left to train, and what the last experience wrote may be damaged.
             self.folder.write_cost()
         counts = self._counts or self._write_counts()
         self.folder.log({"event": "end", "seconds": self._seconds})
