@@ -49,6 +49,7 @@ def strategy(seen, answer):
     return SimpleNamespace(
         model=model, network=model, device=torch.device("cpu"), seen_classes=seen,
         compute=SimpleNamespace(run=ask), readouts=lambda output: {"cnn": output, "nme": -output},
+        rebalance=None, router=None,
     )  # fmt: skip
 
 
@@ -64,11 +65,16 @@ def test_classes_count_the_same_and_only_those_that_have_arrived():
     # arrival 0 is class 2, whose pixel is 2; the network takes class 0 (arrival 1) for class 2 where it can
     own = strategy([0, 1], lambda pixel: 0)
     score = Validation(NoTestImages(labels), resolved, batch_size=2).score(own)
-    assert score == {"accuracy": 50.0, "classes": 2, "images": 5}
+    readouts = {"cnn": 50.0, "nme": 50.0}  # two classes: the other way round is always the other one
+    assert score == {"accuracy": 50.0, "classes": 2, "images": 5, "readouts": readouts}
     assert [module.training for module in own.model.modules()] == [True, False, True]
 
     everything = strategy([0, 1, 2, 3], lambda pixel: protocol.class_order.index(pixel))
-    assert Validation(NoTestImages(labels), resolved, 3).score(everything)["accuracy"] == 100.0
+    score = Validation(NoTestImages(labels), resolved, 3).score(everything)
+    assert score["accuracy"] == score["readouts"]["cnn"] == 100.0 and score["readouts"]["nme"] == 0.0
+    everything.rebalance = SimpleNamespace(readouts=lambda network, output: {"beside": output})
+    score = Validation(NoTestImages(labels), resolved, 3).score(everything)
+    assert score["readouts"] == {"cnn": 100.0, "nme": 0.0, "beside": 100.0}
 
 
 def test_without_held_out_images_there_is_nothing_to_ask(tmp_path):

@@ -1,8 +1,9 @@
 r"""Linear discriminant analysis: class means and one covariance that all classes share. Axes: N, C, D.
 
-Hayes and Kanan, Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis, CVPR workshops 2020; Goswami
-et al., FeCAM, NeurIPS 2023 (shrinkage, Tukey's transform). A class is as likely as any other, whatever its images: rare
-classes borrow the covariance of the frequent ones and need no more than a mean of their own. Compute in float64.
+Hayes and Kanan, Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis, CVPR workshops 2020;
+Goswami et al., FeCAM, NeurIPS 2023 (shrinkage, Tukey's transform). A class is as likely as any other, whatever its
+images: rare classes borrow the covariance of the frequent ones and need no more than a mean of their own. Compute in
+float64.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+NEVER = -1e30
+"""Offset of a class that no image was seen of: below every score, and finite, as checkpoints want it."""
 
 
 class Discriminant(NamedTuple):
@@ -62,8 +66,9 @@ def linear_discriminant(
     means_CD = means_CD / counts_C.clamp(min=1).unsqueeze(-1)
     centred_ND = features_ND - means_CD[labels_N]
     covariance_DD = centred_ND.T @ centred_ND / max(len(centred_ND), 1)
-    variance = covariance_DD.diagonal().mean().clamp(min=torch.finfo(features_ND.dtype).tiny)
+    variance = covariance_DD.diagonal().mean()
+    variance = torch.where(variance > 0, variance, 1.0)  # one image per class: the nearest mean
     eye = torch.eye(len(covariance_DD), dtype=features_ND.dtype, device=features_ND.device)
     rows_CD = torch.linalg.solve(covariance_DD / variance + shrinkage * eye, means_CD.T).T / variance
     offsets_C = -(rows_CD * means_CD).sum(1) / 2
-    return Discriminant(rows_CD, offsets_C.masked_fill(counts_C == 0, -torch.inf))
+    return Discriminant(rows_CD, offsets_C.masked_fill(counts_C == 0, NEVER))

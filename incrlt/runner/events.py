@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class Score(TypedDict):
@@ -11,6 +11,7 @@ class Score(TypedDict):
     accuracy: float | None
     classes: int
     images: int
+    readouts: NotRequired[dict[str, float]]
 
 
 class Validated(TypedDict, total=False):

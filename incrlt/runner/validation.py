@@ -12,6 +12,7 @@ from incrlt.data import augment
 from incrlt.data.stores import Images
 from incrlt.plugins.features import evaluation
 from incrlt.runner.events import Score
+from incrlt.training.readouts import all_scores
 from incrlt.training.template import IncrTemplate
 
 
@@ -43,14 +44,15 @@ class Validation:
 
     @torch.no_grad()
     def score(self, strategy: IncrTemplate) -> Score:
-        """Return the accuracy of the main read-out over the classes seen so far.
+        """Return the accuracy of every read-out over the classes seen so far.
 
         Args:
-            strategy: Whose network answers, by its first read-out, as in evaluation.
+            strategy: Whose network answers, as in evaluation.
 
         Returns:
-            ``accuracy`` in percent, every class that has a held-out image counting the same (None without any), and
-            how many ``classes`` and ``images`` it is over. A class of up to five images has no held-out one.
+            ``accuracy`` of the first read-out in percent, every class that has a held-out image counting the same (None
+            without any), and how many ``classes`` and ``images`` it is over. A class of up to five images has no
+            held-out one. ``readouts`` are the accuracies of all by name, where there is more than one.
         """
         known = torch.tensor(strategy.seen_classes, dtype=torch.long)
         of_seen = torch.isin(self.labels, known)
@@ -59,11 +61,28 @@ class Validation:
             return {"accuracy": None, "classes": 0, "images": 0}
         with evaluation(strategy.model):
             answers = [self._answers(strategy, own) for own in rows.split(self._batch_size)]
-        right = known[torch.cat(answers).cpu()] == labels
-        shares = [right[labels == label].double().mean().item() for label in labels.unique().tolist()]
-        return {"accuracy": 100 * sum(shares) / len(shares), "classes": len(shares), "images": len(labels)}
+        shares = {
+            name: _over_classes(known[torch.cat([own[name] for own in answers])], labels) for name in answers[0]
+        }
+        score: Score = {
+            "accuracy": next(iter(shares.values())),
+            "classes": len(labels.unique()),
+            "images": len(labels),
+        }
+        return score if len(shares) == 1 else {**score, "readouts": shares}
 
-    def _answers(self, strategy: IncrTemplate, rows: Tensor) -> Tensor:
+    def _answers(self, strategy: IncrTemplate, rows: Tensor) -> dict[str, Tensor]:
+        """Return the class positions ``[B]`` that each read-out answers with."""
         prepared = self._prepare(self._images.index_select(0, rows).to(strategy.device))
         output = strategy.compute.run(strategy.network, prepared, rebalanced=True)
-        return next(iter(strategy.readouts(output).values())).argmax(1)
+        scores, _ = all_scores(
+            strategy.readouts(output), output, strategy.model, strategy.rebalance, strategy.router
+        )
+        return {name: score.argmax(1).cpu() for name, score in scores.items()}
+
+
+def _over_classes(answers: Tensor, labels: Tensor) -> float:
+    """Return the mean of the classes' accuracies in percent."""
+    right = (answers == labels).double()
+    shares = [right[labels == label].mean().item() for label in labels.unique().tolist()]
+    return 100 * sum(shares) / len(shares)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import toy
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn.functional import normalize
 
 from incrlt.errors import UserError
@@ -15,6 +18,7 @@ from incrlt.losses.norms import tau_normalised
 from incrlt.plugins.features import features_of
 from incrlt.stages.balanced_head import BalancedHead
 from incrlt.stages.crt import CRT
+from incrlt.stages.lda import LDA
 from incrlt.stages.tau_norm import TauNorm
 from incrlt.strategies import LUCIR, Replay
 
@@ -191,3 +195,37 @@ def test_the_computed_head_has_one_row_per_class():
     with torch.no_grad():
         output = run.model.forward_all(torch.rand(2, 1, 8, 8))
     assert run.strategy.rebalance.readouts(run.model, output)["analytic"].shape == (2, 4)
+
+
+# ---------------------------------------------------------------------------- the discriminant
+
+
+@pytest.mark.parametrize(("cls", "experts"), [(Replay, Single()), (LUCIR, Single(num_experts=2))])
+def test_the_discriminant_answers_beside_the_heads_as_that_of_scikit_learn(cls, experts):
+    """The heads keep every bit; a read-out on the features of all experts side by side joins the others."""
+    run = Ends(LDA(shrinkage=0.25), cls, experts=experts)
+    assert run.moved == {"kept_lda_rows", "kept_lda_offsets"}
+    features, ids = features_of(run.strategy, run.strategy.stream_dataset)
+    signed_roots = features.double().sign() * features.double().abs().sqrt()
+    labels = run.model.positions(ids).numpy()
+    assert np.bincount(labels).tolist() == [5] * 4 + [24] * 3, "exemplars of old classes, all of the new ones"
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(signed_roots.numpy(), labels)
+    wanted = theirs.decision_function(signed_roots[:12].numpy()) - np.log(np.bincount(labels) / len(labels))
+    images = torch.stack([run.strategy.stream_dataset.eval()[i][0] for i in range(12)])
+    with torch.no_grad():
+        output = run.model.forward_all(images)
+    scores = run.strategy.rebalance.readouts(run.model, output)["lda"]
+    np.testing.assert_allclose(1.25 * scores.numpy(), wanted, rtol=1e-3, atol=1e-2 * np.abs(wanted).max())
+    seen, forward = [], run.strategy.forward
+    run.strategy.forward = lambda: (forward(), seen.append(list(run.strategy.mb_scores)))[0]
+    run.strategy.eval(toy.stream().test_stream[:1])
+    assert seen[0] == [*run.strategy.readouts(output), "lda"]
+
+
+def test_the_discriminant_answers_only_when_it_knows_all_classes():
+    run = Ends(LDA(), experts=SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0))
+    with torch.no_grad():
+        output = run.model.forward_all(torch.rand(2, 1, 8, 8))
+    assert run.strategy.rebalance.readouts(run.model, output)["lda"].shape == (2, 7)
+    fewer = replace(output, logits=output.logits[:, :4])
+    assert run.strategy.rebalance.readouts(run.model, fewer) == {}
