@@ -191,11 +191,14 @@ def absent() -> list[tuple[str, list[str]]]:
 
 def main() -> int:
     """Run all, print the table, and return 1 where something failed."""
+    chosen = [path for path in FROM_PICTURES if all(part in path.stem for part in sys.argv[1:])]
+    if not chosen:
+        names = ", ".join(path.stem for path in FROM_PICTURES)
+        sys.exit(f"no experiment has all of {' '.join(sys.argv[1:])} in its name; they are {names}")
     good, say = True, Console().plain
     say(f"{'experiment':42} {'steps':>7}  {'peak':>8}  {'time':>7}")
     with tempfile.TemporaryDirectory() as folder:
         root = made(Path(folder))
-        chosen = [path for path in FROM_PICTURES if all(part in path.stem for part in sys.argv[1:])]
         for path in chosen:
             well, line = tried(path, root)
             good &= well
