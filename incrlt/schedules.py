@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from incrlt.errors import UserError
 from incrlt.types import Schedule
@@ -63,6 +63,23 @@ def cosine(warmup_epochs: int = 0, final_fraction: float = 0.0) -> Schedule:
     return partial(
         _scaled, factor=partial(_cosine_factor, warmup_epochs=warmup_epochs, final_fraction=final_fraction)
     )
+
+
+def slowed(schedule: Schedule, factor: float) -> Schedule:
+    """Return the schedule with all of its rates multiplied by ``factor``.
+
+    Args:
+        schedule: Builds a fresh scheduler on the optimizer's rates.
+        factor: > 0; 1 changes nothing.
+    """
+    return schedule if factor == 1 else partial(_slowed, schedule=schedule, factor=factor)
+
+
+def _slowed(optimizer: Optimizer, epochs: int, schedule: Schedule, factor: float) -> LRScheduler:
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+        group["initial_lr"] = group["lr"]  # torch keeps that of the first schedule
+    return schedule(optimizer, epochs)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from incrlt.errors import UserError, short, shown
-from incrlt.files import LARGEST_LIST, MOST_LISTED, ordinary, read_listing
+from incrlt.benchmarks import parquet
+from incrlt.errors import UserError, shown
+from incrlt.files import LARGEST_LIST, MOST_LISTED, read_listing
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Suffixes of pictures that Pillow reads by itself."""
@@ -509,7 +510,7 @@ def _lost(path: Path, told: str) -> LeftOut | None:
 
 def _rows(place: Path, labelled: bool) -> Iterator[_Row]:
     if place.suffix.lower() == ".parquet":
-        head, rows = _parquet(place)
+        head, rows = parquet.read(place)
         yield from _of_table(place, head, enumerate(rows, 2), labelled)
         return
     text = _text(place)
@@ -602,22 +603,3 @@ def _columns(place: Path, head: Sequence[str], labelled: bool) -> dict[str, int 
                 f"them {column}, and no other."
             )
     return where
-
-
-def _parquet(place: Path) -> tuple[list[str], list[tuple[object, ...]]]:
-    try:
-        import pyarrow.parquet as parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError as error:
-        raise UserError(f"reading {place} needs pyarrow: pip install pyarrow, or save it as CSV.") from error
-    try:
-        with ordinary(place) as file:
-            told = parquet.ParquetFile(file).metadata
-            unpacked = sum(told.row_group(number).total_byte_size for number in range(told.num_row_groups))
-            if told.num_rows > MOST_LISTED or unpacked > LARGEST_LIST:
-                raise ValueError(f"it has {told.num_rows:,} lines of {unpacked:,} bytes")
-            file.seek(0)
-            table = parquet.read_table(file)
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"the list {place} cannot be read ({short(error)}); write it anew.") from error
-    columns = [column.to_pylist() for column in table.columns]
-    return list(table.column_names), list(zip(*columns, strict=True))

@@ -69,7 +69,7 @@ Augmentation = Literal[
 ADDED_LATER: Final[dict[str, Plain]] = {
     "model": {"pretrained": None, "train": "all", "adapter_rank": 8, "norm": "train"},
     "experts": {"fusion": True},
-    "training": {"lr_stem": None, "lr_branches": None},
+    "training": {"later_lr": None, "lr_stem": None, "lr_branches": None},
 }
 """Section to the fields that were added with a default that changes nothing: at that default the content hash passes
 over them, so that runs of before keep their folders."""
@@ -244,6 +244,8 @@ class Training(Section):
     """Images per step."""
     lr: Positive = 0.1
     """Learning rate of SGD at the start of every experience."""
+    later_lr: Positive | None = None
+    """The same in every experience after the first; null: as in the first."""
     lr_stem: Positive | None = None
     """Learning rate of the part that experts share; null: ``lr``."""
     lr_branches: Positive | None = None

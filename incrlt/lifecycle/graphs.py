@@ -115,8 +115,7 @@ class LaterExpert(nn.Module):
 def _expert(network: ExpertNetwork, k: int, shared: object) -> tuple[Tensor, Tensor]:
     """Return the logits ``[B, C]`` and features ``[B, D]`` of one expert."""
     features = network.branches[k](shared)
-    head: Any = network.final_heads[k]
-    return head.rebalance(head(features)[0]), features
+    return network.answer(k, features)[0], features
 
 
 def _score(network: ExpertNetwork, k: int, answer: Tensor, features: Tensor) -> Tensor:

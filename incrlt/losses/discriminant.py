@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NEVER = -1e30
@@ -41,6 +42,12 @@ def tukey(features: Tensor, power: float) -> Tensor:
         power: 1 leaves them; the literature has 0.5, for features after a ReLU. The sign is ours: LUCIR's have one.
     """
     return features if power == 1 else features.sign() * features.abs().pow(power)
+
+
+def unit_tukey(features_ND: Tensor, power: Tensor) -> Tensor:
+    """Return features at length 1 under :func:`tukey`; the power is a scalar on their device, so that no host waits."""
+    units = F.normalize(features_ND, dim=-1)
+    return units.sign() * units.abs().pow(power)
 
 
 def linear_discriminant(

@@ -46,15 +46,11 @@ class Routable(Protocol):
     def branches(self) -> Any:
         """K modules: what the stem gives to features ``[B, D]``."""
 
-    @property
-    def final_heads(self) -> Any:
-        """K heads that evaluation reads."""
-
     def shared(self, x: Tensor) -> Shared:
         """Map images to what branches take."""
 
-    def rebalance(self, head: Any, logits: Tensor) -> Tensor:
-        """Apply to the logits of a head what stages leave to evaluation."""
+    def answer(self, k: int, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits ``[B, C]`` of expert k as evaluation reads them, and its cosines."""
 
     def forward_all(self, x: Tensor, *, rebalanced: bool | None = None) -> ModelOutput:
         """Run everything."""
@@ -278,13 +274,12 @@ def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: 
     Returns:
         Combined logits ``[B, C]`` and experts used ``[B]``.
     """
-    experts = list(zip(network.branches, network.final_heads, strict=True))
     router, combine = network.router, network.combination
-    logits, features = _expert(network, *experts[0], shared)
+    logits, features = _expert(network, 0, shared)
     active = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     rows, used = torch.arange(len(logits), device=logits.device), active.long()  # rows: which images are left
     answers = _Means(logits) if combine is None else _Combined(logits, combine)
-    for k, (branch, head) in enumerate(experts[1:], start=1):
+    for k in range(1, len(network.branches)):
         if rule is not None and router is not None:
             active = rule(k - 1, router.score(k - 1, answers.so_far(rows, k), features), active)
             going = active.nonzero().squeeze(1)
@@ -293,17 +288,16 @@ def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: 
             if smallest_gather <= len(active) and len(going) < len(active):
                 rows, active, shared = rows[going], active[going], _take(shared, going)
                 answers.keep(going)
-        logits, features = _expert(network, branch, head, shared)
+        logits, features = _expert(network, k, shared)
         answers.add(rows, active, logits)
         used.index_add_(0, rows, active.long())
     return answers.final(used), used
 
 
-def _expert(network: Routable, branch: object, head: object, shared: Shared) -> tuple[Tensor, Tensor]:
+def _expert(network: Routable, k: int, shared: Shared) -> tuple[Tensor, Tensor]:
     """Return logits ``[n, C]`` as in evaluation and features ``[n, D]`` of one expert, fp32 under autocast too."""
-    features = at_least_float(branch(shared))
-    logits, _ = head(features)
-    return network.rebalance(head, logits), features
+    features = at_least_float(network.branches[k](shared))
+    return network.answer(k, features)[0], features
 
 
 def _take(shared: Shared, rows: Tensor) -> Shared:

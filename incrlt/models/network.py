@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from incrlt.errors import UserError
 from incrlt.files import Plain
+from incrlt.losses.discriminant import Discriminant, unit_tukey
 from incrlt.models.agreement import check_architecture, classes_of, written
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.facts import SUFFIX, Facts, facts_alone, read, tensors_alone
@@ -30,6 +31,12 @@ KEPT = "kept_"
 
 OFFSETS = "class_offsets"
 """Under this name a stage keeps what evaluation adds to the logit of each class ``[C]``."""
+
+DISCRIMINANT = "discriminant"
+"""Under this name a stage keeps what answers in the place of the heads ``[K, C, D + 1]``, the last column offsets."""
+
+DISCRIMINANT_POWER = "discriminant_power"
+"""Under this name the power of Tukey's transform before it ``[]``."""
 
 UNSEEN_LOGIT = -1000.0
 """Logit of a class that has not arrived: finite, so that losses and metrics of users' plugins stay so."""
@@ -202,13 +209,12 @@ class ExpertNetwork(Facts):
         self._noted.features = features
         self._check_features(features)
         heads = self.final_heads if rebalanced else self.heads
-        outputs = [head(features[k]) for k, head in enumerate(heads)]
-        if rebalanced:
-            outputs = [(self.rebalance(head, z), c) for head, (z, c) in zip(heads, outputs, strict=True)]
+        experts = range(self.num_experts)
+        outputs = [(self.answer(k, features[k]) if rebalanced else heads[k](features[k])) for k in experts]
         expert_logits = torch.stack([logits for logits, _ in outputs])
         cosines, scales = None, None
         if self.has_cosine_heads:
-            cosines = torch.stack([c for _, c in outputs])
+            cosines = torch.stack([cast(Tensor, c) for _, c in outputs])
             scales = torch.cat([head.scale.detach() for head in heads])
         combined = self.combine(expert_logits)
         if combined.shape != expert_logits.shape[1:]:
@@ -227,13 +233,29 @@ class ExpertNetwork(Facts):
                 f"{list(features.shape[1:])}. Pool maps, or mend num_features."
             )
 
-    def rebalance(self, head: nn.Module, logits: Tensor) -> Tensor:
-        """Apply to a head's logits ``[B, C]`` what stages leave to evaluation: its class scales, then offsets."""
-        scaled: Tensor = cast(GrowingHead, head).rebalance(logits)
-        offsets = self.recall(OFFSETS)
-        if offsets is None:
-            return scaled
-        return scaled + nn.functional.pad(offsets, (0, self.num_classes - len(offsets)))
+    def answer(self, k: int, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what evaluation reads of expert k: its final head, and what stages leave to evaluation.
+
+        That is a discriminant in the place of the head, where there is one that knows all classes; class scales;
+        offsets.
+
+        Args:
+            k: The expert, from 0.
+            features: Input of its heads ``[B, D]``.
+
+        Returns:
+            Logits ``[B, C]``, and the head's cosines ``[B, C]`` where it has some.
+        """
+        head = cast(GrowingHead, self.final_heads[k])
+        logits, cosines = head(features)
+        fitted = self.recall(DISCRIMINANT)
+        if fitted is not None and fitted.shape[1] == self.num_classes:
+            power = cast(Tensor, self.recall(DISCRIMINANT_POWER))
+            logits = Discriminant(fitted[k, :, :-1], fitted[k, :, -1]).scores(unit_tukey(features, power))
+        logits = head.rebalance(logits)
+        if (offsets := self.recall(OFFSETS)) is not None:
+            logits = logits + nn.functional.pad(offsets, (0, self.num_classes - len(offsets)))
+        return logits, cosines
 
     def forward_all(
         self,
@@ -406,6 +428,10 @@ class ExpertNetwork(Facts):
             value: Moved to where the parameters are.
         """
         self.register_buffer(KEPT + name, value.to(next(self.parameters()).device))
+
+    def forget(self, name: str) -> None:
+        """Drop what :meth:`remember` keeps under a name; nothing happens where nothing is."""
+        self._buffers.pop(KEPT + name, None)
 
     def recall(self, name: str) -> Tensor | None:
         """Return what :meth:`remember` keeps under a name, None where nothing is; it may be changed in place."""

@@ -19,7 +19,7 @@ from incrlt.metrics.record import CLASSES_FILE
 from incrlt.models.building import build
 from incrlt.models.facts import tensors_alone
 from incrlt.models.layout import layout_of
-from incrlt.models.network import ExpertNetwork
+from incrlt.models.network import KEPT, ExpertNetwork
 from incrlt.models.router import Router
 from incrlt.roles import State
 
@@ -90,7 +90,10 @@ def _check_sizes(saved: State) -> None:
 
     No number that describes a network is larger than the numbers it holds, so none needs more time than they do.
     """
-    tensors = {name: value for name, value in saved["tensors"].items() if isinstance(value, Tensor)}
+    told = {name: value for name, value in saved["tensors"].items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value for name, value in told.items() if not name.startswith(KEPT)
+    }  # a method's, of any size
     elements = sum(tensor.numel() for tensor in tensors.values())
     _check_numbers({"architecture": saved["architecture"], "router": saved.get("router")}, elements)
     if saved["architecture"]["layout"]["num_experts"] > len(tensors):

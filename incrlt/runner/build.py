@@ -194,6 +194,7 @@ def build_strategy(
         train_mb_size=training.batch_size,
         train_epochs=training.epochs,
         base_epochs=training.base_epochs,
+        later_rate=1.0 if training.later_lr is None else training.later_lr / training.lr,
         eval_mb_size=training.eval_batch_size,
         device=device,
         plugins=recorders,

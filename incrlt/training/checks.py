@@ -49,6 +49,7 @@ class Asked:
         fast_data: Batches may be cut from tensors.
         criterion: Loss of foreign models and of evaluation.
         schedule: Of the learning rate, or None.
+        later_rate: Its factor after the first experience.
         plugins: All that are attached.
     """
 
@@ -66,6 +67,7 @@ class Asked:
     fast_data: bool
     criterion: Criterion
     schedule: Schedule | None
+    later_rate: float
     plugins: Sequence[object]
 
 
@@ -81,6 +83,13 @@ def check_settings(asked: Asked) -> None:
     _check_criterion(asked)
     if asked.needs_memory and asked.memory is None:
         raise UserError(f"strategy '{asked.name}' needs exemplars; set memory: {{per_class: 20}}.")
+    if not asked.later_rate > 0:
+        raise UserError(f"later_rate must be a number > 0; got {asked.later_rate}.")
+    if asked.schedule is None and asked.later_rate != 1:
+        raise UserError(
+            f"later_rate is {asked.later_rate}, and without a schedule nothing sets rates. Give schedule=, such as "
+            "incrlt.schedules.cosine(), or leave later_rate out."
+        )
     _check_optimizer(asked)
     _check_stage_optimizer(asked)
     for plugin in asked.plugins:

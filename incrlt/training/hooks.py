@@ -19,6 +19,7 @@ from incrlt.errors import UserError
 from incrlt.experts.base import ExpertMethod
 from incrlt.models.network import ExpertNetwork
 from incrlt.roles import Dataset, Experience, Memory, Rebalance, RouterStage, State
+from incrlt.schedules import slowed
 from incrlt.training.checks import no_second_view
 from incrlt.training.compute import Compute
 from incrlt.training.epoch import EpochRun
@@ -41,6 +42,7 @@ class Hooks:
         schedule: Of the first stage's learning rate.
         train_epochs: Epochs of the first stage.
         base_epochs: The same in the first experience; None: as in the others.
+        later_rate: Factor of the first stage's learning rate in every experience after the first.
         model: What trains, as it was given.
         network: The same as the template sees it.
         experience: The one that trains.
@@ -63,6 +65,7 @@ class Hooks:
     schedule: Schedule | None
     train_epochs: int
     base_epochs: int | None
+    later_rate: float
     model: Any
     network: Network
     experience: Experience
@@ -117,7 +120,10 @@ class Hooks:
     def stages(self, experience: Experience) -> tuple[Stage, ...]:
         """Return the stages of this experience: training, the experts' own, those of ``rebalance``, the router's."""
         epochs = self.train_epochs if self.base_epochs is None or self.num_old else self.base_epochs
-        first = Stage("train", epochs, schedule=self.schedule)
+        schedule = self.schedule
+        if schedule is not None and self.num_old:
+            schedule = slowed(schedule, self.later_rate)
+        first = Stage("train", epochs, schedule=schedule)
         own = self.experts.stages()
         router = () if self.router is None else (self.router.stage(),)
         if self.rebalance is None:

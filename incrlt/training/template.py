@@ -69,6 +69,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         train_mb_size: Images per training batch.
         train_epochs: Epochs of the first stage in each experience.
         base_epochs: Epochs of the first stage in the first experience; None: as in the others.
+        later_rate: Factor of the schedule's rates in every experience after the first.
         eval_mb_size: Images per evaluation batch.
         device: Where the network trains.
         plugins: Avalanche plugins; the template's memory comes before them, once.
@@ -123,6 +124,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         train_mb_size: int = 128,
         train_epochs: int = 1,
         base_epochs: int | None = None,
+        later_rate: float = 1.0,
         eval_mb_size: int | None = 512,
         device: str | torch.device = "cpu",
         plugins: Sequence[BasePlugin] | None = None,
@@ -156,7 +158,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         )
         self.experts = Single() if experts is None else experts
         self.memory, self.rebalance, self.router, self.schedule = memory, rebalance, router, schedule
-        self.base_epochs, self.reset_optimizer = base_epochs, reset_optimizer
+        self.base_epochs, self.later_rate, self.reset_optimizer = base_epochs, later_rate, reset_optimizer
         self.network = at_the_door(model, self._task_labels)
         self.compute = Compute(self.device, precision, channels_last, kernels, grad_clip)
         self.feed = Feed(self.device, fast_data, channels_last, batch_seed, augmentation_seed)
@@ -188,7 +190,7 @@ class IncrTemplate(Hooks, SupervisedTemplate):
         return checks.Asked(
             self.name, self.needs_network, self.needs_cosine, self.needs_memory, self.network, self.model,
             self.optimizer, self.experts, self.memory, self.rebalance, self.router, self.feed.fast, self._criterion,
-            self.schedule, self.plugins,
+            self.schedule, self.later_rate, self.plugins,
         )  # fmt: skip
 
     def _obstacle(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -220,6 +221,52 @@ def test_the_discriminant_answers_beside_the_heads_as_that_of_scikit_learn(cls, 
     run.strategy.forward = lambda: (forward(), seen.append(list(run.strategy.mb_scores)))[0]
     run.strategy.eval(toy.stream().test_stream[:1])
     assert seen[0] == [*run.strategy.readouts(output), "lda"]
+
+
+@pytest.mark.parametrize(
+    "experts", [Single(num_experts=2), SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0)]
+)
+def test_each_expert_may_have_its_discriminant_in_the_place_of_its_head(experts):
+    """Evaluation, prediction of the first experts, and a network built anew from its state answer as scikit-learn's."""
+    run = Ends(LDA(shrinkage=0.25, power=0.4, beside=False), LUCIR, experts=experts)
+    assert run.moved == {"kept_discriminant", "kept_discriminant_power"}
+    features, ids = features_of(run.strategy, run.strategy.stream_dataset)
+    labels = run.model.positions(ids).numpy()
+    images = torch.stack([run.strategy.stream_dataset.eval()[i][0] for i in range(12)])
+    with torch.no_grad():
+        output = run.model.forward_all(images)
+        heads = run.model.forward_all(images, rebalanced=False)
+    assert run.strategy.rebalance.readouts(run.model, output) == {}
+    for k, unit in enumerate(features.double().unflatten(1, (2, -1)).unbind(1)):
+        powers = (unit.sign() * unit.abs() ** 0.4).numpy()
+        theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(powers, labels)
+        wanted = theirs.decision_function(powers[:12]) - np.log(np.bincount(labels) / len(labels))
+        atol = 1e-2 * np.abs(wanted).max()
+        np.testing.assert_allclose(1.25 * output.expert_logits[k].numpy(), wanted, rtol=1e-3, atol=atol)
+        assert not torch.allclose(heads.expert_logits[k], output.expert_logits[k], atol=0.1)
+    torch.testing.assert_close(run.model.predict(images).logits, output.logits)
+
+    again = copy.deepcopy(run.model)
+    again.forget("discriminant")
+    with torch.no_grad():
+        assert not torch.allclose(again.forward_all(images).logits, output.logits, atol=0.1)
+        again.load_state(run.model.state())
+        torch.testing.assert_close(again.eval().forward_all(images).logits, output.logits)
+
+
+def test_a_discriminant_does_not_answer_while_the_next_experience_trains():
+    """SHIKE's second heads are trained on what evaluation reads: that must be the heads."""
+    seen = {}
+
+    class Noting(LUCIR):
+        def loss_terms(self, output, labels):
+            seen[self.experience_index, self.stage.name] = self.model.recall("discriminant")
+            return super().loss_terms(output, labels)
+
+    experts = SHIKE(num_experts=2, classifier_epochs=1, classifier_warmup=0)
+    run = Ends(LDA(beside=False), Noting, experts=experts)
+    assert seen == {(0, "train"): None, (1, "train"): None}
+    assert run.model.recall("discriminant").shape == (2, 7, 1 + run.model.heads[0].num_features)
 
 
 def test_the_discriminant_answers_only_when_it_knows_all_classes():
