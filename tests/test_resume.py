@@ -45,6 +45,14 @@ CASES = {
         "training.precision=bf16",
         "training.channels_last=true",
     ],
+    # a discriminant is taken away while the next experience trains, and later rates are others than the first
+    "shike_lda": [
+        "strategy.name=lucir",
+        "memory.per_class=5",
+        "experts={name: shike, num_experts: 2, classifier_epochs: 1, classifier_warmup: 0}",
+        "rebalance={name: lda, beside: false}",
+        "training.later_lr=0.03",
+    ],
     "icarl": ["strategy.name=icarl", "model.head=linear", "memory.total=20", "memory.selection=random"],
     "joint": ["strategy.name=joint", "memory=null"],
     "finetune": ["strategy.name=finetune", "memory=null", "training.schedule=multistep"],
