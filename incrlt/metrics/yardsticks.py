@@ -100,8 +100,8 @@ def best_column(right: npt.ArrayLike, tested: npt.ArrayLike) -> int:
         right: int [C_t, V], images of each class that answer v has right.
         tested: Test images of each class [C_t], of at least one class.
     """
-    columns = np.asarray(right).T
-    return int(np.argmax([mean_known(percent(column, tested)) for column in columns]))
+    rates = [mean_known(percent(column, tested)) for column in np.asarray(right).T]
+    return int(np.argmax(np.array(rates, dtype=np.float64)))
 
 
 def yardstick_columns(
@@ -117,7 +117,7 @@ def yardstick_columns(
 
     Returns:
         ``<yardstick>/over_classes``, ``<yardstick>/many_over_classes``, ... in percent, None for an empty group, and
-        ``best_weights_ceiling/weight_1`` to ``weight_K``.
+        ``best_weights_ceiling/weight_of_expert_0`` to ``weight_of_expert_{K - 1}``.
     """
     columns: dict[str, float | None] = {}
     for place, name in enumerate(YARDSTICKS):
@@ -127,7 +127,9 @@ def yardstick_columns(
         columns[f"{name}/over_classes"] = means.get("over_classes")
         columns |= {f"{name}/{group}_over_classes": means.get(group) for group in GROUPS}
     weights: Sequence[float | None] = [None] * num_experts if found is None else found.weights
-    return columns | {f"best_weights_ceiling/weight_{k}": weight for k, weight in enumerate(weights, 1)}
+    return columns | {
+        f"best_weights_ceiling/weight_of_expert_{k}": weight for k, weight in enumerate(weights)
+    }
 
 
 def in_words(found: YardstickCounts, tested: npt.ArrayLike) -> str:

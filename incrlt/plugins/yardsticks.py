@@ -18,8 +18,9 @@ class YardstickCounting:
     Cost: beside the answers that are there anyway a batch takes, per weight vector, at most K products and one arg max
     over its logits ``[B, C]``, one vector after the other, so that memory is that of a batch of one expert's logits.
     With K = 3 (67 vectors) that is 200 C multiply-adds an image: 20 thousand of 100 classes, where a ResNet-32 has
-    70 million, and 1.6 million of iNaturalist's 8,142, where a ResNet-50 has 4,000 million. Counts are int64
-    ``[C, 5 + vectors]`` during the evaluation, ``[C, 7]`` after it.
+    70 million, and 1.6 million of iNaturalist's 8,142, where a ResNet-50 has 4,000 million. One processor thread takes
+    about 3 ms for a batch of 128 at C = 100, 15 ms at 1,000 and 190 ms at 8,142: no classes or images are left out to
+    save it. Counts are int64 ``[C, 5 + vectors]`` during the evaluation, ``[C, 7]`` after it.
 
     Args:
         num_classes: Classes seen C.

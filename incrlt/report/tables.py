@@ -363,16 +363,18 @@ def yardsticks(run: Run) -> list[Plain]:
     """
     last = run.routing[-1] if run.routing else {}
     means = ("over_classes", *(f"{name}_over_classes" for name in GROUPS))
-    rows = [
+    values_of = {name: [last.get(f"{name}/{mean}") for mean in means] for name in YARDSTICKS}
+    if all(value is None for values in values_of.values() for value in values):
+        return []
+    return [
         {
             "name": words,
             "ceiling": name in CEILINGS,
-            "values": [last.get(f"{name}/{mean}") for mean in means],
-            "weights": [value for key, value in last.items() if key.startswith(f"{name}/weight_")],
+            "values": values_of[name],
+            "weights": [value for key, value in last.items() if key.startswith(f"{name}/weight_of_expert_")],
         }
         for name, words in YARDSTICKS.items()
     ]
-    return rows if any(value is not None for row in rows for value in row["values"]) else []
 
 
 def _plain(value: object) -> str:

@@ -68,7 +68,7 @@ def test_columns_by_hand():
     groups = [columns[f"stop_ceiling/{group}_over_classes"] for group in ("many", "medium", "few")]
     assert groups == pytest.approx([80, 75, 100]), "the second few class has no test image"
     assert columns["oracle_ceiling/many_over_classes"] == pytest.approx(90)
-    assert [columns[f"best_weights_ceiling/weight_{k}"] for k in (1, 2, 3)] == [0.5, 0.3, 0.2]
+    assert [columns[f"best_weights_ceiling/weight_of_expert_{k}"] for k in range(3)] == [0.5, 0.3, 0.2]
     assert len(columns) == 4 * len(YARDSTICKS) + 3
     assert yardstick_columns(FOUND, TESTED, [500] * 4, 3)["routed/few_over_classes"] is None
 
