@@ -62,8 +62,7 @@ class Validation:
         with evaluation(strategy.model):
             answers = [self._answers(strategy, own) for own in rows.split(self._batch_size)]
         shares = {
-            name: _over_classes(known[torch.cat([own[name] for own in answers])], labels)
-            for name in answers[0]
+            name: _over_classes(known[torch.cat([own[name] for own in answers])], labels) for name in answers[0]
         }
         score: Score = {
             "accuracy": next(iter(shares.values())),
