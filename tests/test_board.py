@@ -148,7 +148,8 @@ def test_experts_and_calibration_are_those_of_the_evaluations(folder, shown):
 def test_the_router_shows_the_rows_of_its_file(folder, shown):
     with open(folder / "routing.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    for name in ("mean_experts", "macs_saved"):
+    yardsticks = ("routed", "probability_mean", "best_weights_ceiling", "oracle_ceiling")
+    for name in ("mean_experts", "macs_saved", *(f"{name}/over_classes" for name in yardsticks)):
         expected = {t: float(row[name]) for t, row in enumerate(rows)}
         assert series(shown, f"routing/{name}") == pytest.approx(expected, rel=1e-6)
 

@@ -54,6 +54,14 @@ CASES = {
         "training.later_lr=0.03",
     ],
     "icarl": ["strategy.name=icarl", "model.head=linear", "memory.total=20", "memory.selection=random"],
+    "lucir_ride_router": [
+        "strategy.name=lucir",
+        "memory.per_class=5",
+        "experts.name=ride",
+        "experts.num_experts=2",
+        "router.name=expert_assignment",
+        "router.epochs=1",
+    ],
     "joint": ["strategy.name=joint", "memory=null"],
     "finetune": ["strategy.name=finetune", "memory=null", "training.schedule=multistep"],
 }
@@ -71,6 +79,7 @@ SAME_BYTES = (
     "evaluations.npz",
     "thumbnails.npz",
 )
+OF_A_ROUTER = ("routing.csv", "routing_sweep.csv")
 KINDS = ("scalars", "images", "histograms", "tensors")
 VARIES = {
     "time", "seconds", "images_per_second", "train_seconds", "eval_seconds", "between_seconds", "peak_bytes",
@@ -220,7 +229,8 @@ def assert_same(folder: Path, reference: Path) -> None:
         for key in ours.files:
             assert np.array_equal(ours[key], theirs[key]), key
     assert shown(folder) == shown(reference)
-    for name in SAME_BYTES:
+    routed = [name for name in OF_A_ROUTER if (reference / name).exists()]
+    for name in (*SAME_BYTES, *routed):
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     left = {path.name for path in folder.rglob("*") if path.name.endswith(".tmp")}
     assert left == set()
@@ -252,6 +262,11 @@ KILLS = {
     ],
     "lucir_bf16": [after(EPOCH_SAVED, 3), after(EXPERIENCE_SAVED, 1), after(STEP, 2)],
     "icarl": [after(EPOCH_SAVED, 3), after(EPOCH_SAVED, 2), after(STEP, 1), after(EVALUATED, 1)],
+    "lucir_ride_router": [
+        after(EXPERIENCE_SAVED, 1),  # the next process has the router's counts from the checkpoint
+        after(EVALUATED, 1),  # half counted
+        after(RESULTS_WRITTEN, 1),  # written, not saved: counted again
+    ],
     "joint": [after(EPOCH_SAVED, 3), after(EXPERIENCE_SAVED, 1), after(EPOCH_SAVED, 1)],
     "finetune": [after(EPOCH_SAVED, 1), after(EXPERIENCE_SAVED, 2), after(EPOCH_SAVED, 1)],
 }

@@ -21,6 +21,7 @@ from incrlt.metrics.counts import Counts
 from incrlt.metrics.groups import AGE_BUCKETS, GROUPS, age_name, class_groups
 from incrlt.metrics.numbers import Floats, known, mean_known, percent
 from incrlt.metrics.results import csv_text
+from incrlt.metrics.yardsticks import YardstickCounts, yardstick_columns
 
 ROUTING_FILE = "routing.csv"
 SWEEP_FILE = "routing_sweep.csv"
@@ -131,17 +132,22 @@ def routing_rows(
     experience_of_class: npt.ArrayLike,
     images_of_class: npt.ArrayLike,
     macs: Sequence[Sequence[float]],
+    yardsticks: Sequence[YardstickCounts | None] | None = None,
 ) -> list[Plain]:
-    """Return one row per experience: computation, and mean number of experts by group and age.
+    """Return one row per experience: computation, mean number of experts by group and age, and yardsticks.
 
     Args:
         used: After experience t the counts [C_t, K].
         experience_of_class: Experience in which a class arrived [C].
         images_of_class: Training images of the class in the full training set [C].
         macs: After experience t the costs [K]; heads grow, so they rise a little.
+        yardsticks: After experience t what the router is held against, see :mod:`incrlt.metrics.yardsticks`; None where
+            an older version recorded it: its columns are then empty.
     """
     rows = []
-    for t, (counts, costs) in enumerate(zip(used, macs, strict=True)):
+    beside = [None] * len(used) if yardsticks is None else yardsticks
+    for t, (counts, costs, found) in enumerate(zip(used, macs, beside, strict=True)):
+        tested, experts = np.sum(counts, axis=1), np.shape(counts)[1]
         groups = experts_by_group(counts, images_of_class)
         ages = experts_by_age(counts, experience_of_class)
         rows.append(
@@ -150,6 +156,7 @@ def routing_rows(
                 **computation(counts, costs),
                 **{f"experts/{name}_over_classes": value for name, value in groups.items()},
                 **{f"experts/age_{name}_over_classes": value for name, value in ages.items()},
+                **yardstick_columns(found, tested, images_of_class, experts),
             }
         )
     return rows

@@ -21,9 +21,11 @@ from incrlt.metrics.routing import (
     sweep,
     write_routing,
 )
+from incrlt.metrics.yardsticks import YardstickCounts, in_words
 from incrlt.models.cost import macs_by_experts
 from incrlt.plugins.confusion import arrival_of, warn_of_gap
 from incrlt.plugins.steps import Steps
+from incrlt.plugins.yardsticks import YardstickCounting
 from incrlt.roles import State, Strategy
 from incrlt.types import ModelOutput
 
@@ -45,6 +47,7 @@ class RoutingRecorder(SupervisedPlugin):
     Attributes:
         used: Per experience the number of test images of each class by experts used, int64 ``[C_t, K]``.
         macs: Per experience what an image costs with 1, 2, ... K experts, multiply-adds.
+        yardsticks: Per experience what the router is held against; None where an older version recorded it.
         table: Scores and answers of the last evaluation, for a sweep of thresholds.
     """
 
@@ -52,8 +55,10 @@ class RoutingRecorder(SupervisedPlugin):
         super().__init__()
         self.used: list[Tensor] = []
         self.macs: list[list[float]] = []
+        self.yardsticks: list[YardstickCounts | None] = []
         self.table: RoutingTable | None = None
         self._batches: list[tuple[Tensor, ...]] = []
+        self._counting: YardstickCounting | None = None
         self._steps = Steps()
         self._inside_training = False
 
@@ -76,7 +81,7 @@ class RoutingRecorder(SupervisedPlugin):
 
     def before_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Start collecting."""
-        self._batches = []
+        self._batches, self._counting = [], None
         if getattr(strategy.model, "class_ids", None):
             width = max(strategy.model.class_ids) + 1
             self._table = strategy.model.positions(torch.arange(width)).to(strategy.device)
@@ -91,6 +96,9 @@ class RoutingRecorder(SupervisedPlugin):
         known = arrival_of(strategy.mb_y, self._table)
         self._image_shape = tuple(strategy.mb_x.shape[1:])
         self._batches.append((scores, answers, known, strategy.mb_experts_used))
+        if self._counting is None:
+            self._counting = YardstickCounting(strategy.model.num_classes, len(answers))
+        self._counting.add(output, answers, strategy.mb_experts_used, known)
 
     def after_eval(self, strategy: Strategy, **kwargs: object) -> None:
         """Count under the experience trained last; as in a confusion record, nothing follows a gap."""
@@ -101,25 +109,33 @@ class RoutingRecorder(SupervisedPlugin):
         columns = zip(*self._batches, strict=True)
         tensors = [torch.cat(parts, dim=-1).cpu() for parts in columns]
         known = tensors[2] >= 0  # test images of classes yet to come are left out
-        self._batches = []
+        self._batches, counting = [], self._counting
         if not known.any():  # the confusion recorder says so
             return
         scores, answers, labels, used = (tensor[..., known].numpy() for tensor in tensors)
         network = strategy.model
         experts = network.num_experts
-        counts = count_experts_used(labels, used, network.num_classes, experts)
+        counts = torch.as_tensor(count_experts_used(labels, used, network.num_classes, experts))
         costs = macs_by_experts(network, self._image_shape)
-        self.used = [*self.used[: self._experience], torch.as_tensor(counts)]
+        assert counting is not None
+        found = counting.found(counts.sum(1))
+        self.used = [*self.used[: self._experience], counts]
         self.macs = [*self.macs[: self._experience], costs]
+        self.yardsticks = [*self.yardsticks[: self._experience], found]
         self.table = RoutingTable(scores, answers, labels)
 
     def line(self) -> str | None:
-        """Return what the router did in the last evaluation, in a line for the terminal; None without a router."""
+        """Return what the router did in the last evaluation, in a line for the terminal; None without a router.
+
+        Beside it stand the answers of the same experts without a router, and the ceilings.
+        """
         if not self.used:
             return None
-        found = computation(self.used[-1].numpy(), self.macs[-1])
+        used, beside = self.used[-1].numpy(), self.yardsticks[-1]
+        found = computation(used, self.macs[-1])
         mean, saved = found["mean_experts"], found["macs_saved"]
-        return f"router: {mean:.2f} experts per image, {saved:.1f} % of multiply-adds saved"
+        line = f"router: {mean:.2f} experts per image, {saved:.1f} % of multiply-adds saved"
+        return line if beside is None else f"{line}; {in_words(beside, used.sum(axis=1))}"
 
     def rows(
         self, experience_of_class: npt.ArrayLike, images_of_class: npt.ArrayLike
@@ -131,7 +147,7 @@ class RoutingRecorder(SupervisedPlugin):
             images_of_class: Training images of each class ``[C]``.
         """
         used = [counts.numpy() for counts in self.used]
-        return routing_rows(used, experience_of_class, images_of_class, self.macs) if used else []
+        return routing_rows(used, experience_of_class, images_of_class, self.macs, self.yardsticks)
 
     def write(
         self,
@@ -157,12 +173,22 @@ class RoutingRecorder(SupervisedPlugin):
         return {
             "used": list(self.used),
             "macs": [list(costs) for costs in self.macs],
+            "yardsticks": [_saved(found) for found in self.yardsticks],
             **self._steps.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore :meth:`state_dict`; one of an older version has no yardsticks, and none are made up for it."""
         self.used, self.macs = list(state["used"]), [list(costs) for costs in state["macs"]]
+        self.yardsticks = [_loaded(saved) for saved in state.get("yardsticks", [None] * len(self.used))]
         self._steps.load_state_dict(
             {"experience": len(self.used) - 1} | state
         )  # older versions kept no number
+
+
+def _saved(found: YardstickCounts | None) -> State | None:
+    return None if found is None else {"right": torch.as_tensor(found.right), "weights": list(found.weights)}
+
+
+def _loaded(saved: State | None) -> YardstickCounts | None:
+    return None if saved is None else YardstickCounts(saved["right"].numpy(), tuple(saved["weights"]))

@@ -96,6 +96,7 @@ def contents(run: Run) -> Plain:
         "experiences": made("The table of experiences", lambda: tables.experiences(run), []),
         "spending": made("The table of costs", lambda: spending(run), []),
         "routing": made("The table of routing", lambda: tables.routing(run), []),
+        "yardsticks": made("The table beside the router", lambda: tables.yardsticks(run), []),
         "classes": made("The table of classes", lambda: tables.classes(run), []),
         "taken_for": made("What classes are taken for", lambda: class_charts.counted(run), None),
         "verdict": made("The verdict", lambda: verdict(run), []),

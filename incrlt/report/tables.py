@@ -14,6 +14,7 @@ from incrlt.metrics import CONVENTIONS, StreamRecord, class_accuracy, class_rows
 from incrlt.metrics.confusion import negatives
 from incrlt.metrics.groups import GROUPS
 from incrlt.metrics.tasks import expert_class_accuracy, lost_by_group, task_rows
+from incrlt.metrics.yardsticks import CEILINGS, YARDSTICKS
 from incrlt.report.expert_charts import calibrations as diagrams
 from incrlt.report.reading import Run, number, section_name
 from incrlt.report.thumbnails import Sheet
@@ -352,6 +353,27 @@ def routing(run: Run) -> list[Plain]:
     return [
         {"experience": int(row["experience"]), "values": [row.get(key) for key in columns]}
         for row in run.routing
+    ]
+
+
+def yardsticks(run: Run) -> list[Plain]:
+    """Return what the router is held against after the last experience, a row each; none of a run that lacks it.
+
+    ``values`` are over classes and by group, in percent; ``weights`` those of the experts, where they were chosen.
+    """
+    last = run.routing[-1] if run.routing else {}
+    means = ("over_classes", *(f"{name}_over_classes" for name in GROUPS))
+    values_of = {name: [last.get(f"{name}/{mean}") for mean in means] for name in YARDSTICKS}
+    if all(value is None for values in values_of.values() for value in values):
+        return []
+    return [
+        {
+            "name": words,
+            "ceiling": name in CEILINGS,
+            "values": values_of[name],
+            "weights": [value for key, value in last.items() if key.startswith(f"{name}/weight_of_expert_")],
+        }
+        for name, words in YARDSTICKS.items()
     ]
 
 

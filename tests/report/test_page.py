@@ -233,6 +233,41 @@ def test_a_routed_run_shows_experts_and_the_curve(make_run, tmp_path):
     assert '"x":[49.0,100.5]' in text and '"y":[41.5,45.25]' in text
 
 
+BESIDE = """experience,mean_experts,routed/over_classes,routed/many_over_classes,all_experts/over_classes,\
+best_weights_ceiling/over_classes,best_weights_ceiling/few_over_classes,best_weights_ceiling/weight_of_expert_0,\
+best_weights_ceiling/weight_of_expert_1,oracle_ceiling/over_classes
+0,1.5,91.0,92.0,93.0,94.0,95.0,0.9,0.1,96.0
+1,2.0,41.25,52.5,41.94,42.3,20.0,0.4,0.6,55.0
+"""
+
+
+def test_a_page_shows_what_stands_beside_the_router_and_calls_ceilings_so(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1)
+    (folder / "routing.csv").write_text(BESIDE)
+    found = {row["name"]: row for row in page.contents(read_run(folder))["yardsticks"]}
+    assert found["the router"]["values"] == [41.25, 52.5, None, None], "those of the last experience"
+    assert found["best fixed weights"]["weights"] == [0.4, 0.6]
+    assert [name for name, row in found.items() if row["ceiling"]] == [
+        "best fixed weights", "best stop", "any expert",
+    ]  # fmt: skip
+    text = without_plotly(report.write(folder).read_text())
+    table = text.split('<h3 id="yardsticks">')[1].split("</table>")[0]
+    rows = [re.sub(r"(\s*<[^>]+>\s*)+", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]]
+    assert len(rows) == 7
+    assert rows[0] == "|the router|41.2|52.5|–|–|"
+    assert rows[1].startswith("|all experts|41.9|")
+    assert rows[4] == "|best fixed weights|(ceiling, in hindsight; weights 0.40, 0.60)|42.3|–|–|20.0|"
+    assert rows[6].startswith("|any expert|(ceiling, in hindsight)|55.0|")
+
+
+def test_an_older_routed_run_has_no_table_beside_the_router(make_run, tmp_path):
+    folder = make_run(tmp_path, sizes=(4, 2), epochs=1)
+    (folder / "routing.csv").write_text(ROUTING)
+    text = without_plotly(report.write(folder).read_text())
+    assert '<section id="routing">' in text and 'id="yardsticks"' not in text
+    assert read_run(folder).problems == ()
+
+
 def test_a_run_without_a_router_has_no_such_section(make_run, tmp_path):
     assert '<section id="routing">' not in report.write(make_run(tmp_path)).read_text()
 
