@@ -54,6 +54,8 @@ def test_it_needs_a_schedule_and_a_positive_number():
 
 def test_a_file_that_does_not_name_it_keeps_its_hash(tmp_path):
     page = tmp_path / "page.yaml"
-    page.write_text("benchmark: {dataset: digits, base_classes: 4, increment: 3}\nstrategy: {name: lucir}\nmemory: {per_class: 5}\n")
+    page.write_text(
+        "benchmark: {dataset: digits, base_classes: 4, increment: 3}\nstrategy: {name: lucir}\nmemory: {per_class: 5}\n"
+    )
     plain, null = (schema.load(page, words).hash() for words in ([], ["training.later_lr=null"]))
     assert plain == null != schema.load(page, ["training.later_lr=0.01"]).hash()
