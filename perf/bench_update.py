@@ -6,7 +6,7 @@ commands are those of ``incrlt``, each a process of its own; accuracy is what ``
 test pictures, every class counting the same. The last row trains anew on everything that ever arrived, for which the
 deleted pictures are written again.
 
-``python -m perf.bench_update --data FOLDER_OF_CIFAR``
+``python -m perf.bench_update --data FOLDER_OF_CIFAR [section.key=value ...]``
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def accuracy(answers: Path, arrivals: Arrivals) -> dict[str, float | None]:
     }
 
 
-def transcript(cifar: Photographs, seed: int, size: int, place: Path) -> dict[str, object]:
+def transcript(
+    cifar: Photographs, seed: int, size: int, changes: Sequence[str], place: Path
+) -> dict[str, object]:
     """Carry out one seed below ``place``; return accuracies and processor seconds."""
     arrivals, seconds, told = arrivals_of(cifar, seed), {}, {}
     for part, rows in (("today/train", arrivals.today), ("monday/train", arrivals.monday)):
@@ -140,8 +142,8 @@ def transcript(cifar: Photographs, seed: int, size: int, place: Path) -> dict[st
 
     file = place / "birds.yaml"
     file.write_text(yaml.safe_dump(experiment(list(arrivals.today), seed, size)))
-    caches = f"data.feature_cache={place / 'features'}"
-    seconds["run"] = command("run", file, "--out", place / "runs", f"data.root={place / 'today'}", caches)
+    settings = (f"data.feature_cache={place / 'features'}", *changes)
+    seconds["run"] = command("run", file, "--out", place / "runs", f"data.root={place / 'today'}", *settings)
     run = next((place / "runs" / "birds").iterdir())
     shutil.rmtree(place / "today")
     seconds["predict"] = command("predict", run, place / "photos", "-o", place / "before.csv")
@@ -159,7 +161,7 @@ def transcript(cifar: Photographs, seed: int, size: int, place: Path) -> dict[st
     write(cifar, arrivals.tests, place / "all" / "test")
     anew = place / "anew.yaml"
     anew.write_text(yaml.safe_dump(experiment(list(arrivals.tests), seed, size)))
-    seconds["anew"] = command("run", anew, "--out", place / "runs", f"data.root={place / 'all'}", caches)
+    seconds["anew"] = command("run", anew, "--out", place / "runs", f"data.root={place / 'all'}", *settings)
     command("predict", next((place / "runs" / "anew").iterdir()), place / "photos", "-o", place / "anew.csv")
     told["anew on everything"] = accuracy(place / "anew.csv", arrivals)
     return {
@@ -176,13 +178,20 @@ def transcript(cifar: Photographs, seed: int, size: int, place: Path) -> dict[st
 
 def main(arguments: list[str]) -> int:
     """Run every seed and print what was found as JSON."""
-    given = options(__doc__, arguments)
+    given = options(__doc__, arguments, changes=True)
     cifar, runs = Photographs(given.data, "train"), []
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as temporary:
-            runs.append(transcript(cifar, seed, given.size, Path(temporary)))
+            runs.append(transcript(cifar, seed, given.size, given.changes, Path(temporary)))
     output.write(
-        {"machine": machine(), "size": given.size, "tests_per_class": TESTS, "runs": runs}, given.out
+        {
+            "machine": machine(),
+            "size": given.size,
+            "changes": given.changes,
+            "tests_per_class": TESTS,
+            "runs": runs,
+        },
+        given.out,
     )
     return 0
 

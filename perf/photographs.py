@@ -48,11 +48,19 @@ class Photographs:
             )  # PNG takes no notice of it
 
 
-def options(about: str | None, arguments: list[str]) -> argparse.Namespace:
-    """Return the words of a benchmark on photographs: ``data``, ``size``, ``seeds``, ``out``."""
+def options(about: str | None, arguments: list[str], *, changes: bool = False) -> argparse.Namespace:
+    """Return the words of a benchmark on photographs: ``data``, ``size``, ``seeds``, ``out``.
+
+    Args:
+        about: What the benchmark is.
+        arguments: The words.
+        changes: Take settings of the experiment that are to differ, too: ``changes``.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar-100-python")
     parser.add_argument("--size", type=int, default=96, help="side of the pictures in pixels")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file for the numbers")
+    if changes:
+        parser.add_argument("changes", nargs="*", help="settings of the experiment: section.key=value")
     return parser.parse_args(arguments)

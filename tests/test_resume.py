@@ -267,6 +267,13 @@ KILLS = {
         after(EVALUATED, 1),  # half counted
         after(RESULTS_WRITTEN, 1),  # written, not saved: counted again
     ],
+    "shike_lda": [
+        after(EPOCH_SAVED, 6),  # experience 1, between stages: 4 epochs before, 2 of its first
+        after(EPOCH_SAVED, 1),  # heads balanced, the discriminant not fitted
+        after(EPOCH_SAVED, 1),  # fitted
+        after(EXPERIENCE_SAVED, 1),
+        after(EPOCH_SAVED, 1),  # experience 2, inside the first stage at the later rate
+    ],
     "joint": [after(EPOCH_SAVED, 3), after(EXPERIENCE_SAVED, 1), after(EPOCH_SAVED, 1)],
     "finetune": [after(EPOCH_SAVED, 1), after(EXPERIENCE_SAVED, 2), after(EPOCH_SAVED, 1)],
 }
