@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from incrlt.lifecycle.answers import NEAREST_SCALE
 from incrlt.losses.routing import running_means
+from incrlt.models.inference import expert_answer
 from incrlt.models.network import ExpertNetwork
 
 Scores = Callable[[Any], Tensor]
@@ -87,7 +88,7 @@ class FirstExpert(nn.Module):
         """Answer pictures uint8 ``[B, C, H, W]``."""
         shared = self.network.shared(self.pixels(pixels))
         maps = shared if isinstance(shared, tuple) else (shared,)
-        logits, features = _expert(self.network, 0, shared)
+        logits, features = expert_answer(self.network, 0, shared)
         answer = self.network.combine(logits[None])
         return logits, answer, _score(self.network, 0, answer, features), *maps
 
@@ -107,15 +108,9 @@ class LaterExpert(nn.Module):
     def forward(self, before: Tensor, *maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Answer from the logits of the experts before ``[B, k, C]`` and the stem's maps."""
         shared = maps if len(maps) > 1 else maps[0]
-        logits, features = _expert(self.network, self.k, shared)
+        logits, features = expert_answer(self.network, self.k, shared)
         answer = self.network.combine(torch.cat([before.transpose(0, 1), logits[None]]))
         return logits, answer, _score(self.network, self.k, answer, features)
-
-
-def _expert(network: ExpertNetwork, k: int, shared: object) -> tuple[Tensor, Tensor]:
-    """Return the logits ``[B, C]`` and features ``[B, D]`` of one expert."""
-    features = network.branches[k](shared)
-    return network.answer(k, features)[0], features
 
 
 def _score(network: ExpertNetwork, k: int, answer: Tensor, features: Tensor) -> Tensor:

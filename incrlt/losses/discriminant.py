@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 NEVER = -1e30
@@ -34,20 +33,17 @@ class Discriminant(NamedTuple):
         return features_ND @ self.rows.T + self.offsets
 
 
-def tukey(features: Tensor, power: float) -> Tensor:
+def tukey(features: Tensor, power: float | Tensor) -> Tensor:
     r"""Return :math:`\mathrm{sign}(x) |x|^{power}`: Tukey's ladder, which makes skewed features more Gaussian.
 
     Args:
         features: Of any shape.
-        power: 1 leaves them; the literature has 0.5, for features after a ReLU. The sign is ours: LUCIR's have one.
+        power: 1 leaves them; the literature has 0.5, for features after a ReLU. The sign is ours: LUCIR's have one. Given
+            as a tensor ``[]`` on their device, no host waits for it.
     """
-    return features if power == 1 else features.sign() * features.abs().pow(power)
-
-
-def unit_tukey(features_ND: Tensor, power: Tensor) -> Tensor:
-    """Return features at length 1 under :func:`tukey`; the power is a scalar on their device, so that no host waits."""
-    units = F.normalize(features_ND, dim=-1)
-    return units.sign() * units.abs().pow(power)
+    if not isinstance(power, Tensor) and power == 1:
+        return features
+    return features.sign() * features.abs().pow(power)
 
 
 def linear_discriminant(

@@ -275,7 +275,7 @@ def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: 
         Combined logits ``[B, C]`` and experts used ``[B]``.
     """
     router, combine = network.router, network.combination
-    logits, features = _expert(network, 0, shared)
+    logits, features = expert_answer(network, 0, shared)
     active = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     rows, used = torch.arange(len(logits), device=logits.device), active.long()  # rows: which images are left
     answers = _Means(logits) if combine is None else _Combined(logits, combine)
@@ -288,13 +288,13 @@ def _run(network: Routable, shared: Shared, rule: Rule | None, smallest_gather: 
             if smallest_gather <= len(active) and len(going) < len(active):
                 rows, active, shared = rows[going], active[going], _take(shared, going)
                 answers.keep(going)
-        logits, features = _expert(network, k, shared)
+        logits, features = expert_answer(network, k, shared)
         answers.add(rows, active, logits)
         used.index_add_(0, rows, active.long())
     return answers.final(used), used
 
 
-def _expert(network: Routable, k: int, shared: Shared) -> tuple[Tensor, Tensor]:
+def expert_answer(network: Routable, k: int, shared: Shared) -> tuple[Tensor, Tensor]:
     """Return logits ``[n, C]`` as in evaluation and features ``[n, D]`` of one expert, fp32 under autocast too."""
     features = at_least_float(network.branches[k](shared))
     return network.answer(k, features)[0], features

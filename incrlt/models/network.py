@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from incrlt.errors import UserError
 from incrlt.files import Plain
-from incrlt.losses.discriminant import Discriminant, unit_tukey
+from incrlt.losses.discriminant import Discriminant, tukey
 from incrlt.models.agreement import check_architecture, classes_of, written
 from incrlt.models.contrast import MomentumContrast
 from incrlt.models.facts import SUFFIX, Facts, facts_alone, read, tensors_alone
@@ -251,7 +251,8 @@ class ExpertNetwork(Facts):
         fitted = self.recall(DISCRIMINANT)
         if fitted is not None and fitted.shape[1] == self.num_classes:
             power = cast(Tensor, self.recall(DISCRIMINANT_POWER))
-            logits = Discriminant(fitted[k, :, :-1], fitted[k, :, -1]).scores(unit_tukey(features, power))
+            units = nn.functional.normalize(features, dim=-1)
+            logits = Discriminant(fitted[k, :, :-1], fitted[k, :, -1]).scores(tukey(units, power))
         logits = head.rebalance(logits)
         if (offsets := self.recall(OFFSETS)) is not None:
             logits = logits + nn.functional.pad(offsets, (0, self.num_classes - len(offsets)))

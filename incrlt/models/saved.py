@@ -91,9 +91,8 @@ def _check_sizes(saved: State) -> None:
     No number that describes a network is larger than the numbers it holds, so none needs more time than they do.
     """
     told = {name: value for name, value in saved["tensors"].items() if isinstance(value, Tensor)}
-    tensors = {
-        name: value for name, value in told.items() if not name.startswith(KEPT)
-    }  # a method's, of any size
+    # what a method remembers has a size of its own
+    tensors = {name: value for name, value in told.items() if not name.startswith(KEPT)}
     elements = sum(tensor.numel() for tensor in tensors.values())
     _check_numbers({"architecture": saved["architecture"], "router": saved.get("router")}, elements)
     if saved["architecture"]["layout"]["num_experts"] > len(tensors):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
@@ -31,6 +33,27 @@ def measured(name: str, prepare: Callable[[ExpertNetwork, int], None]) -> Stage:
         rebalanced=True,
         prepare=prepare,
     )
+
+
+def cleared(first: Stage, clear: Callable[[ExpertNetwork], None]) -> Stage:
+    """Return the first stage, which takes away what evaluation reads: later stages of the experts read as it does.
+
+    Args:
+        first: The strategy's first stage; what it prepares comes before.
+        clear: Takes it away.
+    """
+    return replace(first, prepare=functools.partial(_prepare_and_clear, first.prepare, clear))
+
+
+def _prepare_and_clear(
+    before: Callable[[ExpertNetwork, int], None] | None,
+    clear: Callable[[ExpertNetwork], None],
+    network: ExpertNetwork,
+    num_old: int,
+) -> None:
+    if before is not None:
+        before(network, num_old)
+    clear(network)
 
 
 def _scales(model: nn.Module) -> list[dict[str, object]]:

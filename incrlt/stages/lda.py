@@ -7,8 +7,8 @@ Hayes and Kanan, Deep Streaming LDA, CVPR workshops 2020; Goswami et al., FeCAM,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from incrlt.experiment.ranges import check_fields
 from incrlt.losses.discriminant import Discriminant, linear_discriminant, tukey
 from incrlt.models.network import DISCRIMINANT, DISCRIMINANT_POWER, ExpertNetwork
 from incrlt.plugins.features import features_of
-from incrlt.stages._measured import measured
+from incrlt.stages._measured import cleared, measured
 from incrlt.training.hooks import Hooks
 from incrlt.types import ModelOutput, Stage
 
@@ -65,8 +65,7 @@ class LDA:
 
     def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage and this one."""
-        begun = replace(first, prepare=functools.partial(_clear, first.prepare))
-        return begun, measured("lda", functools.partial(self._fit, strategy))
+        return cleared(first, _clear), measured("lda", functools.partial(self._fit, strategy))
 
     @torch.no_grad()
     def _fit(self, strategy: Hooks, network: ExpertNetwork, num_old: int) -> None:
@@ -96,8 +95,5 @@ class LDA:
         return {"lda": Discriminant(rows, offsets).scores(tukey(units, self.power))}
 
 
-def _clear(before: Callable[[ExpertNetwork, int], None] | None, network: ExpertNetwork, num_old: int) -> None:
-    """Take the discriminant away: later stages of the experts read logits as evaluation does."""
-    if before is not None:
-        before(network, num_old)
+def _clear(network: ExpertNetwork) -> None:
     network.forget(DISCRIMINANT)

@@ -5,9 +5,8 @@ Menon et al., ICLR 2021 (prior of the counts); AdaPrior, CVPR 2026 (the network'
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,7 @@ from incrlt.experiment.ranges import check_fields
 from incrlt.losses.prior import prior_adjusted, static_prior
 from incrlt.models.network import OFFSETS, ExpertNetwork
 from incrlt.plugins.features import answers_of
-from incrlt.stages._measured import measured
+from incrlt.stages._measured import cleared, measured
 from incrlt.training.hooks import Hooks
 from incrlt.types import Stage
 
@@ -52,8 +51,7 @@ class LogitAdjustment:
 
     def stages(self, strategy: Hooks, first: Stage) -> Sequence[Stage]:
         """Return the strategy's first stage, which clears the offsets of before, and this one."""
-        first = dataclasses.replace(first, prepare=functools.partial(_clear, first.prepare))
-        return first, measured("logit_adjustment", functools.partial(self._adjust, strategy))
+        return cleared(first, _clear), measured("logit_adjustment", functools.partial(self._adjust, strategy))
 
     @torch.no_grad()
     def _adjust(self, strategy: Hooks, network: ExpertNetwork, num_old: int) -> None:
@@ -65,8 +63,5 @@ class LogitAdjustment:
         network.remember(OFFSETS, (offsets - offsets.mean()).float())
 
 
-def _clear(before: Callable[[ExpertNetwork, int], None] | None, network: ExpertNetwork, num_old: int) -> None:
-    """Take the offsets away: later stages of the experts read logits as evaluation does."""
-    if before is not None:
-        before(network, num_old)
+def _clear(network: ExpertNetwork) -> None:
     network.remember(OFFSETS, torch.zeros(network.num_classes))
