@@ -38,8 +38,8 @@ def tukey(features: Tensor, power: float | Tensor) -> Tensor:
 
     Args:
         features: Of any shape.
-        power: 1 leaves them; the literature has 0.5, for features after a ReLU. The sign is ours: LUCIR's have one. Given
-            as a tensor ``[]`` on their device, no host waits for it.
+        power: 1 leaves them; the literature has 0.5, for features after a ReLU. The sign is ours: LUCIR's have one.
+            Given as a tensor ``[]`` on their device, no host waits for it.
     """
     if not isinstance(power, Tensor) and power == 1:
         return features
